@@ -1,0 +1,1 @@
+"""Amortized assimilation: recurrent neural ensemble filters, trained from noisy observations alone."""

@@ -1,0 +1,50 @@
+"""Commands: ``python -m assim_lib COMMAND --help``.
+
+test-sets   simulate and freeze the truth that everything is scored on
+train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
+"""
+
+import argparse
+from pathlib import Path
+
+from assim_lib.experiments import Experiment, configure
+from assim_lib.trajectories import CYCLES, freeze, system_of
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="assim_lib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sets = commands.add_parser("test-sets", help="freeze test and validation truth (chaos: never the same twice elsewhere)")
+    sets.add_argument("--system", default="l96")
+    sets.add_argument("--step-size", type=float, default=0.1)
+    train = commands.add_parser("train", help="train an experiment and publish it")
+    train.add_argument("experiment")
+    train.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
+    for name, field in Experiment.model_fields.items():
+        if name != "experiment":
+            kind = field.annotation if field.annotation in (int, float) else str
+            if field.annotation is bool:
+                train.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=field.description)
+            else:
+                train.add_argument(f"--{name}", type=kind, help=field.description)
+    return parser
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = vars(_parser().parse_args())
+    command = arguments.pop("command")
+    if command == "test-sets":
+        dynamics = system_of(arguments["system"])
+        for split in CYCLES:
+            print("wrote", freeze(dynamics, arguments["step_size"], split))
+    else:
+        from assim_lib.runs import publish, train
+
+        folder = arguments.pop("runs")
+        experiment = configure(arguments.pop("experiment"), **arguments)
+        print("wrote", publish(experiment, *train(experiment, folder / experiment.name)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+r"""The analysis: forecast ensemble + observation + memory → corrected ensemble + memory.
+
+Three analyses share one interface, so that the cycle, the training and the scores never ask which one runs:
+
+``original``
+    the seed's method. Each member is updated on its own by one network: a gate decides how much of the
+    member stays, :math:`x \leftarrow g \odot x + \delta`, and a memory is carried along with it. Members see
+    each other through the local ensemble covariances among their features.
+``recurrent``
+    the same idea with an additive update, :math:`x \leftarrow x + \delta`, and a bounded memory; it needs no
+    ensemble statistics, and works with a single member.
+``hybrid``
+    a differentiable, covariance-localized ensemble Kalman update (the deterministic EnKF of Sakov & Oke, 2008:
+    the perturbations move by half the gain) makes the first increment; the network sees it, together with
+    the spread, and adds a correction to the mean, a bounded inflation at each site, and a memory.
+
+**Lag.** The state that is corrected (``base``) may lie :math:`L` cycles before the observation, as in a
+fixed-lag smoother: the ensemble at :math:`t-L` is corrected by its covariance with the forecast at :math:`t`.
+With :math:`L = 0` base and forecast are the same tensor.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assim_lib.networks import RingConvTrunk
+
+
+class AnalysisInput(NamedTuple):
+    """What an analysis may use. ``member`` counts the ensemble; ``L`` is the lag.
+
+    base : states to correct, at t − L.
+    forecast : their forecast, at t.
+    predicted : the forecast's observation, H(forecast), on the grid.
+    observation, mask : what is seen at t, and where (1 or 0).
+    tendency : of ``base``.
+    memory : one vector per site (and per member, where an analysis updates members one by one).
+    """
+
+    base: Float[Tensor, "*batch member channel site"]
+    forecast: Float[Tensor, "*batch member channel site"]
+    predicted: Float[Tensor, "*batch member channel site"]
+    observation: Float[Tensor, "*batch channel site"]
+    mask: Float[Tensor, "*batch channel site"]
+    tendency: Float[Tensor, "*batch member channel site"]
+    memory: Float[Tensor, "*batch memories site features"]
+
+
+class Scales(NamedTuple):
+    """The units in which a network sees the world: climatological mean and standard deviation, error of observation."""
+
+    mean: float
+    std: float
+    noise: float
+
+
+class Analysis(nn.Module):
+    """Base class: the sizes that every analysis shares.
+
+    Parameters
+    ----------
+    channels : of the state.
+    members : ensemble size.
+    scales : units of the features.
+    hidden, blocks, kernel, dropout : of the :class:`~assim_lib.networks.RingConvTrunk`.
+    memory : memory channels per site.
+    lagged : whether ``base`` and ``forecast`` differ (lag ≥ 1).
+    band : covariances between a site and its neighbours up to this distance are features.
+    """
+
+    minimum_members = 1
+    memory_per_member = True
+
+    def __init__(
+        self,
+        channels: int,
+        members: int,
+        scales: Scales,
+        hidden: int,
+        blocks: int,
+        kernel: int,
+        memory: int,
+        lagged: bool,
+        band: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if members < self.minimum_members:
+            raise ValueError(
+                f"m = {members} is too small for this analysis, which uses ensemble covariances; "
+                f"it needs m ≥ {self.minimum_members} (analysis = 'recurrent' works with m = 1)."
+            )
+        self.channels, self.members, self.scales = channels, members, scales
+        self.memory, self.lagged, self.band = memory, lagged, band
+        self.trunk = RingConvTrunk(self._inputs(), self._outputs(), hidden, blocks, kernel, dropout)
+
+    def initial_memory(self, *batch: int, sites: int) -> Tensor:
+        """An empty memory for a batch of filters."""
+        return torch.zeros(*batch, self.members if self.memory_per_member else 1, sites, self.memory)
+
+    def _inputs(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must say how many features it has.")
+
+    def _outputs(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must say how many outputs it needs.")
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return (x - self.scales.mean) / self.scales.std
+
+    def _innovation(self, given: AnalysisInput, predicted: Tensor) -> Tensor:
+        return (given.observation.unsqueeze(-3) - predicted) * given.mask.unsqueeze(-3) / self.scales.noise
+
+
+def sites_last_to_channels_last(*fields: Tensor) -> Tensor:
+    """Stack fields ``(…, channel, site)`` into features ``(…, site, feature)``."""
+    return torch.cat(fields, -2).transpose(-1, -2)
+
+
+def covariance_band(
+    deviations: Float[Tensor, "*batch member channel site"], width: int
+) -> Float[Tensor, "*batch fields site"]:
+    """Ensemble covariances of each site with its neighbours at distance 0 … ``width``, channel by channel."""
+    denominator = deviations.shape[-3] - 1
+    return torch.cat([(deviations * deviations.roll(-k, -1)).sum(-3) / denominator for k in range(width + 1)], -2)
+
+
+class OriginalAnalysis(Analysis):
+    """The seed's gated, member-by-member update (McCabe & Brown, 2021), in normalized units."""
+
+    minimum_members = 2
+
+    def _inputs(self) -> int:
+        return self.channels * (4 + self.lagged + 1 + self.band) + self.memory
+
+    def _outputs(self) -> int:
+        return 2 * self.channels + 2 * self.memory
+
+    def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        c, base = self.channels, self._normal(given.base)
+        covariances = covariance_band(base - base.mean(-3, keepdim=True), self.band)
+        fields = [
+            base,
+            given.tendency / self.scales.std,
+            *([self._normal(given.forecast)] if self.lagged else []),
+            *(
+                shared.unsqueeze(-3).expand(*base.shape[:-2], *shared.shape[-2:])
+                for shared in (self._normal(given.observation) * given.mask, given.mask, covariances)
+            ),
+        ]
+        features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
+        out = self.trunk(features, generator)
+        gate, change, forget, write = out.split([c, c, self.memory, self.memory], -1)
+        # The constant 3 opens the gates: an untrained filter is close to the free forecast.
+        gate = torch.sigmoid(gate + 3.0).transpose(-1, -2)
+        analysis = gate * base + change.transpose(-1, -2)
+        memory = torch.sigmoid(forget) * given.memory + write
+        return self.scales.mean + self.scales.std * analysis, memory
+
+
+class RecurrentAnalysis(Analysis):
+    """An additive update of each member from its innovation and a bounded memory; m = 1 is legal."""
+
+    def _inputs(self) -> int:
+        return self.channels * (4 + self.lagged) + self.memory
+
+    def _outputs(self) -> int:
+        return self.channels + 2 * self.memory
+
+    def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        fields = [
+            self._normal(given.base),
+            given.tendency / self.scales.std,
+            *([self._normal(given.forecast)] if self.lagged else []),
+            self._innovation(given, given.predicted),
+            given.mask.unsqueeze(-3).expand_as(given.base),
+        ]
+        features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
+        increment, keep, write = self.trunk(features, generator).split([self.channels, self.memory, self.memory], -1)
+        analysis = given.base + self.scales.std * increment.transpose(-1, -2)
+        return analysis, remember(given.memory, keep, write)
+
+
+def remember(memory: Tensor, keep: Tensor, write: Tensor) -> Tensor:
+    """Gated update that stays in (−1, 1): ``z·memory + (1 − z)·tanh(write)`` with ``z = sigmoid(keep)``."""
+    return torch.lerp(torch.tanh(write), memory, torch.sigmoid(keep))
+
+
+class HybridAnalysis(Analysis):
+    """A localized ensemble Kalman update, corrected by a network that sees it.
+
+    Taper length (in sites) and inflation are two learned numbers; :attr:`largest_inflation` bounds what the
+    network may add to the latter at a site.
+    """
+
+    minimum_members = 2
+    memory_per_member = False
+    largest_inflation = 0.2
+
+    def __init__(self, *args, taper_length: float = 3.0, inflation: float = 1.03, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.log_taper_length = nn.Parameter(torch.tensor(taper_length).log())
+        self.log_inflation = nn.Parameter(torch.tensor(inflation).log())
+
+    def _inputs(self) -> int:
+        return self.channels * (6 + 2 * self.lagged + self.band) + self.memory
+
+    def _outputs(self) -> int:
+        return 2 * self.channels + 2 * self.memory
+
+    def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        mean, predicted = given.base.mean(-3, keepdim=True), given.predicted.mean(-3, keepdim=True)
+        deviations, seen = given.base - mean, (given.predicted - predicted) * given.mask.unsqueeze(-3)
+        innovation = self._innovation(given, predicted)
+        # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
+        gained = self._gain(deviations, seen, torch.cat([self.scales.noise * innovation, -0.5 * seen], -3), given.mask)
+        increment, deviations = gained[..., :1, :, :], deviations + gained[..., 1:, :, :]
+
+        std = self.scales.std
+        fields = [
+            self._normal(mean),
+            given.tendency.mean(-3, keepdim=True) / std,
+            innovation,
+            given.mask.unsqueeze(-3),
+            # Errors are small against the climatology: bring them to the size of the other features.
+            4 * increment / std,
+            4 * deviations.square().mean(-3, keepdim=True).sqrt().clamp_min(1e-6) / std,
+        ]
+        if self.lagged:
+            spread = seen.square().mean(-3, keepdim=True).add(1e-12).sqrt()
+            fields += [self._normal(given.forecast.mean(-3, keepdim=True)), 4 * spread / std]
+        if self.band:
+            fields.append(16 * covariance_band(deviations / std, self.band)[..., self.channels :, :].unsqueeze(-3))
+        features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
+        correction, inflation, keep, write = self.trunk(features, generator).split(
+            [self.channels, self.channels, self.memory, self.memory], -1
+        )
+        correction, inflation = correction.transpose(-1, -2), inflation.transpose(-1, -2)
+        growth = torch.exp(self.log_inflation + self.largest_inflation * torch.tanh(inflation))
+        analysis = mean + increment + 0.25 * std * correction + growth * deviations
+        return analysis, remember(given.memory, keep, write)
+
+    def _gain(self, deviations: Tensor, seen: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
+        """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
+        sites = mask.shape[-1]
+        taper = self._taper(sites, mask.device).repeat(self.channels, self.channels)
+        a, y, v = deviations.flatten(-2), seen.flatten(-2), vectors.flatten(-2)
+        cross = taper * (a.mT @ y) / (self.members - 1)
+        covariance = taper * (y.mT @ y) / (self.members - 1)
+        # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
+        seen_variance = torch.where(mask.flatten(-2) > 0, self.scales.noise**2, 1.0)
+        factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
+        return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
+
+    def _taper(self, sites: int, device: torch.device) -> Tensor:
+        index = torch.arange(sites, device=device)
+        apart = (index[:, None] - index).abs()
+        distance = torch.minimum(apart, sites - apart)
+        return torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
+
+
+ANALYSES: dict[str, type[Analysis]] = {
+    "original": OriginalAnalysis,
+    "recurrent": RecurrentAnalysis,
+    "hybrid": HybridAnalysis,
+}

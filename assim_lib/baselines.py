@@ -1,0 +1,354 @@
+r"""The same truth and the same observations through classical methods.
+
+A learned filter is worth its training only if it beats what needs none. The methods here are those of DAPPER
+(Raanes et al., *Data Assimilation with Python: a Package for Experimental Research*); nothing of them is written
+again. This file adds the fairness of the comparison: DAPPER's own twin experiment is not used, its methods are
+handed the truth and observations of a :class:`~assim_lib.trajectories.TestSet` and, as forecast model, the very
+:class:`~assim_lib.dynamics.Dynamics` that the learned filters have.
+
+The methods minimise, over all states or in the space of an ensemble, the same cost function
+
+.. math:: J(x) = \tfrac12 \lVert x - x^b \rVert^2_{B^{-1}} + \tfrac12 \lVert y - H(M(x)) \rVert^2_{R^{-1}},
+
+and differ in two choices. *Where does* :math:`B` *come from?* 3D-Var and 4D-Var keep it fixed; LETKF, EnKF-N and
+iEnKS take it from the forecast ensemble. *At which time is* :math:`x` *?* For 3D-Var, LETKF and EnKF-N at the
+observation (:math:`M` is the identity); for 4D-Var and iEnKS ``Lag`` cycles earlier.
+
+DAPPER comes with the extra ``baselines``, and is imported when a method runs, not before.
+"""
+
+import io
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest import mock
+
+import matplotlib.pyplot  # noqa: F401  (before DAPPER's import, so that it finds its own folders; see _import_dapper)
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from tqdm.auto import tqdm
+
+from assim_lib.dynamics import Dynamics
+from assim_lib.trajectories import TestSet, system_of
+
+_WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")
+_DAPPER_CLASS = {"3D-Var": "Var3D", "4D-Var": "Var4D", "EnKF-N": "EnKF_N"}  # the others have the same name there
+
+
+class Baseline(BaseModel):
+    """A classical method and its tuned settings.
+
+    Attributes
+    ----------
+    method : name, as in the table of scores.
+    m : ensemble size; 1 for the methods that carry one state.
+    settings : keyword arguments of the DAPPER class, under DAPPER's names.
+
+    Sources: LETKF, Hunt et al. (2007); iEnKS, Bocquet & Sakov (2014); EnKF-N, Bocquet (2011).
+
+    Raises
+    ------
+    pydantic.ValidationError : for an unknown method, or an ensemble size that the method cannot have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["Climatology", "3D-Var", "4D-Var", "EnKF", "EnKF-N", "LETKF", "iEnKS"]
+    m: int = Field(default=1, ge=1)
+    settings: dict[str, bool | int | float | str] = {}
+
+    @model_validator(mode="after")
+    def _ensemble_size_fits(self) -> "Baseline":
+        single = self.method in _WITHOUT_ENSEMBLE
+        if (self.m == 1) != single:
+            raise ValueError(f"m = {self.m}: {self.method} {'carries one state' if single else 'needs at least two'}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Method, size and lag in a few characters; unique within each entry of :data:`BASELINES`."""
+        size = f" N={self.m}" if self.m > 1 else ""
+        lag = f" Lag={self.settings.get('Lag', 1)}" if self.method == "iEnKS" else ""
+        return self.method + size + lag
+
+
+_CLIMATOLOGY = Baseline(method="Climatology")
+_IENKS = {"upd_a": "Sqrt", "nIter": 10, "wtol": 1e-4, "rot": True}
+
+# Keys: system, obs_conf, noise. `loc_rad` is in sites (Gaspari–Cohn taper), `infl` multiplies the perturbations, `xB`
+# the background covariance (`B`: the identity or the climatological one), `Lag` is in cycles. LETKF, 4D-Var and iEnKS
+# with Lag 1: the grid search published with the original implementation (its tables `dappper_cv_results_*`). iEnKS with
+# more lag, and 3D-Var: tuned for this book, never on a test set. One more size or method is one more line.
+BASELINES: dict[tuple[str, str, float], tuple[Baseline, ...]] = {
+    ("l96", "full_obs", 1.0): (
+        _CLIMATOLOGY,
+        Baseline(method="3D-Var", settings={"B": "clim", "xB": 0.02}),
+        Baseline(method="4D-Var", settings={"B": "eye", "xB": 0.2, "Lag": 1}),
+        Baseline(method="LETKF", m=5, settings={"loc_rad": 2, "infl": 1.1, "rot": True}),
+        Baseline(method="LETKF", m=10, settings={"loc_rad": 4, "infl": 1.04, "rot": False}),
+        Baseline(method="LETKF", m=20, settings={"loc_rad": 10, "infl": 1.04, "rot": True}),
+        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 1, "infl": 1.02}),
+        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 6, "infl": 1.02}),
+    ),
+    ("l96", "every_4th_dim_partial_obs", 1.0): (
+        _CLIMATOLOGY,
+        Baseline(method="3D-Var", settings={"B": "clim", "xB": 0.1}),
+        Baseline(method="4D-Var", settings={"B": "eye", "xB": 1.0, "Lag": 1}),
+        Baseline(method="LETKF", m=5, settings={"loc_rad": 2, "infl": 1.2, "rot": True}),
+        Baseline(method="LETKF", m=10, settings={"loc_rad": 4, "infl": 1.07, "rot": False}),
+        Baseline(method="LETKF", m=20, settings={"loc_rad": 4, "infl": 1.04, "rot": True}),
+        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 1, "infl": 1.04}),
+        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 3, "infl": 1.04}),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BaselineRun:
+    """What a method did, cycle by cycle, burn-in included; NaN after a crash.
+
+    Attributes
+    ----------
+    mean : (cycle, channel, site), the analysis mean.
+    rmse : (cycle,), root mean square over the state of ``mean - truth`` (DAPPER's ``err.rms.a``).
+    spread : (cycle,), root of the mean over the state of the analysis ensemble's unbiased variance, 0 for one state.
+        When DAPPER assesses the analysis, LETKF and EnKF have inflated it, iEnKS has not yet.
+    crps : (cycle,), mean over the state of the continuous ranked probability score of the analysis ensemble's
+        empirical distribution; the absolute error for one state.
+    ms_per_cycle : wall time of a cycle in milliseconds, on one thread, scores excluded.
+    diverged : whether the method lost the truth, see :func:`run_baseline`.
+    outcome : ``"completed"``, or where and why it stopped.
+    """
+
+    baseline: Baseline
+    mean: Float[np.ndarray, "cycle channel site"]
+    rmse: Float[np.ndarray, " cycle"]
+    spread: Float[np.ndarray, " cycle"]
+    crps: Float[np.ndarray, " cycle"]
+    ms_per_cycle: float
+    diverged: bool
+    outcome: str
+
+
+def run_baseline(
+    baseline: Baseline,
+    test_set: TestSet,
+    cycles: int | None = None,
+    seed: int = 3000,
+    progress: bool = True,
+    dynamics: Dynamics | None = None,
+) -> BaselineRun:
+    """Run a classical method over the cycles of a test set.
+
+    The ensemble starts from a Gaussian with the climatological mean and covariance of the whole test truth. Divergence
+    is a result, not an error: a run has *diverged* if it stopped on a numerical failure, or if over some 100
+    consecutive scored cycles its mean RMSE exceeds that of the climatological mean.
+
+    Parameters
+    ----------
+    baseline : the method and its settings.
+    test_set : truth and observations; observed entries are seen directly, with error variance ``noise**2``.
+    cycles : run this many first cycles only (burn-in included); all by default.
+    seed : of the initial ensemble and of random rotations; at least 1.
+    progress : show a progress bar.
+    dynamics : the forecast model; the test set's own system by default.
+
+    Raises
+    ------
+    ImportError : if DAPPER is not installed.
+    ValueError : if ``cycles`` or ``seed`` is out of range, or ``dynamics`` has another state than the test set.
+    TypeError : if DAPPER's method does not know one of the settings.
+    """
+    available, *shape = test_set.observations.shape
+    cycles = available if cycles is None else cycles
+    if not 1 <= cycles <= available:
+        raise ValueError(f"cycles = {cycles} must be between 1 and the {available} cycles of {test_set.name}.")
+    if seed < 1:
+        raise ValueError(f"seed = {seed} must be at least 1.")
+    dynamics = dynamics or system_of(test_set.system)
+    if [dynamics.channels, dynamics.sites] != shape:
+        state = f"{dynamics.channels} × {dynamics.sites}"
+        raise ValueError(f"dynamics = {dynamics.name}: its {state} state differs from the {shape} of {test_set.name}.")
+    _import_dapper()
+    import dapper.da_methods
+
+    model = hidden_markov_model(test_set, cycles, dynamics)
+    truth = test_set.truth.reshape(available + 1, -1).astype(np.float64)
+    observations = [test_set.observations[k][test_set.masks[k]].astype(np.float64) for k in range(cycles)]
+    size = {"N": baseline.m} if baseline.m > 1 else {}
+    dapper_class = getattr(dapper.da_methods, _DAPPER_CLASS.get(baseline.method, baseline.method))
+    method = dapper_class(**size, **baseline.settings)
+    with _quiet_dapper(seed), tqdm(total=cycles, desc=baseline.label, disable=not progress) as bar:
+        method.stats = recorder = _Recorder(truth[1 : cycles + 1], bar)
+        outcome = "completed"
+        start = time.perf_counter()
+        try:
+            # The undecorated method: DAPPER's decorator would attach its own statistics, which cost more than many
+            # an analysis (singular values, rank histograms), and its live plots.
+            method.assimilate.__wrapped__(method, model, truth, observations)
+        except (FloatingPointError, np.linalg.LinAlgError) as error:
+            outcome = f"stopped after {recorder.done} cycles: {error}"
+        seconds = time.perf_counter() - start - recorder.seconds
+    climatology = np.sqrt(np.mean((truth[1 : cycles + 1] - truth.mean(0)) ** 2, axis=1))
+    return BaselineRun(
+        baseline=baseline,
+        mean=recorder.mean.reshape(cycles, *shape),
+        rmse=recorder.rmse,
+        spread=recorder.spread,
+        crps=recorder.crps,
+        ms_per_cycle=1000 * seconds / max(recorder.done, 1),
+        diverged=outcome != "completed" or _worse_than(climatology, recorder.rmse, test_set.burn_in),
+        outcome=outcome,
+    )
+
+
+def _worse_than(climatology: np.ndarray, rmse: np.ndarray, burn_in: int, window: int = 100) -> bool:
+    # A mean over all cycles would hide a filter that loses the truth near the end.
+    excess = (rmse - climatology)[burn_in if burn_in < len(rmse) else 0 :]
+    window = min(window, len(excess))
+    return bool((np.convolve(excess, np.ones(window) / window, mode="valid") > 1e-9).any())
+
+
+def hidden_markov_model(test_set: TestSet, cycles: int, dynamics: Dynamics) -> Any:
+    """The first cycles of a test set as DAPPER's ``HiddenMarkovModel``.
+
+    One DAPPER step is one cycle; states are flattened to (channel · site,). There is no observation of the initial
+    state, so that row ``k + 1`` of the truth belongs to observation ``k``. Distances for localization are along the
+    ring, and all channels of a site are analysed together.
+    """
+    _import_dapper()
+    import dapper.mods as modelling
+    from dapper.tools.localization import localization_setup, pairwise_distances
+
+    shape = dynamics.channels, dynamics.sites
+    steps = dynamics.steps_per_cycle(test_set.step_size)
+    site = np.tile(np.arange(dynamics.sites), dynamics.channels)
+    batches = [np.flatnonzero(site == i) for i in range(dynamics.sites)]
+
+    def flow(x: torch.Tensor) -> torch.Tensor:
+        return dynamics.flow(x.unflatten(-1, shape), steps).flatten(-2)
+
+    def step(x, t, dt):
+        advanced = flow(torch.from_numpy(x)).numpy()
+        if not np.all(np.abs(advanced) < 1e6):
+            raise FloatingPointError("the forecast left every bound")
+        return advanced
+
+    def tangent_linear(x, t, dt):
+        return torch.func.jacrev(flow)(torch.from_numpy(x)).numpy()
+
+    def operator(mask: np.ndarray) -> Any:
+        seen = np.flatnonzero(mask)
+        matrix = np.eye(mask.size)[seen]
+
+        def observe(x):
+            # Var4D of DAPPER 1.7.1 looks its operator up twice, as `HMM.Obs(ko)(ko)`.
+            return itself if np.ndim(x) == 0 else x[..., seen]
+
+        def distances():
+            return pairwise_distances(site[seen, None], site[:, None], domain=(dynamics.sites,))
+
+        itself = modelling.Operator(
+            M=len(seen),
+            model=observe,
+            linear=lambda x: matrix,
+            noise=test_set.noise**2,
+            localizer=localization_setup(distances, batches),
+        )
+        return itself
+
+    keys = [mask.tobytes() for mask in test_set.masks[:cycles]]
+    operators = {key: operator(mask) for key, mask in dict(zip(keys, test_set.masks, strict=False)).items()}
+    truth = test_set.truth.reshape(len(test_set.truth), -1).astype(np.float64)
+    return modelling.HiddenMarkovModel(
+        Dyn={"M": truth.shape[1], "model": step, "linear": tangent_linear, "noise": 0},
+        # Smoothers ask for operators beyond the last cycle, and make nothing of them.
+        Obs={"time_dependent": lambda ko: operators[keys[min(ko, cycles - 1)]]},
+        tseq=modelling.Chronology(dt=test_set.step_size, dko=1, K=cycles),
+        X0=modelling.GaussRV(mu=truth.mean(0), C=np.cov(truth.T)),
+        name=test_set.name,
+    )
+
+
+class _Recorder:
+    """Stands in for DAPPER's ``Stats``, and keeps what the book scores: the analyses."""
+
+    def __init__(self, truth: np.ndarray, bar: tqdm):
+        self.truth, self.bar = truth, bar
+        self.mean = np.full_like(truth, np.nan)
+        self.rmse, self.spread, self.crps = np.full((3, len(truth)), np.nan)
+        self.trHK, self.infl, self.iters = np.empty((3, len(truth)))  # diagnostics that the methods write
+        self.done, self.seconds = 0, 0.0
+
+    def new_series(self, *args, **kwargs) -> None:
+        """Part of the interface of ``Stats``; nothing is kept."""
+
+    write = new_series
+
+    def assess(self, k, ko=None, faus=None, E=None, mu=None, Cov=None) -> None:
+        """Score an analysis; the forecasts and smoothed states that DAPPER reports too are passed over."""
+        from dapper.stats import crps_ens
+
+        if ko is None or "a" not in (faus or "au"):
+            return
+        start = time.perf_counter()
+        members = mu[None] if E is None else E
+        if not np.all(np.isfinite(members)):
+            raise FloatingPointError("the analysis is not finite")
+        self.mean[ko] = members.mean(0)
+        self.rmse[ko] = np.sqrt(np.mean((self.mean[ko] - self.truth[ko]) ** 2))
+        self.spread[ko] = np.sqrt(members.var(0, ddof=1).mean()) if len(members) > 1 else 0.0
+        self.crps[ko] = crps_ens(self.truth[ko], members).mean()
+        self.done += 1
+        self.bar.update()
+        self.seconds += time.perf_counter() - start
+
+
+def _import_dapper() -> None:
+    # Importing DAPPER would limit all BLAS and OpenMP libraries of the process, PyTorch's too, to one thread for good,
+    # settle Matplotlib's backend, print a warning about it, and make a folder in the user's home.
+    try:
+        import threadpoolctl  # noqa: F401
+
+        with (
+            tempfile.TemporaryDirectory() as home,
+            mock.patch.dict(os.environ, HOME=home, USERPROFILE=home),
+            mock.patch("threadpoolctl.threadpool_limits"),
+            mock.patch("matplotlib.get_backend", return_value="agg"),
+            redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            import dapper.da_methods
+            import dapper.mods  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"The baselines need DAPPER, which could not be imported ({error}): install the extra `baselines`."
+        ) from error
+
+
+@contextmanager
+def _quiet_dapper(seed: int) -> Iterator[None]:
+    # One thread, no bar that would switch the terminal's echo off, no warnings from a filter that diverges; and
+    # DAPPER's global generator is afterwards as it was.
+    import threadpoolctl
+    from dapper.tools import progressbar, seeding
+
+    state = seeding.rng.bit_generator.state
+    try:
+        with (
+            mock.patch.multiple(progressbar, disable_progbar=True, disable_user_interaction=True),
+            threadpoolctl.threadpool_limits(1),
+            np.errstate(all="ignore"),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            seeding.set_seed(seed)
+            yield
+    finally:
+        seeding.rng.bit_generator.state = state

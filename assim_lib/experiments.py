@@ -1,0 +1,210 @@
+"""The named experiments, their options, and the presets that size a run.
+
+An :class:`Experiment` is one frozen, validated object: everything that determines a run. It is built by
+:func:`configure` from four layers, each overriding the one before: the field defaults, what the named
+experiment sets, what the chosen ``analysis`` and ``preset`` set, and what the caller asks for. Nothing is
+computed before the whole object is valid, and every mistake is answered by one sentence.
+"""
+
+import types
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from assim_lib.observations import OBS_CONFS, observation_model
+from assim_lib.trajectories import system_of
+
+Preset = Literal["quick", "cpu", "paper"]
+AnalysisName = Literal["original", "recurrent", "hybrid"]
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; its message is one sentence naming it, what came and what is allowed."""
+
+    def _render_traceback_(self) -> list[str]:
+        # Read by IPython: in a notebook the sentence alone says everything.
+        return [f"ParameterError: {self}"]
+
+
+def option(default: Any, allowed: str, **bounds: Any) -> Any:
+    """A field whose description says, in words, which values are allowed."""
+    return Field(default, description=allowed, **bounds)
+
+
+class Experiment(BaseModel):
+    """Everything that determines a run. The description of each field says what it may be."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    experiment: str = option("l96_conv", "the name of an experiment")
+    preset: Preset = option("quick", "'quick' (about a minute), 'cpu' (at most two hours on 2 cores) or 'paper' (a GPU)")
+    system: str = option("l96", "the name of a system")
+
+    obs_conf: str = option("full_obs", "the name of a registered observation configuration")
+    step_size: float = option(0.1, "the observation interval, a positive multiple of the integration step", gt=0)
+    noise: float = option(1.0, "the observation error's standard deviation, a number > 0", gt=0)
+
+    analysis: AnalysisName = option("original", "'original', 'recurrent' or 'hybrid'")
+    m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
+    lag: int = option(0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20)
+    hidden_size: int = option(32, "the network's width, a whole number ≥ 1", ge=1)
+    blocks: int = option(3, "the number of residual blocks, a whole number ≥ 0", ge=0)
+    kernel: int = option(5, "the convolution window in sites, an odd number ≥ 1", ge=1)
+    memory: int = option(6, "memory channels per site, a whole number ≥ 1", ge=1)
+    band: int = option(0, "reach of the covariance features in sites, a whole number ≥ 0", ge=0)
+    dropout: float = option(0.0, "the share of hidden channels dropped, a number from 0 to 0.9", ge=0, le=0.9)
+    test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
+    clamp: float = option(4.0, "the largest state allowed, in climatological standard deviations, a number ≥ 3", ge=3)
+
+    loss: Literal["ss_forecast"] = option("ss_forecast", "'ss_forecast'")
+    window: int = option(10, "cycles unrolled for one gradient, a whole number ≥ 1", ge=1)
+    batch: int = option(16, "trajectories per update, a whole number ≥ 1", ge=1)
+    pool: int = option(128, "filters trained in turn, a whole number of at least one batch", ge=1)
+    updates: int = option(1000, "gradient updates, a whole number ≥ 1", ge=1)
+    lr: float = option(1.5e-3, "Muon's learning rate for the hidden matrices, a number > 0", gt=0)
+    adamw_lr: float = option(1e-3, "AdamW's learning rate for the other parameters, a number > 0", gt=0)
+    clip_norm: float = option(0.3, "the largest gradient norm, a number > 0", gt=0)
+    segments: int = option(64, "independent training trajectories, a whole number ≥ 1", ge=1)
+    cycles: int = option(3750, "cycles per training trajectory, more than the window", ge=2)
+    seed: int = option(0, "a whole number ≥ 0", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "'auto', 'cpu' or 'cuda'")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Experiment":
+        dynamics = system_of(self.system)
+        observation_model(self.obs_conf, dynamics.channels, dynamics.sites)
+        dynamics.steps_per_cycle(self.step_size)
+        problems = {
+            f"m = 1 does not work with analysis = {self.analysis!r}, which needs ensemble covariances; take m ≥ 2, or "
+            "analysis = 'recurrent'.": self.m == 1 and self.analysis != "recurrent",
+            f"cycles = {self.cycles} must be more than window = {self.window}.": self.cycles <= self.window,
+            f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
+            f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
+            f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout and not self.dropout,
+            f"band = {self.band} is not used by analysis = 'recurrent'; set it to 0.": bool(self.band)
+            and self.analysis == "recurrent",
+            "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'.": self.device == "cuda"
+            and not torch.cuda.is_available(),
+        }
+        for sentence, wrong in problems.items():
+            if wrong:
+                raise ValueError(sentence)
+        return self
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to run on: CUDA if there is one, unless told otherwise."""
+        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if cuda else "cpu")
+
+    @property
+    def method(self) -> str:
+        """The method's name in the table of scores."""
+        return "amortized_original" if self.analysis == "original" else "amortized"
+
+    @property
+    def name(self) -> str:
+        """A file name for this run's checkpoint and results."""
+        return f"{self.experiment}-{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}-{self.analysis}-m{self.m}-{self.seed}"
+
+
+# What each experiment sets, before the analysis and the preset have their say.
+EXPERIMENTS: dict[str, dict[str, Any]] = {"l96_conv": {"system": "l96"}}
+
+# The seed's method keeps the seed's sizes; the others have those that trained best (see the results chapter).
+ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "original": {"dropout": 0.1, "test_dropout": True, "band": 2},
+    "recurrent": {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12},
+    "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3},
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {
+        "original": {"updates": 200, "batch": 8, "cycles": 1000, "pool": 32},
+        "recurrent": {"updates": 300, "cycles": 1000, "pool": 32},
+        "hybrid": {"updates": 240, "cycles": 1000, "pool": 32},
+    },
+    "cpu": {
+        "original": {"updates": 16000, "batch": 8},
+        "recurrent": {"updates": 8000},
+        "hybrid": {"updates": 8000, "hidden_size": 96},
+    },
+    "paper": {
+        "original": {"updates": 47000, "window": 40, "batch": 64, "hidden_size": 64},
+        "recurrent": {"updates": 47000, "window": 40, "batch": 64},
+        "hybrid": {"updates": 47000, "hidden_size": 128},
+    },
+}
+
+
+def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
+    """The validated experiment of that name; options given as ``None`` keep the preset's choice.
+
+    Raises
+    ------
+    ParameterError : for an unknown name, a wrong type, a value out of range or a senseless combination.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ParameterError(f"experiment = {experiment!r} is not known; known: {', '.join(EXPERIMENTS)}.")
+    requested = {name: value for name, value in requested.items() if value is not None}
+    refuse_unknown(requested, list(Experiment.model_fields))
+    fixed = {"experiment": experiment, **EXPERIMENTS[experiment]}
+    chosen = {name: requested.get(name, Experiment.model_fields[name].default) for name in ("analysis", "preset")}
+    # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.
+    layers = (
+        ANALYSIS_DEFAULTS.get(str(chosen["analysis"]), {}),
+        PRESETS.get(str(chosen["preset"]), {}).get(str(chosen["analysis"]), {}),
+    )
+    try:
+        return Experiment(**{**fixed, **layers[0], **layers[1], **requested})
+    except ValidationError as error:
+        raise ParameterError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"])
+    name, value = str(first["loc"][0]), first["input"]
+    allowed = Experiment.model_fields[name].description
+    return f"{name} = {value!r} (a {type(value).__name__}) is not allowed; {name} is {allowed}."
+
+
+def refuse_unknown(names: Any, known: list[str]) -> None:
+    """Raise a sentence naming the first of ``names`` that is not ``known``, and what was probably meant."""
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean `{close[0]}`? " if close else ""
+            raise ParameterError(f"Unknown parameter `{name}`: {hint}Known parameters: {', '.join(known)}.")
+
+
+def notebook_parameters(namespace: dict[str, Any], *extra: str) -> dict[str, Any]:
+    """The parameters of a notebook, read from its namespace before anything is computed.
+
+    papermill injects parameters as assignments, and only warns about names the notebook does not have. Called
+    right after the parameters cell, this function finds every plain value in the namespace, and refuses those
+    that are neither options of an :class:`Experiment` nor named in ``extra``.
+
+    Returns
+    -------
+    All parameters, by name.
+    """
+    interactive = {"In", "Out", "exit", "quit", "open"}
+    values = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in interactive
+        and not isinstance(value, types.ModuleType)
+        and not callable(value)
+    }
+    refuse_unknown(values, [*Experiment.model_fields, *extra])
+    return values
+
+
+def known_obs_confs() -> list[str]:
+    """The registered observation configurations."""
+    return list(OBS_CONFS)

@@ -1,0 +1,148 @@
+r"""The assimilation cycle: one code for training and for testing.
+
+A filter carries its ensemble (and the analysis's memory) from one observation to the next. One cycle, with
+lag :math:`L`:
+
+1. the carried ``base``, the ensemble at :math:`t-L`, is corrected by what its ``forecast`` to :math:`t` missed
+   in the observation :math:`y_t`;
+2. the corrected base is forecast :math:`L+1` cycles: after :math:`L` of them it is the **analysis** at
+   :math:`t`, after one more the **forecast** for :math:`t+1`;
+3. the window moves by one: the base of the next cycle is the state one cycle after this one's.
+
+With :math:`L=0` this is the textbook forecast–analysis cycle. With :math:`L>0` the analysis is always the end
+of a model trajectory, and an observation corrects the past through the dynamics, as in the iEnKS.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from assim_lib.analyses import Analysis, AnalysisInput
+from assim_lib.dynamics import Dynamics
+from assim_lib.observations import ObservationModel
+
+
+class Carry(NamedTuple):
+    """What a filter knows before an observation: states at t − L, their forecast at t, and the memory."""
+
+    base: Float[Tensor, "*batch member channel site"]
+    forecast: Float[Tensor, "*batch member channel site"]
+    memory: Float[Tensor, "*batch memories site features"]
+
+    def detach(self) -> "Carry":
+        """The same values, cut from the graph."""
+        return Carry(*(part.detach() for part in self))
+
+
+class AmortizedFilter(nn.Module):
+    """A learned recurrent ensemble filter.
+
+    Parameters
+    ----------
+    dynamics : the differentiable forecast model.
+    observation_model : what is seen at each cycle.
+    analysis : one of :data:`assim_lib.analyses.ANALYSES`.
+    step_size : observation interval, a multiple of the dynamics' step.
+    lag : L, in cycles.
+    climatology : (state, channel, site) states of the free-running model; cold starts are drawn from them,
+        so that no filter ever starts from the truth.
+    clamp : states are kept within this many climatological standard deviations of the mean.
+    """
+
+    climatology: Tensor
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        observation_model: ObservationModel,
+        analysis: Analysis,
+        step_size: float,
+        lag: int,
+        climatology: Float[Tensor, "state channel site"],
+        clamp: float = 4.0,
+    ):
+        super().__init__()
+        self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
+        self.steps, self.lag = dynamics.steps_per_cycle(step_size), lag
+        self.register_buffer("climatology", climatology)
+        mean, std = analysis.scales.mean, analysis.scales.std
+        self.bounds = (mean - clamp * std, mean + clamp * std)
+
+    def cold_start(self, *batch: int, generator: torch.Generator) -> Carry:
+        """Ensembles of random climatological states, and an empty memory.
+
+        Parameters
+        ----------
+        batch : shape of the batch; none for a single filter.
+        generator : a CPU generator, from which the members are drawn.
+        """
+        shape = (*batch, self.analysis.members)
+        chosen = torch.randint(len(self.climatology), shape, generator=generator).to(self.climatology.device)
+        base = self.climatology[chosen]
+        forecast = self.dynamics.flow(base, self.lag * self.steps)
+        memory = self.analysis.initial_memory(*batch, sites=self.dynamics.sites)
+        return Carry(base, forecast, memory.to(base.device))
+
+    def cycle(
+        self,
+        carry: Carry,
+        observation: Float[Tensor, "*batch channel site"],
+        mask: Float[Tensor, "*batch channel site"],
+        generator: torch.Generator | None = None,
+    ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
+        """Use one observation; return what is carried to the next, and the analysis ensemble.
+
+        Parameters
+        ----------
+        generator : turns dropout on, where the analysis has any.
+        """
+        base, forecast, memory = carry
+        given = AnalysisInput(
+            base=base,
+            forecast=forecast,
+            predicted=self.observation_model.operator(forecast),
+            observation=observation,
+            mask=mask,
+            tendency=self.dynamics.tendency(base),
+            memory=memory,
+        )
+        corrected, memory = self.analysis(given, generator)
+        path = [corrected.clamp(*self.bounds)]
+        for _ in range(self.lag + 1):
+            path.append(self.dynamics.flow(path[-1], self.steps))
+        return Carry(path[1], path[-1], memory), path[-2]
+
+
+@torch.no_grad()
+def assimilate(
+    model: AmortizedFilter,
+    observations: Float[Tensor, "*batch cycle channel site"],
+    generator: torch.Generator,
+    first_cycle: Int[Tensor, "*batch"] | int = 0,
+    dropout: bool = False,
+    progress: bool = False,
+) -> Float[Tensor, "*batch cycle member channel site"]:
+    """Run a filter from a cold start along a record of observations; return the analysis ensembles.
+
+    Parameters
+    ----------
+    observations : zero or NaN where nothing was seen.
+    generator : a CPU generator, for the cold start (and for dropout, if kept on).
+    first_cycle : number of the first cycle in the observation schedule.
+    dropout : keep dropout on at test time, as the seed does; it then serves to spread the ensemble.
+    """
+    batch, device = observations.shape[:-3], model.climatology.device
+    carry = model.cold_start(*batch, generator=generator)
+    observations = torch.nan_to_num(observations).to(device)
+    first_cycle = torch.as_tensor(first_cycle)
+    analyses = []
+    for k in tqdm(range(observations.shape[-3]), desc="assimilate", unit="cycle", disable=not progress):
+        mask = model.observation_model.mask(first_cycle + k).expand(observations[..., k, :, :].shape)
+        carry, analysis = model.cycle(
+            carry, observations[..., k, :, :], mask.to(device, observations.dtype), generator if dropout else None
+        )
+        analyses.append(analysis.cpu())
+    return torch.stack(analyses, -4)

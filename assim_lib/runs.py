@@ -1,0 +1,203 @@
+"""A run, from its :class:`~assim_lib.experiments.Experiment` to a checkpoint and its scores.
+
+This is where the parts meet: data, filter, training, validation while training, the score on the frozen test
+set, and the record that says how each number came about.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from assim_lib.analyses import ANALYSES, Scales
+from assim_lib.evaluation import Scores, evaluate, rmse
+from assim_lib.experiments import Experiment
+from assim_lib.filters import AmortizedFilter, assimilate
+from assim_lib.observations import observation_model
+from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.training import Trainer, load_checkpoint, save_checkpoint
+from assim_lib.trajectories import TestSet, load_test_set, system_of, training_trajectories
+
+CLIMATOLOGY_STATES = 512
+VALIDATION_SEGMENT = 200
+VALIDATION_BURN_IN = 60
+
+
+def build_filter(experiment: Experiment) -> AmortizedFilter:
+    """An untrained filter for an experiment, its climatology included, on the experiment's device."""
+    dynamics = system_of(experiment.system)
+    climate = dynamics.on_attractor(CLIMATOLOGY_STATES, torch.Generator().manual_seed(experiment.seed)).float()
+    scales = Scales(float(climate.mean()), float(climate.std()), experiment.noise)
+    with torch.random.fork_rng():
+        # torch initializes layers from its global generator: seed it here, and put it back.
+        torch.manual_seed(experiment.seed)
+        analysis = ANALYSES[experiment.analysis](
+            channels=dynamics.channels,
+            members=experiment.m,
+            scales=scales,
+            hidden=experiment.hidden_size,
+            blocks=experiment.blocks,
+            kernel=experiment.kernel,
+            memory=experiment.memory,
+            lagged=experiment.lag > 0,
+            band=experiment.band,
+            dropout=experiment.dropout,
+        )
+    seen = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites)
+    model = AmortizedFilter(dynamics, seen, analysis, experiment.step_size, experiment.lag, climate, experiment.clamp)
+    return model.to(experiment.torch_device)
+
+
+def training_observations(experiment: Experiment, progress: bool = False) -> Tensor:
+    """The record a filter is trained on: (segment, cycle, channel, site), its noise drawn once.
+
+    The truth stays behind in this function.
+    """
+    dynamics = system_of(experiment.system)
+    data = training_trajectories(
+        dynamics, experiment.step_size, experiment.cycles, experiment.segments, experiment.seed, progress
+    )
+    truth, unit_noise = (torch.from_numpy(data[name].values) for name in ("truth", "unit_noise"))
+    seen = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites)
+    return seen.observe(truth[:, 1:], unit_noise, experiment.noise)
+
+
+def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
+    """RMSE on the validation data, run as a batch of short segments from cold starts (quick enough for a curve)."""
+    data = test_set_of(experiment, "validation")
+    segments = len(data.observations) // VALIDATION_SEGMENT
+    starts = VALIDATION_SEGMENT * torch.arange(segments)
+    shape = (segments, VALIDATION_SEGMENT, *data.truth.shape[1:])
+    observations = torch.from_numpy(data.observations[: segments * VALIDATION_SEGMENT]).view(shape)
+    truth = data.truth[1:][: segments * VALIDATION_SEGMENT].reshape(shape)
+    ensemble = assimilate(
+        model, observations, torch.Generator().manual_seed(0), first_cycle=starts, dropout=experiment.test_dropout
+    )
+    return float(rmse(ensemble.numpy(), truth)[:, VALIDATION_BURN_IN:].mean())
+
+
+def test_set_of(experiment: Experiment, split: str = "test") -> TestSet:
+    """The frozen data of an experiment's setting."""
+    return load_test_set(experiment.system, experiment.obs_conf, experiment.step_size, experiment.noise, split)
+
+
+def train(
+    experiment: Experiment,
+    folder: Path | None = None,
+    curve_points: int = 40,
+    save_every: float = 60.0,
+    progress: bool = True,
+    on_metrics: Callable[[dict[str, float]], None] | None = None,
+) -> tuple[AmortizedFilter, dict[str, Any]]:
+    """Train a filter; resume if ``folder`` holds an unfinished run of the same experiment.
+
+    Parameters
+    ----------
+    folder : where the state of the run is kept, every ``save_every`` seconds and on interruption. None: nowhere.
+    curve_points : how many times the averaged weights are scored on validation data (0: never).
+    on_metrics : called after every update.
+
+    Returns
+    -------
+    The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, its
+    training ``seconds`` and its ``history`` (update, seconds, loss and validation RMSE at each point of the curve).
+    """
+    model = build_filter(experiment)
+    trainer = Trainer(experiment, model, training_observations(experiment, progress).to(experiment.torch_device))
+    state = folder / "state.safetensors" if folder else None
+    note: dict[str, Any] = {
+        "experiment": experiment.model_dump(),
+        "provenance": provenance(str(experiment.torch_device)),
+        "seconds": 0.0,
+        "history": [],
+    }
+    if state and state.exists():
+        note = trainer.load(state)
+    every = max(1, experiment.updates // curve_points) if curve_points else experiment.updates + 1
+    started = saved = time.monotonic()
+    losses: list[float] = []
+    bar = tqdm(total=experiment.updates, initial=trainer.update, desc=f"train {experiment.name}", unit="update", disable=not progress)
+    try:
+        for metrics in trainer.fit():
+            losses.append(metrics["loss"])
+            bar.update()
+            if on_metrics:
+                on_metrics(metrics)
+            if trainer.update % every == 0 or (curve_points and trainer.update == experiment.updates):
+                note["seconds"] += time.monotonic() - started
+                score = validation_rmse(experiment, trainer.ema.module)
+                point = {"update": trainer.update, "seconds": round(note["seconds"], 1), "loss": sum(losses) / len(losses)}
+                note["history"].append({**point, "validation_rmse": score, "skipped": trainer.skipped})
+                bar.set_postfix(loss=f"{point['loss']:.3f}", validation_rmse=f"{score:.3f}")
+                losses, started = [], time.monotonic()
+            if state and time.monotonic() - saved > save_every:
+                note["seconds"] += time.monotonic() - started
+                trainer.save(state, note)
+                started = saved = time.monotonic()
+    finally:
+        bar.close()
+        if state:
+            note["seconds"] += time.monotonic() - started
+            trainer.save(state, note)
+    return trainer.ema.module, note
+
+
+def run_filter(experiment: Experiment, model: AmortizedFilter, data: TestSet, cycles: int | None = None, progress: bool = False):
+    """Analysis ensembles of a filter along a test set (its first ``cycles``), and milliseconds per cycle."""
+    observations = torch.from_numpy(data.observations[:cycles])
+    started = time.monotonic()
+    ensemble = assimilate(
+        model, observations, torch.Generator().manual_seed(experiment.seed), dropout=experiment.test_dropout, progress=progress
+    )
+    return ensemble.numpy(), 1000 * (time.monotonic() - started) / len(observations)
+
+
+def score(experiment: Experiment, model: AmortizedFilter, split: str = "test", progress: bool = False) -> tuple[Scores, float]:
+    """Scores over a whole frozen set, and milliseconds per cycle."""
+    data = test_set_of(experiment, split)
+    ensemble, milliseconds = run_filter(experiment, model, data, progress=progress)
+    return evaluate(ensemble, data.truth[1:], data.burn_in), milliseconds
+
+
+def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any], folder: Path | None = None) -> Path:
+    """Store a trained filter under ``data/checkpoints`` and its scores, test and validation, under ``data/results``."""
+    folder = folder or data_dir()
+    checkpoint = folder / "checkpoints" / f"{experiment.name}.safetensors"
+    save_checkpoint(model, checkpoint, record)
+    validation, _ = score(experiment, model, "validation")
+    test, milliseconds = score(experiment, model, "test", progress=True)
+    write_json(
+        folder / "results" / f"{experiment.name}.json",
+        {
+            "setting": {key: getattr(experiment, key) for key in ("system", "obs_conf", "step_size", "noise")},
+            "method": experiment.method,
+            "m": experiment.m,
+            "label": f"{experiment.analysis}, lag {experiment.lag}",
+            "test": test.as_dict(),
+            "validation": validation.as_dict(),
+            "ms_per_cycle": milliseconds,
+            "seed": experiment.seed,
+            "checkpoint": checkpoint.name,
+            **record,
+        },
+    )
+    return checkpoint
+
+
+def load_filter(path: Path) -> tuple[Experiment, AmortizedFilter]:
+    """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there."""
+    weights, record = load_checkpoint(path)
+    experiment = Experiment.model_validate_json(json.dumps({**record["experiment"], "device": "auto"}))
+    model = build_filter(experiment)
+    model.load_state_dict(weights)
+    return experiment, model.eval()
+
+
+def published(name: str) -> Path:
+    """The path of a committed checkpoint."""
+    return data_dir() / "checkpoints" / f"{name}.safetensors"

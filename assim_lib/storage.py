@@ -1,0 +1,102 @@
+"""Where files live, and how they are written so that nothing is ever half there.
+
+Every result, checkpoint and cache of the project goes through :func:`atomic_path`: the content is written
+under a temporary name in the same folder and renamed when complete, so that a reader (or an interrupted
+run) sees the old file or the new one, never a torn one. Checksums are SHA-256, in the format of the
+``sha256sum`` tool, so that they can be verified without this library.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+VERSIONED = ("torch", "numpy", "scipy", "torchdiffeq", "dapper", "safetensors")
+
+
+class IntegrityError(RuntimeError):
+    """A stored file is not what its checksum says it should be."""
+
+
+def data_dir() -> Path:
+    """The folder of frozen test sets, checkpoints and results.
+
+    In a checkout this is the top-level ``data``; in an installed package, the copy that travels inside it.
+    """
+    checkout = PACKAGE.parent / "data"
+    return checkout if checkout.is_dir() else PACKAGE / "_data"
+
+
+def cache_dir() -> Path:
+    """The folder for files that can be made again (``ASSIM_CACHE``, or ``~/.cache/assim_lib``)."""
+    return Path(os.environ.get("ASSIM_CACHE", Path.home() / ".cache" / "assim_lib"))
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False) as handle:
+        temporary = Path(handle.name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def sha256(path: Path | str) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def verify(path: Path | str, expected: str) -> None:
+    """Raise :class:`IntegrityError` unless the file's SHA-256 is ``expected``."""
+    found = sha256(path)
+    if found != expected:
+        raise IntegrityError(
+            f"{Path(path).name} is corrupt: its SHA-256 is {found[:12]}…, its manifest says {expected[:12]}…; "
+            "delete it to have it made again, or restore it from the repository."
+        )
+
+
+def content_key(configuration: dict[str, Any]) -> str:
+    """A short name for a configuration: equal configurations, and only they, share it."""
+    text = json.dumps(configuration, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """What a result must say about its origin: git commit, package versions, machine."""
+    versions = {}
+    for name in VERSIONED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "commit": commit or "not a checkout",
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": device,
+        "processor": platform.machine(),
+    }

@@ -1,0 +1,250 @@
+r"""Training: from noisy observations alone, end to end through the dynamics.
+
+The **self-supervised forecast loss** compares the forecast made from the analysis at cycle :math:`k` with the
+*next* observation, which the analysis has not seen:
+
+.. math:: \ell_k = \frac{1}{p\,\sigma^2}\,\bigl\| H\bigl(\overline{x}^f_{k+1}\bigr) - y_{k+1} \bigr\|^2 .
+
+The error of :math:`y_{k+1}` is independent of the forecast and has mean zero; the expectation of
+:math:`\ell_k` is therefore the squared distance to the observed *truth* (over :math:`\sigma^2`), plus the constant 1.
+
+:class:`Trainer` keeps a pool of filters, each somewhere along one of the training trajectories. An update takes a few
+of them a window further and applies one gradient; ensemble and memory are carried, detached, to the next window,
+so that the filters of the pool are as warm as at test time. One loop, a generator, does all of it.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from assim_lib.experiments import Experiment
+from assim_lib.filters import AmortizedFilter, Carry
+from assim_lib.storage import IntegrityError, atomic_path, sha256, verify, write_json
+
+WARMUP = 100
+EMA_DECAY = 0.995
+RESTART_SHARE = 0.003
+# Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
+LARGEST_GRADIENT = 1e3
+LARGEST_LOSS = 2.0
+
+
+class Step(NamedTuple):
+    """What a loss may compare at one cycle; ``truth`` is None unless the loss is one that is told."""
+
+    analysis: Float[Tensor, "batch member channel site"]
+    forecast: Float[Tensor, "batch member channel site"]
+    next_observation: Float[Tensor, "batch channel site"]
+    next_mask: Float[Tensor, "batch channel site"]
+    operator: Callable[[Tensor], Tensor]
+    noise: float
+
+
+def ss_forecast(step: Step) -> Tensor:
+    """Squared distance of the mean forecast to the next observation, in units of the error variance.
+
+    A filter that has lost its way (a cold start, most often) has losses of hundreds, and would drown the others;
+    the weight of each trajectory bounds its influence to that of a loss of :data:`LARGEST_LOSS`. Filters that track have
+    losses near 1, and keep the exact squared loss.
+    """
+    error = (step.operator(step.forecast.mean(-3)) - step.next_observation) * step.next_mask
+    loss = error.square().sum((-2, -1)) / (step.next_mask.sum((-2, -1)) * step.noise**2)
+    return (loss * (LARGEST_LOSS / loss.detach()).clamp(max=1.0)).mean()
+
+
+LOSSES: dict[str, Callable[[Step], Tensor]] = {"ss_forecast": ss_forecast}
+
+
+def _moving_average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    # The memory of the average grows with the run: early weights are soon forgotten, late ones averaged over 200 updates.
+    decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
+    torch._foreach_lerp_(averaged, current, 1 - decay)
+
+
+class Trainer:
+    """A filter, its optimizers, and the pool of filters it is trained on.
+
+    Parameters
+    ----------
+    experiment : sizes, rates and the seed of the run.
+    model : the filter to train, on its device.
+    observations : (segment, cycle, channel, site), zero where nothing is seen. Nothing else is given: the truth
+        does not enter.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: AmortizedFilter,
+        observations: Float[Tensor, "segment cycle channel site"],
+    ):
+        self.experiment, self.model, self.observations = experiment, model, observations
+        self.ema = AveragedModel(model, multi_avg_fn=_moving_average)
+        trunk = model.analysis.trunk
+        matrices = [layer.linear.weight for layer in (trunk.embed, *trunk.blocks)]
+        others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+        self.optimizers = {
+            "muon": torch.optim.Muon(
+                matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
+            "adamw": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
+        }
+        self.generator = torch.Generator().manual_seed(experiment.seed)
+        self.update = self.skipped = 0
+        self.pool = model.cold_start(experiment.pool, generator=self.generator)
+        self.segment, self.position = self._enter(experiment.pool)
+
+    def _enter(self, filters: int) -> tuple[Tensor, Tensor]:
+        """Random trajectories, and random cycles in them at which a window fits: all phases of a schedule stay mixed."""
+        segments, cycles = self.observations.shape[:2]
+        segment = torch.randint(segments, (filters,), generator=self.generator)
+        return segment, torch.randint(cycles - self.experiment.window, (filters,), generator=self.generator)
+
+    def fit(self) -> Iterator[dict[str, float]]:
+        """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
+        while self.update < self.experiment.updates:
+            yield self._step()
+
+    def _step(self) -> dict[str, float]:
+        rate = self._set_learning_rate()
+        slots = torch.randperm(len(self.position), generator=self.generator)[: self.experiment.batch]
+        loss, carry = self._unroll(slots)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
+        usable = bool(norm < LARGEST_GRADIENT)  # False for a NaN as well
+        if usable:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self.ema.update_parameters(self.model)
+        self.skipped += not usable
+        self.update += 1
+        self._advance_pool(slots, carry)
+        return {"update": self.update, "loss": float(loss.detach()), "gradient": float(norm), "rate": rate, "skipped": self.skipped}
+
+    def _set_learning_rate(self) -> float:
+        done = self.update / self.experiment.updates
+        scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+        for optimizer, rate in zip(self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        return self.experiment.lr * scale
+
+    def _unroll(self, slots: Tensor) -> tuple[Tensor, Carry]:
+        device, loss_of = self.observations.device, LOSSES[self.experiment.loss]
+        carry = Carry(*(part[slots.to(device)] for part in self.pool))
+        cycles = self.position[slots, None] + torch.arange(self.experiment.window + 1)
+        seen = self.observations[self.segment[slots, None].to(device), cycles.to(device)]
+        masks = self.model.observation_model.mask(cycles).to(device, seen.dtype)
+        dropout = self.generator if self.experiment.dropout else None
+        losses = []
+        for k in range(self.experiment.window):
+            carry, analysis = self.model.cycle(carry, seen[:, k], masks[:, k], dropout)
+            operator = self.model.observation_model.operator
+            losses.append(
+                loss_of(Step(analysis, carry.forecast, seen[:, k + 1], masks[:, k + 1], operator, self.experiment.noise))
+            )
+        return torch.stack(losses).mean(), carry.detach()
+
+    def _advance_pool(self, slots: Tensor, carry: Carry) -> None:
+        position = self.position[slots] + self.experiment.window
+        finite = torch.stack([part.flatten(1).isfinite().all(1) for part in carry]).all(0).cpu()
+        restart = (position + self.experiment.window >= self.observations.shape[1]) | ~finite
+        restart |= torch.rand(len(slots), generator=self.generator) < RESTART_SHARE
+        with torch.no_grad():
+            fresh = self.model.cold_start(len(slots), generator=self.generator)
+        segment, entry = self._enter(len(slots))
+        self.segment[slots] = torch.where(restart, segment, self.segment[slots])
+        self.position[slots] = torch.where(restart, entry, position)
+        for pooled, old, new in zip(self.pool, carry, fresh, strict=True):
+            where = restart.to(old.device).view(-1, *[1] * (old.ndim - 1))
+            pooled[slots.to(old.device)] = torch.where(where, new, old)
+
+    def save(self, path: Path, note: dict[str, Any] | None = None) -> None:
+        """Write everything needed to go on, in one file, atomically. ``note`` is kept with it."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= {f"pool.{k}": v for k, v in self.pool._asdict().items()}
+        tensors |= {"segment": self.segment, "position": self.position, "generator": self.generator.get_state()}
+        header = {
+            "experiment": self.experiment.model_dump_json(),
+            "progress": json.dumps({"update": self.update, "skipped": self.skipped}),
+            "note": json.dumps(note or {}),
+        }
+        with atomic_path(path) as temporary:
+            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, header)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take up a run where :meth:`save` left it; returns the note.
+
+        Raises
+        ------
+        ValueError : if the file belongs to a run with other settings.
+        """
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if Experiment.model_validate_json(header["experiment"]) != self.experiment:
+            raise ValueError(f"{path.name} belongs to a run with other settings; choose another folder, or remove it.")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.ema.load_state_dict(part("ema."))
+        for name, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"{name}.").items():
+                index, field = key.split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        device = self.observations.device
+        self.pool = Carry(**{k: v.to(device) for k, v in part("pool.").items()})
+        self.segment, self.position = tensors["segment"], tensors["position"]
+        self.generator.set_state(tensors["generator"])
+        progress = json.loads(header["progress"])
+        self.update, self.skipped = progress["update"], progress["skipped"]
+        return json.loads(header["note"])
+
+
+def save_checkpoint(model: AmortizedFilter, path: Path, record: dict[str, Any]) -> None:
+    """Write a trained filter: weights as safetensors, and a JSON record with their SHA-256 beside them.
+
+    The record is renamed into place last: a reader that finds it finds its weights.
+    """
+    with atomic_path(path) as temporary:
+        save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary)
+        checksum = sha256(temporary)
+    write_json(path.with_suffix(".json"), {"sha256": checksum, **record})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the record of a checkpoint, its checksum verified.
+
+    Raises
+    ------
+    FileNotFoundError : if the weights or their record are missing.
+    IntegrityError : if the weights are not those of the record.
+    """
+    sidecar = path.with_suffix(".json")
+    if not (path.exists() and sidecar.exists()):
+        raise FileNotFoundError(f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed.")
+    record = json.loads(sidecar.read_text())
+    if "sha256" not in record:
+        raise IntegrityError(f"{sidecar.name} has no sha256; the checkpoint cannot be verified.")
+    verify(path, record["sha256"])
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, record

@@ -1,0 +1,209 @@
+"""The truth of a twin experiment: simulated once, stored with its checksum, seen only through observations.
+
+A *trajectory file* (netCDF) holds a truth and the standard normal numbers of its observation errors. Every
+observation configuration and every noise level is derived from these two by arithmetic alone, so that all
+methods, on all machines, see exactly the same numbers. Chaos forbids to simulate them again elsewhere.
+
+Truth is generated in float64 with the integrator and step of the forecast model, and stored in float32.
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from tqdm.auto import tqdm
+
+from assim_lib.dynamics import SYSTEMS, Dynamics
+from assim_lib.observations import observation_model
+from assim_lib.storage import atomic_path, cache_dir, content_key, data_dir, sha256, verify
+
+BURN_IN = 200
+CYCLES = {"test": 5000, "validation": 2000}
+# One seed per purpose: what tunes a filter, what scores it and what trains it never overlap.
+SEEDS = {"train": 1, "validation": 2, "test": 3}
+MANIFEST = "SHA256SUMS"
+
+
+def simulate(
+    dynamics: Dynamics, step_size: float, cycles: int, segments: int, seed: int, progress: bool = False
+) -> xr.Dataset:
+    """Simulate independent truths on the attractor, and draw their unit observation errors.
+
+    Parameters
+    ----------
+    dynamics : the system; its own integrator and step are used.
+    step_size : observation interval, a multiple of ``dynamics.dt``.
+    cycles : number of observation times; the truth has one more, the state before the first.
+    segments : number of independent trajectories.
+    seed : of the initial states and of the errors. The errors come from NumPy's legacy ``RandomState``,
+        whose stream never changes between versions.
+
+    Returns
+    -------
+    Dataset with ``truth`` (segment, time, channel, site) and ``unit_noise`` (segment, cycle, channel, site),
+    float32; ``truth[:, k + 1]`` is what observation ``k`` sees.
+    """
+    steps = dynamics.steps_per_cycle(step_size)
+    x = dynamics.on_attractor(segments, torch.Generator().manual_seed(seed))
+    truth = np.empty((segments, cycles + 1, *x.shape[-2:]), dtype=np.float32)
+    for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
+        truth[:, k] = x.numpy()
+        x = dynamics.flow(x, steps)
+    random = np.random.RandomState(seed)
+    noise = random.standard_normal((segments, cycles, *x.shape[-2:])).astype(np.float32)
+    return xr.Dataset(
+        {
+            "truth": (("segment", "time", "channel", "site"), truth, {"long_name": "state of the true system"}),
+            "unit_noise": (
+                ("segment", "cycle", "channel", "site"),
+                noise,
+                {"long_name": "observation error divided by its standard deviation"},
+            ),
+        },
+        attrs={
+            **dynamics.describe(),
+            "step_size": step_size,
+            "integrator": "RK4 in float64, stored as float32",
+            "seed": seed,
+            "software": f"torch {version('torch')}, numpy {version('numpy')}",
+        },
+    )
+
+
+def save_trajectories(dataset: xr.Dataset, path: Path) -> None:
+    """Write a trajectory file and its line in the folder's ``SHA256SUMS``, each atomically."""
+    with atomic_path(path) as temporary:
+        dataset.to_netcdf(temporary)
+        checksum = sha256(temporary)
+    sums = read_manifest(path.parent) | {path.name: checksum}
+    with atomic_path(path.parent / MANIFEST) as temporary:
+        temporary.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The checksums of a folder's files, by name."""
+    manifest = folder / MANIFEST
+    lines = manifest.read_text().splitlines() if manifest.exists() else []
+    return {name: checksum for checksum, name in (line.split("  ", 1) for line in lines)}
+
+
+def load_trajectories(path: Path) -> xr.Dataset:
+    """Read a trajectory file after verifying its checksum.
+
+    Raises
+    ------
+    IntegrityError : if the file is not what the manifest says.
+    FileNotFoundError : if the file or its checksum is missing.
+    """
+    checksum = read_manifest(path.parent).get(path.name)
+    if checksum is None or not path.exists():
+        raise FileNotFoundError(f"{path.name} is not among the trajectory files of {path.parent.name}/{MANIFEST}.")
+    verify(path, checksum)
+    with xr.open_dataset(path) as dataset:
+        return dataset.load()
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """One truth and its observations, frozen: what every method is scored on.
+
+    Attributes
+    ----------
+    truth : (cycle + 1, channel, site) float32; ``truth[k + 1]`` is seen by observation ``k``.
+    observations : (cycle, channel, site) float32, NaN where nothing is seen.
+    masks : (cycle, channel, site), True where something is seen.
+    burn_in : number of first cycles that are not scored.
+    """
+
+    __test__ = False  # pytest would take the name for a test class
+
+    name: str
+    system: str
+    obs_conf: str
+    step_size: float
+    noise: float
+    truth: Float[np.ndarray, "time channel site"]
+    observations: Float[np.ndarray, "cycle channel site"]
+    masks: Bool[np.ndarray, "cycle channel site"]
+    burn_in: int = BURN_IN
+
+
+def _trajectory_file(system: str, step_size: float, split: str) -> str:
+    return f"{system}-dt{step_size:g}-{split}.nc"
+
+
+def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None = None) -> Path:
+    """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``)."""
+    folder = folder or data_dir() / "test_sets"
+    path = folder / _trajectory_file(dynamics.name, step_size, split)
+    dataset = simulate(dynamics, step_size, BURN_IN + CYCLES[split], 1, SEEDS[split], progress=True)
+    save_trajectories(dataset.assign_attrs(burn_in=BURN_IN, split=split), path)
+    return path
+
+
+def load_test_set(system: str, obs_conf: str, step_size: float, noise: float, split: str = "test") -> TestSet:
+    """The frozen test set of a setting, observations included, checksum verified.
+
+    Raises
+    ------
+    FileNotFoundError : if no trajectory was frozen for this system and interval.
+    """
+    path = data_dir() / "test_sets" / _trajectory_file(system, step_size, split)
+    dataset = load_trajectories(path).isel(segment=0)
+    truth = torch.from_numpy(dataset.truth.values)
+    model = observation_model(obs_conf, *truth.shape[-2:])
+    observations = model.observe(truth[1:], torch.from_numpy(dataset.unit_noise.values), noise)
+    masks = model.mask(torch.arange(len(observations)))
+    return TestSet(
+        name=path.stem,
+        system=system,
+        obs_conf=obs_conf,
+        step_size=step_size,
+        noise=noise,
+        truth=truth.numpy(),
+        observations=torch.where(masks, observations, torch.nan).numpy(),
+        masks=masks.numpy(),
+        burn_in=int(dataset.attrs["burn_in"]),
+    )
+
+
+def training_trajectories(
+    dynamics: Dynamics, step_size: float, cycles: int, segments: int, seed: int, progress: bool = False
+) -> xr.Dataset:
+    """Trajectories to train on, from the cache when they were made before.
+
+    The cache key is the full configuration, so that no setting can meet another's data; the checksum is
+    verified on every load, and a corrupt file is reported, never used.
+    """
+    configuration: dict[str, Any] = {
+        **dynamics.describe(),
+        "step_size": step_size,
+        "cycles": cycles,
+        "segments": segments,
+        "seed": [SEEDS["train"], seed],
+        "format": 1,
+    }
+    path = cache_dir() / f"{content_key(configuration)}.nc"
+    if path.name in read_manifest(path.parent) and path.exists():
+        return load_trajectories(path)
+    # Training seeds start far from those of the frozen sets, whatever the run's own seed is.
+    dataset = simulate(dynamics, step_size, cycles, segments, 1000 * SEEDS["train"] + seed, progress)
+    save_trajectories(dataset, path)
+    return dataset
+
+
+def system_of(name: str) -> Dynamics:
+    """The registered system of that name, with its standard settings.
+
+    Raises
+    ------
+    ValueError : if there is none.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"system = {name!r} is not known; known: {', '.join(SYSTEMS)}.")
+    return SYSTEMS[name]()
