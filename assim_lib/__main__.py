@@ -2,13 +2,16 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
+baselines   score DAPPER's methods on the frozen test sets; those already stored are not run again
+scores      collect data/results/*.json into data/results/scores.csv
 """
 
 import argparse
 from pathlib import Path
 
 from assim_lib.experiments import Experiment, configure
-from assim_lib.trajectories import CYCLES, freeze, system_of
+from assim_lib.results import write_scores
+from assim_lib.trajectories import CYCLES, freeze, load_test_set, system_of
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,6 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     sets = commands.add_parser("test-sets", help="freeze test and validation truth (chaos: never the same twice elsewhere)")
     sets.add_argument("--system", default="l96")
     sets.add_argument("--step-size", type=float, default=0.1)
+    commands.add_parser("baselines", help="score the classical methods that are not scored yet")
+    commands.add_parser("scores", help="collect the results into one table")
     train = commands.add_parser("train", help="train an experiment and publish it")
     train.add_argument("experiment")
     train.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
@@ -38,6 +43,17 @@ def main() -> None:
         dynamics = system_of(arguments["system"])
         for split in CYCLES:
             print("wrote", freeze(dynamics, arguments["step_size"], split))
+    elif command == "baselines":
+        # Imported late, here and below: the other commands need neither DAPPER nor the learned filters.
+        from assim_lib.baselines import BASELINES
+        from assim_lib.comparison import compare
+
+        for system, obs_conf, noise in BASELINES:
+            for path in compare(load_test_set(system, obs_conf, 0.1, noise)):
+                print("scored", path.stem)
+        print("wrote", write_scores())
+    elif command == "scores":
+        print("wrote", write_scores())
     else:
         from assim_lib.runs import publish, train
 

@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cpu": {
         "original": {"updates": 16000, "batch": 8},
         "recurrent": {"updates": 8000},
-        "hybrid": {"updates": 8000, "hidden_size": 96},
+        "hybrid": {"updates": 5000, "hidden_size": 96},
     },
     "paper": {
         "original": {"updates": 47000, "window": 40, "batch": 64, "hidden_size": 64},

@@ -19,7 +19,8 @@ from assim_lib.evaluation import Scores, evaluate, rmse
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, assimilate
 from assim_lib.observations import observation_model
-from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.results import store_result
+from assim_lib.storage import data_dir, provenance
 from assim_lib.training import Trainer, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, system_of, training_trajectories
 
@@ -86,6 +87,23 @@ def test_set_of(experiment: Experiment, split: str = "test") -> TestSet:
     return load_test_set(experiment.system, experiment.obs_conf, experiment.step_size, experiment.noise, split)
 
 
+class _Clock:
+    """Adds the time between start and stop to a record; stopped while validating and saving."""
+
+    def __init__(self, record: dict[str, Any]):
+        self.record = record
+        self.start()
+
+    def start(self) -> None:
+        self.since: tuple[float, float] | None = (time.monotonic(), time.process_time())
+
+    def stop(self) -> None:
+        if self.since:
+            self.record["seconds"] += time.monotonic() - self.since[0]
+            self.record["core_seconds"] += time.process_time() - self.since[1]
+        self.since = None
+
+
 def train(
     experiment: Experiment,
     folder: Path | None = None,
@@ -104,8 +122,8 @@ def train(
 
     Returns
     -------
-    The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, its
-    training ``seconds`` and its ``history`` (update, seconds, loss and validation RMSE at each point of the curve).
+    The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
+    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``.
     """
     model = build_filter(experiment)
     trainer = Trainer(experiment, model, training_observations(experiment, progress).to(experiment.torch_device))
@@ -114,12 +132,13 @@ def train(
         "experiment": experiment.model_dump(),
         "provenance": provenance(str(experiment.torch_device)),
         "seconds": 0.0,
+        "core_seconds": 0.0,
         "history": [],
     }
     if state and state.exists():
         note = trainer.load(state)
     every = max(1, experiment.updates // curve_points) if curve_points else experiment.updates + 1
-    started = saved = time.monotonic()
+    clock, saved = _Clock(note), time.monotonic()
     losses: list[float] = []
     bar = tqdm(total=experiment.updates, initial=trainer.update, desc=f"train {experiment.name}", unit="update", disable=not progress)
     try:
@@ -129,20 +148,28 @@ def train(
             if on_metrics:
                 on_metrics(metrics)
             if trainer.update % every == 0 or (curve_points and trainer.update == experiment.updates):
-                note["seconds"] += time.monotonic() - started
-                score = validation_rmse(experiment, trainer.ema.module)
-                point = {"update": trainer.update, "seconds": round(note["seconds"], 1), "loss": sum(losses) / len(losses)}
-                note["history"].append({**point, "validation_rmse": score, "skipped": trainer.skipped})
-                bar.set_postfix(loss=f"{point['loss']:.3f}", validation_rmse=f"{score:.3f}")
-                losses, started = [], time.monotonic()
+                clock.stop()
+                point = {
+                    "update": trainer.update,
+                    "seconds": round(note["seconds"], 1),
+                    "core_seconds": round(note["core_seconds"], 1),
+                    "loss": sum(losses) / len(losses),
+                    "validation_rmse": validation_rmse(experiment, trainer.ema.module),
+                    "skipped": trainer.skipped,
+                }
+                note["history"].append(point)
+                bar.set_postfix(loss=f"{point['loss']:.3f}", validation_rmse=f"{point['validation_rmse']:.3f}")
+                losses = []
+                clock.start()
             if state and time.monotonic() - saved > save_every:
-                note["seconds"] += time.monotonic() - started
+                clock.stop()
                 trainer.save(state, note)
-                started = saved = time.monotonic()
+                saved = time.monotonic()
+                clock.start()
     finally:
         bar.close()
+        clock.stop()
         if state:
-            note["seconds"] += time.monotonic() - started
             trainer.save(state, note)
     return trainer.ema.module, note
 
@@ -164,27 +191,24 @@ def score(experiment: Experiment, model: AmortizedFilter, split: str = "test", p
     return evaluate(ensemble, data.truth[1:], data.burn_in), milliseconds
 
 
-def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any], folder: Path | None = None) -> Path:
+def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
     """Store a trained filter under ``data/checkpoints`` and its scores, test and validation, under ``data/results``."""
-    folder = folder or data_dir()
-    checkpoint = folder / "checkpoints" / f"{experiment.name}.safetensors"
+    checkpoint = published(experiment.name)
     save_checkpoint(model, checkpoint, record)
     validation, _ = score(experiment, model, "validation")
     test, milliseconds = score(experiment, model, "test", progress=True)
-    write_json(
-        folder / "results" / f"{experiment.name}.json",
-        {
-            "setting": {key: getattr(experiment, key) for key in ("system", "obs_conf", "step_size", "noise")},
-            "method": experiment.method,
-            "m": experiment.m,
-            "label": f"{experiment.analysis}, lag {experiment.lag}",
-            "test": test.as_dict(),
-            "validation": validation.as_dict(),
-            "ms_per_cycle": milliseconds,
-            "seed": experiment.seed,
-            "checkpoint": checkpoint.name,
-            **record,
-        },
+    store_result(
+        experiment.name,
+        test_set_of(experiment),
+        method=experiment.method,
+        m=experiment.m,
+        label=f"{experiment.analysis}, lag {experiment.lag}",
+        test=test,
+        validation=validation,
+        ms_per_cycle=milliseconds,
+        seed=experiment.seed,
+        checkpoint=checkpoint.name,
+        details=record,
     )
     return checkpoint
 

@@ -1,0 +1,108 @@
+"""The table of scores: one JSON file a run under ``data/results``, one tidy row each in ``scores.csv``.
+
+Every figure and table of the book is computed from these files. ``scores.csv`` is derived from the JSON files
+and never edited; a run appears once its file does. The JSON file says the rest: full settings, training
+history, package versions, commit.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from assim_lib.evaluation import Scores
+from assim_lib.storage import atomic_path, data_dir, write_json
+from assim_lib.trajectories import TestSet
+
+SETTING = ["system", "obs_conf", "step_size", "noise"]
+COLUMNS = [
+    *SETTING, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
+    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "validation_rmse", "best",
+]  # fmt: skip
+
+
+def results_dir() -> Path:
+    """Where results are stored."""
+    return data_dir() / "results"
+
+
+def store_result(
+    name: str,
+    test_set: TestSet,
+    *,
+    method: str,
+    m: int,
+    label: str,
+    test: Scores,
+    validation: Scores,
+    ms_per_cycle: float,
+    seed: int,
+    details: dict[str, Any],
+    checkpoint: str | None = None,
+    diverged: bool = False,
+) -> Path:
+    """Write the JSON file of a run; ``details`` must hold its ``provenance``.
+
+    Parameters
+    ----------
+    name : the file's name, without its ending.
+    label : tells apart runs with the same method and m.
+    test, validation : scores on the frozen test set, and on the validation set that choices are made by.
+    """
+    path = results_dir() / f"{name}.json"
+    write_json(
+        path,
+        {
+            **{key: getattr(test_set, key) for key in SETTING},
+            "method": method,
+            "m": m,
+            "label": label,
+            "test": test.as_dict(),
+            "validation": validation.as_dict(),
+            "ms_per_cycle": ms_per_cycle,
+            "seed": seed,
+            "checkpoint": checkpoint,
+            "diverged": diverged,
+            **details,
+        },
+    )
+    return path
+
+
+def _row(path: Path) -> dict[str, Any]:
+    result = json.loads(path.read_text())
+    return {
+        **{key: result[key] for key in COLUMNS if key in result},
+        **result["test"],
+        "validation_rmse": result["validation"]["rmse"],
+        "commit": result["provenance"]["commit"],
+    }
+
+
+def collect(folder: Path | None = None) -> pd.DataFrame:
+    """Build the table from the JSON files of a folder.
+
+    ``best`` marks, among runs of one method and ensemble size in one setting, that of the lowest RMSE on
+    *validation* data: the test set chooses nothing.
+    """
+    table = pd.DataFrame([_row(path) for path in sorted((folder or results_dir()).glob("*.json"))], columns=COLUMNS)
+    group = table.groupby([*SETTING, "method", "m"])["validation_rmse"]
+    table["best"] = table["validation_rmse"] == group.transform("min")
+    return table.sort_values([*SETTING, "method", "m", "label", "seed"], ignore_index=True)
+
+
+def write_scores() -> Path:
+    """Bring ``data/results/scores.csv`` up to date with the JSON files."""
+    path = results_dir() / "scores.csv"
+    with atomic_path(path) as temporary:
+        collect().to_csv(temporary, index=False, float_format="%.5g")
+    return path
+
+
+def load_scores(**setting: Any) -> pd.DataFrame:
+    """The rows of ``scores.csv`` in a setting, e.g. ``load_scores(system="l96", obs_conf="full_obs")``."""
+    table = pd.read_csv(results_dir() / "scores.csv")
+    for column, value in setting.items():
+        table = table[table[column] == value]
+    return table.reset_index(drop=True)
