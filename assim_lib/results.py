@@ -106,3 +106,33 @@ def load_scores(**setting: Any) -> pd.DataFrame:
     for column, value in setting.items():
         table = table[table[column] == value]
     return table.reset_index(drop=True)
+
+
+def _learned(**setting: Any) -> list[tuple[str, dict[str, Any]]]:
+    results = [(path.stem, json.loads(path.read_text())) for path in sorted(results_dir().glob("*.json"))]
+    return [(n, r) for n, r in results if "history" in r and all(r[key] == value for key, value in setting.items())]
+
+
+def histories(**setting: Any) -> dict[str, list[dict[str, float]]]:
+    """Learning curves of the learned filters in a setting, by label and ensemble size."""
+    return {f"{result['label']}, m = {result['m']}": result["history"] for _, result in _learned(**setting)}
+
+
+def training_runs(**setting: Any) -> pd.DataFrame:
+    """One row per learned filter: its size, its training time, its origin, and the command that repeats it."""
+    rows = []
+    for name, result in _learned(**setting):
+        experiment = result["experiment"]
+        options = [f"--{k} {v}" for k, v in experiment.items() if k not in ("experiment", "device") and v is not False]
+        options = ["--test_dropout" if option == "--test_dropout True" else option for option in options]
+        rows.append(
+            {
+                "name": name,
+                "updates": experiment["updates"],
+                "core_minutes": result["core_seconds"] / 60,
+                "validation_rmse": result["validation"]["rmse"],
+                "torch": result["provenance"]["versions"]["torch"],
+                "command": f"python -m assim_lib train {experiment['experiment']} " + " ".join(options),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ from assim_lib.evaluation import Scores, evaluate, rmse
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, assimilate
 from assim_lib.observations import observation_model
-from assim_lib.results import store_result
+from assim_lib.results import load_scores, store_result
 from assim_lib.storage import data_dir, provenance
 from assim_lib.training import Trainer, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, system_of, training_trajectories
@@ -225,3 +226,22 @@ def load_filter(path: Path) -> tuple[Experiment, AmortizedFilter]:
 def published(name: str) -> Path:
     """The path of a committed checkpoint."""
     return data_dir() / "checkpoints" / f"{name}.safetensors"
+
+
+def best_filter(**setting: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
+    """The published filter that is best on validation data in a setting, and its row of the table of scores.
+
+    Parameters
+    ----------
+    setting : columns of the table and their values, e.g. ``method="amortized", obs_conf="full_obs"``.
+
+    Raises
+    ------
+    LookupError : if no filter is published for the setting.
+    """
+    rows = load_scores(**setting)
+    rows = rows[rows.checkpoint.notna()]
+    if rows.empty:
+        raise LookupError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in setting.items())}.")
+    row = rows.loc[rows.validation_rmse.idxmin()]
+    return *load_filter(data_dir() / "checkpoints" / row.checkpoint), row

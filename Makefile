@@ -1,0 +1,71 @@
+# `make` alone lists the targets; `make book` and `make test` do everything, from a bare checkout on.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON      ?= python3
+# Empty for the newest versions: `make test CONSTRAINTS=`.
+CONSTRAINTS ?= constraints.txt
+# Options for pytest, and for the long computations: `make test PYTEST="-k site"`, `make train ARGS="l96_conv --m 5"`.
+PYTEST      ?=
+ARGS        ?=
+
+BIN       := .venv/bin
+INSTALLED := .venv/.installed
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+EXECUTED  := $(NOTEBOOKS:%=build/executed/%)
+# What a notebook's outputs depend on, apart from the notebook.
+INPUTS    := $(wildcard assim_lib/*.py constraints.txt) $(shell find data -type f 2>/dev/null)
+
+.PHONY: help install book test lint lock clean test-sets train baselines scores
+
+help: ## list what can be made
+	@echo "make <target>:"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16 | sed 's/^/  /'
+
+install: $(INSTALLED) ## virtual environment .venv with the tested versions of everything
+
+# The stamp keeps this from being repeated until what is to be installed changes.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@echo "==> installing into .venv ($(or $(CONSTRAINTS),newest versions)); this takes some minutes the first time"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(addprefix -c ,$(CONSTRAINTS)) -e '.[baselines,book,test]'
+	@touch $@
+
+book: $(EXECUTED) | $(INSTALLED) ## execute every notebook that is out of date, then render the book
+	@echo "==> rendering the book (a warning is an error)"
+	$(BIN)/python book/build_site.py build/executed/notebooks build/site
+	@echo "==> done: open $(CURDIR)/build/site/_build/html/index.html"
+
+build/executed/notebooks/%.ipynb: notebooks/%.ipynb $(INPUTS) | $(INSTALLED)
+	@mkdir -p $(@D)
+	@echo "==> executing $<"
+	$(BIN)/papermill --cwd notebooks $< $@
+
+# Two workers with one thread each suit two cores; a file's tests, and a notebook's cells, stay together.
+test: export OMP_NUM_THREADS ?= 1
+test: lint ## lint, then all tests, those of the notebooks' committed outputs and of the rendered site included
+	@echo "==> testing the library, the notebooks and the site"
+	$(BIN)/pytest tests notebooks --nbval --nbval-current-env -n 2 --dist loadfile $(PYTEST)
+
+lint: | $(INSTALLED) ## style (ruff) and types (pyright)
+	@echo "==> checking style and types"
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+# What stands in data/ was made by these. Each says how far it is, and goes on where it was interrupted.
+test-sets: ## freeze the truth and the observations that everything is scored on
+train: ## train one experiment, publish its checkpoint and its scores: ARGS="l96_conv --preset cpu"
+baselines: ## score the classical methods on the frozen test sets
+scores: ## collect all results into data/results/scores.csv
+test-sets train baselines scores: | $(INSTALLED)
+	$(BIN)/python -m assim_lib $@ $(ARGS)
+
+lock: | $(INSTALLED) ## write constraints.txt and environment.yml from the versions in .venv
+	@echo "==> locking the versions in .venv"
+	$(BIN)/python .ci/lock.py
+
+clean: ## remove what was built; .venv and the results of runs stay
+	rm -rf build .pytest_cache .ruff_cache

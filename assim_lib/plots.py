@@ -1,0 +1,209 @@
+"""The book's figures: one function a figure, one style for all.
+
+Colours are those of Okabe & Ito, which most colour-blind readers can tell apart; every figure has a white
+background of its own, so that it survives a dark page.
+"""
+
+import base64
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from jaxtyping import Float
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+METHOD_COLORS = {
+    "amortized": RED, "amortized_original": ORANGE, "LETKF": BLUE, "iEnKS": GREEN, "4D-Var": PURPLE, "3D-Var": SKY,
+    "Climatology": "#777777",
+}  # fmt: skip
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 90,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "legend.frameon": False,
+    "image.aspect": "auto",
+    "image.interpolation": "nearest",
+}
+Field = Float[np.ndarray, "cycle site"]
+
+
+def _figure(*args, **kwargs) -> tuple[Figure, np.ndarray]:
+    with plt.rc_context(STYLE):
+        return plt.subplots(*args, **kwargs)
+
+
+def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
+    """Space–time diagrams side by side, on one colour scale; a field named "error" gets a scale of its own.
+
+    Parameters
+    ----------
+    fields : title → (cycle, site); NaN is left blank.
+    step_size : time between cycles.
+    limit : largest error of the error's scale; by default the largest that occurs.
+    """
+    figure, axes = _figure(1, len(fields), figsize=(2.6 * len(fields), 3.4), sharey=True)
+    values = [field for title, field in fields.items() if title != "error"]
+    low, high = min(np.nanmin(f) for f in values), max(np.nanmax(f) for f in values)
+    for axis, (title, field) in zip(np.atleast_1d(axes), fields.items(), strict=True):
+        bound = limit or float(np.nanmax(np.abs(field)))
+        scale = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound} if title == "error" else {"cmap": "viridis", "vmin": low, "vmax": high}
+        extent = (-0.5, field.shape[1] - 0.5, 0.0, len(field) * step_size)
+        image = axis.imshow(field, origin="lower", extent=extent, **scale)
+        axis.set(title=title, xlabel="site")
+        figure.colorbar(image, ax=axis, location="bottom", shrink=0.9)
+    np.atleast_1d(axes)[0].set_ylabel("time (model units)")
+    return figure
+
+
+def climatology(truth: Field) -> Figure:
+    """How the values at a site are distributed over time, and how a state is correlated with its neighbours."""
+    figure, (left, right) = _figure(1, 2, figsize=(8, 3))
+    left.hist(truth.ravel(), bins=60, density=True, color=BLUE)
+    left.axvline(truth.mean(), color=ORANGE, label=f"mean {truth.mean():.2f}")
+    left.set(xlabel="value at a site", ylabel="density")
+    left.legend()
+    anomaly = truth - truth.mean()
+    lags = np.arange(-10, 11)
+    correlation = [(anomaly * np.roll(anomaly, -k, 1)).mean() / anomaly.var() for k in lags]
+    right.axhline(0, color="#bbbbbb", linewidth=0.8)
+    right.plot(lags, correlation, "o-", color=BLUE, markersize=4)
+    right.set(xlabel="distance in sites", ylabel="correlation")
+    return figure
+
+
+def error_growth(times: Float[np.ndarray, " time"], errors: Float[np.ndarray, "pair time"], noise: float) -> Figure:
+    """Distance of trajectories that started almost alike, on a logarithmic scale."""
+    figure, axis = _figure(figsize=(6, 3))
+    axis.semilogy(times, errors.T, color=SKY, linewidth=0.8)
+    axis.semilogy(times, np.exp(np.log(errors).mean(0)), color=BLUE, linewidth=2, label="geometric mean")
+    axis.axhline(noise, color=ORANGE, linestyle="--", label="observation error σ")
+    axis.set(xlabel="time (model units)", ylabel="RMS distance")
+    axis.legend()
+    return figure
+
+
+def learning_curves(histories: dict[str, list[dict[str, float]]], references: dict[str, float], against: str = "core_seconds") -> Figure:
+    """Validation RMSE while training, with the scores of other methods as horizontal lines.
+
+    Parameters
+    ----------
+    histories : label → history of a run.
+    references : label → RMSE.
+    against : ``"core_seconds"``, ``"seconds"`` or ``"update"``.
+    """
+    figure, axis = _figure(figsize=(7, 3.6))
+    for color, (label, history) in zip([RED, ORANGE, PURPLE, BLACK], histories.items(), strict=False):
+        x = np.array([point[against] for point in history])
+        axis.loglog(x / 60 if "seconds" in against else x, [p["validation_rmse"] for p in history], color=color, label=label)
+    for style, (label, value) in zip(["--", ":", "-."], references.items(), strict=False):
+        axis.axhline(value, color=BLUE, linestyle=style, linewidth=1, label=label)
+    unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
+    axis.set(xlabel=unit, ylabel="validation RMSE")
+    axis.legend(loc="upper right", fontsize="small")
+    return figure
+
+
+def error_and_spread(rmse: dict[str, Float[np.ndarray, " cycle"]], spread: Float[np.ndarray, " cycle"], noise: float) -> Figure:
+    """RMSE of each method, cycle by cycle from a cold start, and the first one's ensemble spread."""
+    figure, axis = _figure(figsize=(8, 3.2))
+    for color, (label, series) in zip([RED, BLUE, GREEN], rmse.items(), strict=False):
+        axis.semilogy(series, color=color, linewidth=1.2, label=f"RMSE, {label}")
+    axis.semilogy(spread, color=RED, linestyle=":", linewidth=1.2, label=f"spread, {next(iter(rmse))}")
+    axis.axhline(noise, color=ORANGE, linestyle="--", linewidth=1, label="observation error σ")
+    axis.set(xlabel="cycle", ylabel="RMSE, spread")
+    axis.legend(fontsize="small", ncols=2)
+    return figure
+
+
+def rank_histogram(frequencies: dict[str, Float[np.ndarray, " rank"]]) -> Figure:
+    """Rank histograms side by side; a reliable ensemble follows the dashed line."""
+    figure, axes = _figure(1, len(frequencies), figsize=(3.6 * len(frequencies), 2.8), sharey=True, squeeze=False)
+    for axis, (label, values) in zip(axes[0], frequencies.items(), strict=True):
+        axis.bar(np.arange(len(values)), values, width=1.0, color=SKY, edgecolor="white")
+        axis.axhline(1 / len(values), color=BLACK, linestyle="--", linewidth=1)
+        axis.set(title=label, xlabel="rank of the truth")
+    axes[0, 0].set_ylabel("frequency")
+    return figure
+
+
+def scores(table: pd.DataFrame, noise: float) -> Figure:
+    """RMSE of every row of the table of scores, with its confidence interval, best at the top.
+
+    Parameters
+    ----------
+    table : rows of :func:`assim_lib.results.load_scores` in one setting, without the climatology.
+    """
+    table = table.sort_values("rmse", ascending=False)
+    figure, axis = _figure(figsize=(7, 0.34 * len(table) + 1.1))
+    for y, row in enumerate(table.itertuples()):
+        color = METHOD_COLORS.get(str(row.method), BLACK)
+        axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=3, alpha=0.5)
+        axis.plot(row.rmse, y, "o", color=color)
+    names = [f"{r.label}, m = {r.m}" if str(r.method).startswith("amortized") else r.label for r in table.itertuples()]
+    axis.set_yticks(range(len(table)), names)
+    axis.axvline(noise, color=ORANGE, linestyle="--", linewidth=1)
+    axis.set(xlabel="analysis RMSE (dashed: observation error σ)", xscale="log")
+    axis.xaxis.set_major_formatter("{x:.2g}")
+    axis.xaxis.set_minor_formatter("{x:.2g}")
+    return figure
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """RMSE against the time a cycle takes, every method with its ensemble size."""
+    figure, axis = _figure(figsize=(7, 3.6))
+    for method, rows in table.groupby("method"):
+        axis.loglog(rows.ms_per_cycle, rows.rmse, "o", color=METHOD_COLORS.get(str(method), BLACK), label=method)
+        for row in rows.itertuples():
+            axis.annotate(f" {row.m}", (row.ms_per_cycle, row.rmse), fontsize="small")
+    axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
+    axis.yaxis.set_major_formatter("{x:.2g}")
+    axis.yaxis.set_minor_formatter("{x:.2g}")
+    axis.legend(title="number: ensemble size", fontsize="small")
+    return figure
+
+
+def tracking(
+    truth: Field, observations: Field, ensemble: Float[np.ndarray, "cycle member site"], step_size: float, alt: str
+) -> HTML:
+    """A moving picture of a filter that finds the truth, as an image to show in a notebook.
+
+    Parameters
+    ----------
+    observations : NaN where nothing was seen.
+    alt : the picture in words, for readers who do not see it.
+    """
+    with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):
+        figure, axis = plt.subplots(figsize=(7.2, 3.2), dpi=72)
+        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.16)
+    site = np.arange(truth.shape[1])
+    members = axis.plot(site, ensemble[0].T, color=SKY, linewidth=0.8)
+    (mean,) = axis.plot(site, ensemble[0].mean(0), color=RED, linewidth=2, label="filter: mean of the members (thin)")
+    (true,) = axis.plot(site, truth[0], color=BLACK, linewidth=2, linestyle="--", label="truth, never shown to the filter")
+    (seen,) = axis.plot(site, observations[0], "o", color=ORANGE, markersize=4, label="observations")
+    axis.set(xlabel="site", ylabel="value", ylim=(-12, 18))
+    axis.legend(loc="upper right", ncols=3, fontsize="small", handlelength=1.2, columnspacing=1)
+
+    def draw(k: int):
+        for line, member in zip(members, ensemble[k], strict=True):
+            line.set_ydata(member)
+        for line, values in ((mean, ensemble[k].mean(0)), (true, truth[k]), (seen, observations[k])):
+            line.set_ydata(values)
+        error = np.sqrt(np.mean((ensemble[k].mean(0) - truth[k]) ** 2))
+        axis.set_title(f"time {k * step_size:4.1f}    RMSE {error:.2f}", loc="left", family="monospace")
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tracking.gif"
+        FuncAnimation(figure, draw, frames=len(truth)).save(path, PillowWriter(fps=8))
+        picture = base64.b64encode(path.read_bytes()).decode()
+    plt.close(figure)
+    return HTML(f'<img alt="{alt}" style="background: white; max-width: 100%" src="data:image/gif;base64,{picture}">')

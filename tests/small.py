@@ -1,0 +1,51 @@
+"""Small filters on a small ring, for tests: a cycle takes a millisecond."""
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from assim_lib.analyses import ANALYSES, Analysis, Scales
+from assim_lib.dynamics import Lorenz96
+from assim_lib.filters import AmortizedFilter
+from assim_lib.observations import observation_model
+
+SITES = 12
+STEP_SIZE = 0.1
+SCALES = Scales(mean=2.3, std=3.6, noise=1.0)
+SIZES = {"hidden": 6, "blocks": 1, "kernel": 3, "memory": 3}
+# Every analysis, and the one that works without an ensemble.
+CASES = [("original", 4), ("recurrent", 4), ("recurrent", 1), ("hybrid", 4)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def climatology(sites: int = SITES) -> Tensor:
+    return Lorenz96(sites=sites).on_attractor(64, generator(7))
+
+
+def shaken[T: nn.Module](module: T, size: float = 0.2, seed: int = 1) -> T:
+    """The module with random numbers added to its parameters: what it does untrained tests little."""
+    source = generator(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=source, dtype=torch.float64)
+    return module
+
+
+def small_analysis(name: str, members: int, *, channels: int = 1, scales: Scales = SCALES, **options) -> Analysis:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ANALYSES[name](channels, members, scales, **{**SIZES, "lagged": False, **options}).double()
+
+
+def small_filter(
+    name: str = "recurrent", members: int = 4, lag: int = 0, obs_conf: str = "full_obs", sites: int = SITES, **options
+) -> AmortizedFilter:
+    """An untrained filter, in float64."""
+    analysis = small_analysis(name, members, lagged=lag > 0, **options)
+    seen = observation_model(obs_conf, 1, sites)
+    return AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites))

@@ -1,0 +1,193 @@
+"""The rendered book, looked at as a reader does: in a browser, without a network."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Whatever the browser itself might want from outside is off, so that every request is the page's own.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LOOK = """() => ({
+    links: [...document.querySelectorAll("a[href]")].map(a => a.href),
+    anchors: [...document.querySelectorAll("[id], a[name]")].flatMap(e => [e.id, e.name]),
+    images: [...document.images].map(i => [i.currentSrc.slice(0, 200), i.getAttribute("alt") ?? "", i.naturalWidth]),
+    broken_formulas: [...document.querySelectorAll("mjx-merror")].map(e => e.title),
+    formulas: [document.querySelectorAll(".math").length, document.querySelectorAll("mjx-container").length],
+})"""
+
+
+@dataclass
+class Page:
+    """What a browser saw."""
+
+    problems: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    anchors: list[str] = field(default_factory=list)
+    images: list[tuple[str, str, int]] = field(default_factory=list)
+    broken_formulas: list[str] = field(default_factory=list)
+    formulas: tuple[int, int] = (0, 0)
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: what matters is asserted."""
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book, rendered from the committed notebooks."""
+    site = tmp_path_factory.mktemp("site") / "site"
+    build = [sys.executable, ROOT / "book" / "build_site.py", ROOT / "notebooks", site]
+    run = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:] or run.stdout[-3000:]
+    return site / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def address(html: Path) -> Iterator[str]:
+    """Where the book is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(html))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        missing = f"no browser ({', '.join(BROWSERS)}) found: the rendered pages were not looked at"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def look(browser: Browser, address: str, name: str) -> Page:
+    """Load one page, let it come to rest, and note what it did and holds."""
+    seen = Page()
+    with browser.new_context() as context, context.new_page() as page:
+        page.on("console", lambda message: seen.problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: seen.problems.append(str(error)))
+        page.on("requestfailed", lambda request: seen.problems.append(f"failed: {request.url}"))
+
+        def check_request(url: str) -> None:
+            if not url.startswith((address, "data:", "blob:")):
+                seen.problems.append(f"outside request: {url[:200]}")
+
+        page.on("request", lambda request: check_request(request.url))
+        page.on("response", lambda r: seen.problems.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        page.goto(f"{address}/{name}", wait_until="load")
+        page.evaluate("async () => { await window.MathJax?.startup?.promise }")
+        # Lazy pictures load when they come into view.
+        page.evaluate("() => document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")
+        page.wait_for_load_state("networkidle")
+        for key, value in page.evaluate(LOOK).items():
+            setattr(seen, key, value)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def pages(browser: Browser, html: Path, address: str) -> dict[str, Page]:
+    """Every page of the site, visited once; index.html only sends its reader on."""
+    files = (path for path in html.rglob("*.html") if "_static" not in path.parts and path != html / "index.html")
+    names = sorted(path.relative_to(html).as_posix() for path in files)
+    return {name: look(browser, address, name) for name in names}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_rendered(html: Path, name: str):
+    """Building it gave no warning, and there it is."""
+    assert (html / f"{name}.html").is_file()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_loads_without_trouble(pages: dict[str, Page], name: str):
+    page = pages[f"{name}.html"]
+    assert page.problems == []
+    assert page.broken_formulas == []
+    assert page.formulas[0] == page.formulas[1]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_images_are_there_and_described(pages: dict[str, Page], name: str):
+    for source, alt, width in pages[f"{name}.html"].images:
+        assert width > 0, source
+        # Without a text of its own an image gets its file name.
+        assert alt.strip(), source
+        assert not alt.endswith((".png", ".svg", ".gif", ".jpg", ".jpeg")), source
+
+
+def test_library_page_shows_every_module():
+    modules = {f"assim_lib.{path.stem}" for path in (ROOT / "assim_lib").glob("[!_]*.py")}
+    assert set(re.findall(r"automodule:: (\S+)", (ROOT / "book" / "api.md").read_text())) == modules
+
+
+def test_generated_pages_load_without_trouble(pages: dict[str, Page]):
+    """The index, the search page and whatever else is not in the table of contents."""
+    generated = {name: page.problems for name, page in pages.items() if name.removesuffix(".html") not in PAGES}
+    assert "search.html" in generated
+    assert {name: problems for name, problems in generated.items() if problems} == {}
+
+
+def test_internal_links_resolve(pages: dict[str, Page], html: Path, address: str):
+    dead = []
+    for name, page in pages.items():
+        for link in page.links:
+            if not link.startswith(address):
+                continue
+            url, anchor = urldefrag(link)
+            target = unquote(urlsplit(url).path).lstrip("/") or "index.html"
+            known = pages.get(target)
+            if not (html / target).is_file() or (anchor and known and unquote(anchor) not in known.anchors):
+                dead.append(f"{name} -> {target}#{anchor}")
+    assert dead == []
+
+
+def test_front_page_leads_to_the_welcome(browser: Browser, address: str):
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/")
+        page.wait_for_url(f"{address}/{TOC['root']}.html")
+
+
+def test_search_finds_a_word(browser: Browser, address: str):
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/search.html?q=localization")
+        page.wait_for_selector("#search-results li a", timeout=20_000)
+        found = page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.href)")
+    assert any("book/glossary.html" in link for link in found)
+
+
+def test_figures_keep_a_light_background_in_the_dark(pages: dict[str, Page], browser: Browser, address: str):
+    name = next(name for name, page in pages.items() if any("_images/" in source for source, *_ in page.images))
+    with browser.new_context(color_scheme="dark") as context, context.new_page() as page:
+        page.goto(f"{address}/{name}")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        image = page.locator(".bd-article img[src*='_images/']").first
+        assert image.evaluate("i => getComputedStyle(i).backgroundColor") == "rgb(255, 255, 255)"
+        assert image.evaluate("i => getComputedStyle(i).filter") == "none"
