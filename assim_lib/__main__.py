@@ -7,17 +7,22 @@ scores      collect data/results/*.json into data/results/scores.csv
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from assim_lib.experiments import Experiment, configure
+from assim_lib.experiments import Experiment, ParameterError, configure
 from assim_lib.results import write_scores
 from assim_lib.trajectories import CYCLES, freeze, load_test_set, system_of
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="assim_lib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="assim_lib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    sets = commands.add_parser("test-sets", help="freeze test and validation truth (chaos: never the same twice elsewhere)")
+    sets = commands.add_parser(
+        "test-sets", help="freeze test and validation truth (chaos: never the same twice elsewhere)"
+    )
     sets.add_argument("--system", default="l96")
     sets.add_argument("--step-size", type=float, default=0.1)
     commands.add_parser("baselines", help="score the classical methods that are not scored yet")
@@ -58,7 +63,10 @@ def main() -> None:
         from assim_lib.runs import publish, train
 
         folder = arguments.pop("runs")
-        experiment = configure(arguments.pop("experiment"), **arguments)
+        try:
+            experiment = configure(arguments.pop("experiment"), **arguments)
+        except ParameterError as error:
+            sys.exit(f"assim_lib train: {error}")
         print("wrote", publish(experiment, *train(experiment, folder / experiment.name)))
 
 

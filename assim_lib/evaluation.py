@@ -66,15 +66,17 @@ def crps(
     For one member it is the mean absolute error.
     """
     forecast, observed = _labelled(ensemble, truth)
-    keep = list(observed.dims[:-2])
-    return crps_for_ensemble(forecast, observed, "member", method="ecdf", preserve_dims=keep or None, reduce_dims=None if keep else "all").values
+    keep = [str(dimension) for dimension in observed.dims[:-2]]
+    return crps_for_ensemble(
+        forecast, observed, "member", method="ecdf", preserve_dims=keep or None, reduce_dims=None if keep else "all"
+    ).to_numpy()
 
 
 def ranks(
     ensemble: Float[np.ndarray, "*batch member channel site"], truth: Float[np.ndarray, "*batch channel site"]
 ) -> Float[np.ndarray, "rank"]:
     """Relative frequency of the truth's rank among the members: flat for a reliable ensemble."""
-    return rank_histogram(*_labelled(ensemble, truth), "member").values
+    return rank_histogram(*_labelled(ensemble, truth), "member").to_numpy()
 
 
 def interval(series: Float[np.ndarray, "cycle"], block: int = BLOCK, seed: int = 0) -> tuple[float, float]:
@@ -86,14 +88,18 @@ def interval(series: Float[np.ndarray, "cycle"], block: int = BLOCK, seed: int =
     """
     blocks = len(series) // block
     if blocks < 2:
-        raise ValueError(f"{len(series)} cycles are too few for a confidence interval: at least {2 * block} are needed.")
+        raise ValueError(
+            f"{len(series)} cycles are too few for a confidence interval: at least {2 * block} are needed."
+        )
     means = series[: blocks * block].reshape(blocks, block).mean(1)
     result = bootstrap((means,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(seed))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def summarize(
-    rmse_series: Float[np.ndarray, "cycle"], spread_series: Float[np.ndarray, "cycle"], crps_series: Float[np.ndarray, "cycle"]
+    rmse_series: Float[np.ndarray, "cycle"],
+    spread_series: Float[np.ndarray, "cycle"],
+    crps_series: Float[np.ndarray, "cycle"],
 ) -> Scores:
     """The scores of a run from its series over the scored cycles."""
     low, high = interval(rmse_series)
@@ -108,7 +114,9 @@ def summarize(
 
 
 def evaluate(
-    ensemble: Float[np.ndarray, "cycle member channel site"], truth: Float[np.ndarray, "cycle channel site"], burn_in: int
+    ensemble: Float[np.ndarray, "cycle member channel site"],
+    truth: Float[np.ndarray, "cycle channel site"],
+    burn_in: int,
 ) -> Scores:
     """Score the analysis ensembles of a whole test set, without its first ``burn_in`` cycles."""
     ensemble, truth = ensemble[burn_in:], truth[burn_in:]

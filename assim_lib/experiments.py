@@ -39,7 +39,9 @@ class Experiment(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     experiment: str = option("l96_conv", "the name of an experiment")
-    preset: Preset = option("quick", "'quick' (about a minute), 'cpu' (at most two hours on 2 cores) or 'paper' (a GPU)")
+    preset: Preset = option(
+        "quick", "'quick' (about a minute), 'cpu' (at most two hours on 2 cores) or 'paper' (a GPU)"
+    )
     system: str = option("l96", "the name of a system")
 
     obs_conf: str = option("full_obs", "the name of a registered observation configuration")
@@ -48,7 +50,9 @@ class Experiment(BaseModel):
 
     analysis: AnalysisName = option("original", "'original', 'recurrent' or 'hybrid'")
     m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
-    lag: int = option(0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20)
+    lag: int = option(
+        0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20
+    )
     hidden_size: int = option(32, "the network's width, a whole number ≥ 1", ge=1)
     blocks: int = option(3, "the number of residual blocks, a whole number ≥ 0", ge=0)
     kernel: int = option(5, "the convolution window in sites, an odd number ≥ 1", ge=1)
@@ -82,7 +86,8 @@ class Experiment(BaseModel):
             f"cycles = {self.cycles} must be more than window = {self.window}.": self.cycles <= self.window,
             f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
             f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
-            f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout and not self.dropout,
+            f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout
+            and not self.dropout,
             f"band = {self.band} is not used by analysis = 'recurrent'; set it to 0.": bool(self.band)
             and self.analysis == "recurrent",
             "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'.": self.device == "cuda"
@@ -107,7 +112,8 @@ class Experiment(BaseModel):
     @property
     def name(self) -> str:
         """A file name for this run's checkpoint and results."""
-        return f"{self.experiment}-{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}-{self.analysis}-m{self.m}-{self.seed}"
+        setting = f"{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}"
+        return f"{self.experiment}-{setting}-{self.analysis}-m{self.m}-{self.seed}"
 
 
 # What each experiment sets, before the analysis and the preset have their say.
@@ -166,7 +172,7 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     if not first["loc"]:
-        return str(first["ctx"]["error"])
+        return str(first.get("ctx", {})["error"])
     name, value = str(first["loc"][0]), first["input"]
     allowed = Experiment.model_fields[name].description
     return f"{name} = {value!r} (a {type(value).__name__}) is not allowed; {name} is {allowed}."

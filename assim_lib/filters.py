@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from assim_lib.analyses import Analysis, AnalysisInput
 from assim_lib.dynamics import Dynamics

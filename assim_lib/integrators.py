@@ -72,7 +72,9 @@ def integrate(
         raise ValueError(f"steps = {steps}: the number of steps must be at least 0.")
     if method == "rk4":
         if adjoint:
-            raise ValueError("adjoint = True is not available for method = 'rk4'; choose an odeint method such as 'dopri5'.")
+            raise ValueError(
+                "adjoint = True is not available for method = 'rk4'; choose an odeint method such as 'dopri5'."
+            )
         for _ in range(steps):
             x = rk4_step(tendency, x, dt)
         return x
@@ -80,7 +82,8 @@ def integrate(
         return x
     times = torch.tensor([0.0, steps * dt], dtype=x.dtype, device=x.device)
     solver = odeint_adjoint if adjoint else odeint
-    return solver(_AsModule(tendency), x, times, method=method)[-1]
+    path: Tensor = solver(_AsModule(tendency), x, times, method=method)  # pyright: ignore[reportAssignmentType]
+    return path[-1]
 
 
 def rollout(step: Callable[[Tensor], Tensor], x: Float[Tensor, "*shape"], steps: int) -> Float[Tensor, "time *shape"]:

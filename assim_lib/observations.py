@@ -39,8 +39,8 @@ class ObservationModel:
     def __post_init__(self) -> None:
         if self.schedule.ndim != 3 or self.schedule.dtype != torch.bool or not self.schedule.any():
             raise ValueError(
-                f"schedule of shape {tuple(self.schedule.shape)} and type {self.schedule.dtype} must be boolean, of shape "
-                "(period, channel, site), and observe something."
+                f"schedule of shape {tuple(self.schedule.shape)} and type {self.schedule.dtype} must be boolean, "
+                "of shape (period, channel, site), and observe something."
             )
 
     def mask(self, cycle: Int[Tensor, "*batch"] | int) -> Bool[Tensor, "*batch channel site"]:

@@ -7,6 +7,7 @@ background of its own, so that it survives a dark page.
 import base64
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,12 +17,20 @@ from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 METHOD_COLORS = {
     "amortized": RED, "amortized_original": ORANGE, "LETKF": BLUE, "iEnKS": GREEN, "4D-Var": PURPLE, "3D-Var": SKY,
     "Climatology": "#777777",
 }  # fmt: skip
-STYLE = {
+STYLE: Any = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
@@ -37,9 +46,9 @@ STYLE = {
 Field = Float[np.ndarray, "cycle site"]
 
 
-def _figure(*args, **kwargs) -> tuple[Figure, np.ndarray]:
-    with plt.rc_context(STYLE):
-        return plt.subplots(*args, **kwargs)
+def _figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
+    plt.rcParams.update(STYLE)
+    return plt.subplots(*args, **kwargs)
 
 
 def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
@@ -56,7 +65,11 @@ def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = 
     low, high = min(np.nanmin(f) for f in values), max(np.nanmax(f) for f in values)
     for axis, (title, field) in zip(np.atleast_1d(axes), fields.items(), strict=True):
         bound = limit or float(np.nanmax(np.abs(field)))
-        scale = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound} if title == "error" else {"cmap": "viridis", "vmin": low, "vmax": high}
+        scale = (
+            {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+            if title == "error"
+            else {"cmap": "viridis", "vmin": low, "vmax": high}
+        )
         extent = (-0.5, field.shape[1] - 0.5, 0.0, len(field) * step_size)
         image = axis.imshow(field, origin="lower", extent=extent, **scale)
         axis.set(title=title, xlabel="site")
@@ -92,7 +105,9 @@ def error_growth(times: Float[np.ndarray, " time"], errors: Float[np.ndarray, "p
     return figure
 
 
-def learning_curves(histories: dict[str, list[dict[str, float]]], references: dict[str, float], against: str = "core_seconds") -> Figure:
+def learning_curves(
+    histories: dict[str, list[dict[str, float]]], references: dict[str, float], against: str = "core_seconds"
+) -> Figure:
     """Validation RMSE while training, with the scores of other methods as horizontal lines.
 
     Parameters
@@ -104,7 +119,9 @@ def learning_curves(histories: dict[str, list[dict[str, float]]], references: di
     figure, axis = _figure(figsize=(7, 3.6))
     for color, (label, history) in zip([RED, ORANGE, PURPLE, BLACK], histories.items(), strict=False):
         x = np.array([point[against] for point in history])
-        axis.loglog(x / 60 if "seconds" in against else x, [p["validation_rmse"] for p in history], color=color, label=label)
+        axis.loglog(
+            x / 60 if "seconds" in against else x, [p["validation_rmse"] for p in history], color=color, label=label
+        )
     for style, (label, value) in zip(["--", ":", "-."], references.items(), strict=False):
         axis.axhline(value, color=BLUE, linestyle=style, linewidth=1, label=label)
     unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
@@ -113,7 +130,9 @@ def learning_curves(histories: dict[str, list[dict[str, float]]], references: di
     return figure
 
 
-def error_and_spread(rmse: dict[str, Float[np.ndarray, " cycle"]], spread: Float[np.ndarray, " cycle"], noise: float) -> Figure:
+def error_and_spread(
+    rmse: dict[str, Float[np.ndarray, " cycle"]], spread: Float[np.ndarray, " cycle"], noise: float
+) -> Figure:
     """RMSE of each method, cycle by cycle from a cold start, and the first one's ensemble spread."""
     figure, axis = _figure(figsize=(8, 3.2))
     for color, (label, series) in zip([RED, BLUE, GREEN], rmse.items(), strict=False):
@@ -145,11 +164,12 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     """
     table = table.sort_values("rmse", ascending=False)
     figure, axis = _figure(figsize=(7, 0.34 * len(table) + 1.1))
-    for y, row in enumerate(table.itertuples()):
+    rows: list[Any] = list(table.itertuples())
+    for y, row in enumerate(rows):
         color = METHOD_COLORS.get(str(row.method), BLACK)
         axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=3, alpha=0.5)
         axis.plot(row.rmse, y, "o", color=color)
-    names = [f"{r.label}, m = {r.m}" if str(r.method).startswith("amortized") else r.label for r in table.itertuples()]
+    names = [f"{r.label}, m = {r.m}" if str(r.method).startswith("amortized") else r.label for r in rows]
     axis.set_yticks(range(len(table)), names)
     axis.axvline(noise, color=ORANGE, linestyle="--", linewidth=1)
     axis.set(xlabel="analysis RMSE (dashed: observation error σ)", xscale="log")
@@ -161,9 +181,10 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
 def cost(table: pd.DataFrame) -> Figure:
     """RMSE against the time a cycle takes, every method with its ensemble size."""
     figure, axis = _figure(figsize=(7, 3.6))
-    for method, rows in table.groupby("method"):
-        axis.loglog(rows.ms_per_cycle, rows.rmse, "o", color=METHOD_COLORS.get(str(method), BLACK), label=method)
-        for row in rows.itertuples():
+    for method, group in table.groupby("method"):
+        rows: Any = group.itertuples()
+        axis.loglog(group.ms_per_cycle, group.rmse, "o", color=METHOD_COLORS.get(str(method), BLACK), label=method)
+        for row in rows:
             axis.annotate(f" {row.m}", (row.ms_per_cycle, row.rmse), fontsize="small")
     axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
     axis.yaxis.set_major_formatter("{x:.2g}")
@@ -182,13 +203,15 @@ def tracking(
     observations : NaN where nothing was seen.
     alt : the picture in words, for readers who do not see it.
     """
-    with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):
-        figure, axis = plt.subplots(figsize=(7.2, 3.2), dpi=72)
-        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.16)
+    # One layout for all frames: a constrained one would be solved anew for each.
+    figure, axis = _figure(figsize=(7.2, 3.2), dpi=72, layout="none")
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.16)
     site = np.arange(truth.shape[1])
     members = axis.plot(site, ensemble[0].T, color=SKY, linewidth=0.8)
     (mean,) = axis.plot(site, ensemble[0].mean(0), color=RED, linewidth=2, label="filter: mean of the members (thin)")
-    (true,) = axis.plot(site, truth[0], color=BLACK, linewidth=2, linestyle="--", label="truth, never shown to the filter")
+    (true,) = axis.plot(
+        site, truth[0], color=BLACK, linewidth=2, linestyle="--", label="truth, never shown to the filter"
+    )
     (seen,) = axis.plot(site, observations[0], "o", color=ORANGE, markersize=4, label="observations")
     axis.set(xlabel="site", ylabel="value", ylim=(-12, 18))
     axis.legend(loc="upper right", ncols=3, fontsize="small", handlelength=1.2, columnspacing=1)

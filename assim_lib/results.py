@@ -104,7 +104,7 @@ def load_scores(**setting: Any) -> pd.DataFrame:
     """The rows of ``scores.csv`` in a setting, e.g. ``load_scores(system="l96", obs_conf="full_obs")``."""
     table = pd.read_csv(results_dir() / "scores.csv")
     for column, value in setting.items():
-        table = table[table[column] == value]
+        table = table.loc[table[column] == value]
     return table.reset_index(drop=True)
 
 

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, Carry
+from assim_lib.networks import RingConv
 from assim_lib.storage import IntegrityError, atomic_path, sha256, verify, write_json
 
 WARMUP = 100
@@ -53,8 +54,8 @@ def ss_forecast(step: Step) -> Tensor:
     """Squared distance of the mean forecast to the next observation, in units of the error variance.
 
     A filter that has lost its way (a cold start, most often) has losses of hundreds, and would drown the others;
-    the weight of each trajectory bounds its influence to that of a loss of :data:`LARGEST_LOSS`. Filters that track have
-    losses near 1, and keep the exact squared loss.
+    the weight of each trajectory bounds its influence to that of a loss of :data:`LARGEST_LOSS`. Filters that track
+    have losses near 1, and keep the exact squared loss.
     """
     error = (step.operator(step.forecast.mean(-3)) - step.next_observation) * step.next_mask
     loss = error.square().sum((-2, -1)) / (step.next_mask.sum((-2, -1)) * step.noise**2)
@@ -64,10 +65,10 @@ def ss_forecast(step: Step) -> Tensor:
 LOSSES: dict[str, Callable[[Step], Tensor]] = {"ss_forecast": ss_forecast}
 
 
-def _moving_average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-    # The memory of the average grows with the run: early weights are soon forgotten, late ones averaged over 200 updates.
+def _moving_average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    # Its memory grows with the run: early weights are soon forgotten, late ones averaged over 200 updates.
     decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
-    torch._foreach_lerp_(averaged, current, 1 - decay)
+    return averaged.lerp(current, 1 - decay)
 
 
 class Trainer:
@@ -88,26 +89,31 @@ class Trainer:
         observations: Float[Tensor, "segment cycle channel site"],
     ):
         self.experiment, self.model, self.observations = experiment, model, observations
-        self.ema = AveragedModel(model, multi_avg_fn=_moving_average)
+        self.ema = AveragedModel(model, avg_fn=_moving_average)
         trunk = model.analysis.trunk
-        matrices = [layer.linear.weight for layer in (trunk.embed, *trunk.blocks)]
+        convolutions = [layer for layer in trunk.modules() if isinstance(layer, RingConv)]
+        matrices = [layer.linear.weight for layer in convolutions]
         others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
         self.optimizers = {
-            "muon": torch.optim.Muon(
-                matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-            ),
+            "muon": torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             "adamw": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
         }
         self.generator = torch.Generator().manual_seed(experiment.seed)
         self.update = self.skipped = 0
-        self.pool = model.cold_start(experiment.pool, generator=self.generator)
+        # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
+        self.pool = Carry(*(part.clone() for part in model.cold_start(experiment.pool, generator=self.generator)))
         self.segment, self.position = self._enter(experiment.pool)
 
     def _enter(self, filters: int) -> tuple[Tensor, Tensor]:
-        """Random trajectories, and random cycles in them at which a window fits: all phases of a schedule stay mixed."""
+        """Random trajectories, and random cycles in them at which a window fits: phases of a schedule stay mixed."""
         segments, cycles = self.observations.shape[:2]
         segment = torch.randint(segments, (filters,), generator=self.generator)
         return segment, torch.randint(cycles - self.experiment.window, (filters,), generator=self.generator)
+
+    @property
+    def averaged(self) -> AmortizedFilter:
+        """The filter with the moving average of the weights, which is smoother than the last weights."""
+        return cast(AmortizedFilter, self.ema.module)
 
     def fit(self) -> Iterator[dict[str, float]]:
         """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
@@ -130,12 +136,20 @@ class Trainer:
         self.skipped += not usable
         self.update += 1
         self._advance_pool(slots, carry)
-        return {"update": self.update, "loss": float(loss.detach()), "gradient": float(norm), "rate": rate, "skipped": self.skipped}
+        return {
+            "update": self.update,
+            "loss": float(loss.detach()),
+            "gradient": float(norm),
+            "rate": rate,
+            "skipped": self.skipped,
+        }
 
     def _set_learning_rate(self) -> float:
         done = self.update / self.experiment.updates
         scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
-        for optimizer, rate in zip(self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True):
+        for optimizer, rate in zip(
+            self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True
+        ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
         return self.experiment.lr * scale
@@ -152,7 +166,9 @@ class Trainer:
             carry, analysis = self.model.cycle(carry, seen[:, k], masks[:, k], dropout)
             operator = self.model.observation_model.operator
             losses.append(
-                loss_of(Step(analysis, carry.forecast, seen[:, k + 1], masks[:, k + 1], operator, self.experiment.noise))
+                loss_of(
+                    Step(analysis, carry.forecast, seen[:, k + 1], masks[:, k + 1], operator, self.experiment.noise)
+                )
             )
         return torch.stack(losses).mean(), carry.detach()
 
@@ -241,7 +257,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     sidecar = path.with_suffix(".json")
     if not (path.exists() and sidecar.exists()):
-        raise FileNotFoundError(f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed.")
+        raise FileNotFoundError(
+            f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
+        )
     record = json.loads(sidecar.read_text())
     if "sha256" not in record:
         raise IntegrityError(f"{sidecar.name} has no sha256; the checkpoint cannot be verified.")

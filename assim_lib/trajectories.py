@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from assim_lib.dynamics import SYSTEMS, Dynamics
 from assim_lib.observations import observation_model
@@ -206,4 +206,4 @@ def system_of(name: str) -> Dynamics:
     """
     if name not in SYSTEMS:
         raise ValueError(f"system = {name!r} is not known; known: {', '.join(SYSTEMS)}.")
-    return SYSTEMS[name]()
+    return SYSTEMS[name]()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -21,3 +22,9 @@ def own_cache(cache_folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSIM_CACHE", str(cache_folder))
         yield cache_folder
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes are checked under pytest alone: what a reader meets who passes a wrong one."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

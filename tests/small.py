@@ -18,6 +18,13 @@ SIZES = {"hidden": 6, "blocks": 1, "kernel": 3, "memory": 3}
 CASES = [("original", 4), ("recurrent", 4), ("recurrent", 1), ("hybrid", 4)]
 
 
+class Quick(Lorenz96):
+    """Lorenz-96 with a short way to the attractor, for tests of what is done with its states."""
+
+    def on_attractor(self, batch: int, generator: torch.Generator, spinup: float = 3.0) -> Tensor:
+        return super().on_attractor(batch, generator, spinup)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -27,7 +34,7 @@ def climatology(sites: int = SITES) -> Tensor:
     return Lorenz96(sites=sites).on_attractor(64, generator(7))
 
 
-def shaken[T: nn.Module](module: T, size: float = 0.2, seed: int = 1) -> T:
+def shaken(module: nn.Module, size: float = 0.2, seed: int = 1):
     """The module with random numbers added to its parameters: what it does untrained tests little."""
     source = generator(seed)
     with torch.no_grad():
@@ -36,10 +43,15 @@ def shaken[T: nn.Module](module: T, size: float = 0.2, seed: int = 1) -> T:
     return module
 
 
-def small_analysis(name: str, members: int, *, channels: int = 1, scales: Scales = SCALES, **options) -> Analysis:
+def built(kind: type[nn.Module], *sizes, **options):
+    """A module in float64, with the same initial weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return ANALYSES[name](channels, members, scales, **{**SIZES, "lagged": False, **options}).double()
+        return kind(*sizes, **options).double()
+
+
+def small_analysis(name: str, members: int, *, channels: int = 1, scales: Scales = SCALES, **options) -> Analysis:
+    return built(ANALYSES[name], channels, members, scales, **{**SIZES, "lagged": False, **options})
 
 
 def small_filter(

@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from assim_lib.baselines import BASELINES, Baseline, hidden_markov_model, run_ba
 from assim_lib.dynamics import Lorenz96
 from assim_lib.trajectories import TestSet
 
-pytest.importorskip("dapper", reason="the baselines need the extra `baselines`")
+# Not importorskip: importing DAPPER without the library's precautions has side effects.
+if find_spec("dapper") is None:
+    pytest.skip("the baselines need the extra `baselines`", allow_module_level=True)
 
 FULL, PARTIAL = "full_obs", "every_4th_dim_partial_obs"
 STEP_SIZE = 0.1
@@ -56,6 +60,11 @@ def make_test_set(obs_conf, cycles=300, noise=1.0, burn_in=100):
         masks=masks,
         burn_in=burn_in,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _dapper_with_precautions():
+    baselines._import_dapper()
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +152,9 @@ def test_the_first_guess_comes_from_observations_and_not_from_the_truth(full, pa
         other = test_set.truth.copy()
         other[0] = other[250]
         moved, _ = baselines.first_guess(dataclasses.replace(test_set, truth=other))
-        assert np.abs(moved - mean).max() < 0.1
-    assert errors[FULL] < 1.3
-    assert errors[FULL] < errors[PARTIAL] < 3.0
+        assert np.abs(moved - mean).max() < 0.5
+    assert errors[FULL] < 2.2
+    assert errors[FULL] < errors[PARTIAL] < 3.2
 
 
 # ---- the scores
@@ -174,11 +183,16 @@ def test_partial_letkf_beats_climatology(partial):
 
 
 @pytest.mark.parametrize(
-    ("obs_conf", "label", "bound"),
-    [(FULL, "4D-Var", 0.6), (PARTIAL, "4D-Var", 1.6), (FULL, "3D-Var", 0.9), (FULL, "iEnKS N=30 Lag=6", 0.3)],
+    ("obs_conf", "label", "cycles", "bound"),
+    [
+        (FULL, "3D-Var", 400, 0.8),
+        (FULL, "4D-Var", 70, 0.6),
+        (PARTIAL, "4D-Var", 70, 1.8),
+        (FULL, "iEnKS N=30 Lag=6", 70, 0.3),
+    ],
 )
-def test_variational_methods_have_plausible_errors(obs_conf, label, bound):
-    test_set = make_test_set(obs_conf, cycles=130, burn_in=50)
+def test_variational_methods_have_plausible_errors(obs_conf, label, cycles, bound):
+    test_set = make_test_set(obs_conf, cycles, burn_in=cycles // 2)
     run = run_baseline(tuned(obs_conf, label), test_set, progress=False)
     assert not run.diverged
     assert scored(run, test_set) < bound
@@ -188,16 +202,17 @@ def test_variational_methods_have_plausible_errors(obs_conf, label, bound):
         assert (run.spread == 0).all()
 
 
-def test_scores_are_those_of_dappers_own_statistics(partial):
-    import dapper.da_methods
-    from dapper.tools import progressbar, seeding
+def test_scores_are_those_of_dappers_own_statistics(partial, monkeypatch):
+    import dapper
+    from dapper.da_methods import LETKF
+    from dapper.tools import progressbar
 
     ours = run_baseline(tuned(PARTIAL, "LETKF N=10"), partial, cycles=40, progress=False)
     model = hidden_markov_model(partial, 40, Lorenz96())
-    observations = [partial.observations[k][partial.masks[k]].astype(float) for k in range(40)]
-    method = dapper.da_methods.LETKF(N=10, **ours.baseline.settings)
-    progressbar.disable_progbar = progressbar.disable_user_interaction = True
-    seeding.set_seed(3000)
+    observations = np.array([partial.observations[k][partial.masks[k]].astype(float) for k in range(40)])
+    method = LETKF(N=10, **ours.baseline.settings)  # pyright: ignore[reportCallIssue]
+    monkeypatch.setattr(progressbar, "disable_user_interaction", True)
+    dapper.set_seed(3000)  # pyright: ignore[reportArgumentType]
     method.assimilate(model, partial.truth[:41, 0].astype(float), observations)
     np.testing.assert_allclose(ours.rmse, method.stats.err.rms.a, rtol=1e-6)
     np.testing.assert_allclose(ours.spread, method.stats.spread.rms.a, rtol=1e-6)
@@ -294,7 +309,7 @@ def state():
     backend = dict.__getitem__(matplotlib.rcParams, "backend")
     numerics = torch.get_num_threads(), numpy.geterr(), numpy.get_printoptions()
     return backend, numerics, list(warnings.filters), os.environ["HOME"]
-from tests.test_baselines import *
+from test_baselines import *
 before = state()
 run_baseline(tuned(FULL, "LETKF N=5"), make_test_set(FULL, cycles=4), progress=False)
 assert state() == before, (state(), before)
@@ -303,10 +318,9 @@ assert not os.listdir(os.environ["HOME"]), os.listdir(os.environ["HOME"])
 
 
 def test_importing_and_running_dapper_changes_nothing_and_prints_nothing(tmp_path):
-    environment = {"HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path.parent), "PATH": "", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", QUIET], capture_output=True, text=True, env=environment, cwd=sys.path[0] or "."
-    )
+    here = Path(__file__).parent
+    environment = {"HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path.parent), "PYTHONPATH": str(here.parent)}
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=environment, cwd=here)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr == ""
@@ -328,8 +342,8 @@ def test_missing_dapper_is_one_clear_sentence(full, monkeypatch):
     [
         ({"cycles": 0}, "cycles = 0 must be between 1 and the 300"),
         ({"cycles": 301}, "cycles = 301 must be between 1 and the 300"),
-        ({"seed": 0}, "seed = 0 must be at least 1"),
-        ({"dynamics": Lorenz96(sites=36)}, "1 × 36"),
+        ({"seed": -1}, "seed = -1 must not be negative"),
+        ({"dynamics": Lorenz96(sites=36)}, r"states are \(1, 36\), those of toy-full_obs are \(1, 40\)"),
     ],
 )
 def test_wrong_arguments_are_refused(full, arguments, sentence):
@@ -348,7 +362,7 @@ def test_a_baseline_is_validated():
     with pytest.raises(ValidationError, match="LETKF needs at least two"):
         Baseline(method="LETKF")
     with pytest.raises(ValidationError, match="method"):
-        Baseline(method="LETFK", m=10)
+        Baseline.model_validate({"method": "LETFK", "m": 10})
 
 
 def test_labels_are_unique_and_the_wanted_sizes_are_there():

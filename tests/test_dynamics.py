@@ -2,6 +2,7 @@
 
 import json
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_a_cycle_is_a_whole_number_of_steps(system, cycle):
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.5, 2.01, -1.0])
 def test_other_intervals_are_refused(system, factor):
-    with pytest.raises(ValueError, match=r"^step_size = \S+ must be a positive multiple of the integration step \S+\.$"):
+    with pytest.raises(ValueError, match=r"^step_size = \S+ must be a positive multiple of the integration step \S+$"):
         system.steps_per_cycle(factor * system.dt)
 
 
@@ -93,9 +94,7 @@ def test_lorenz_96_is_dappers(batch):
 
 def test_lorenz_96_by_its_indices():
     x, forcing, sites = np.random.RandomState(1).standard_normal(7), 5.0, 7
-    expected = [
-        (x[(i + 1) % sites] - x[(i - 2) % sites]) * x[(i - 1) % sites] - x[i] + forcing for i in range(sites)
-    ]
+    expected = [(x[(i + 1) % sites] - x[(i - 2) % sites]) * x[(i - 1) % sites] - x[i] + forcing for i in range(sites)]
     ours = Lorenz96(sites=sites, forcing=forcing).tendency(torch.from_numpy(x)[None])
     np.testing.assert_allclose(ours[0], expected, rtol=1e-14)
 
@@ -121,3 +120,8 @@ def test_climatology_of_lorenz_96():
     later = Lorenz96().flow(x, 40)
     assert float(later.mean()) == pytest.approx(float(x.mean()), abs=0.08)
     assert float(later.std()) == pytest.approx(float(x.std()), abs=0.06)
+
+
+def test_shapes_are_checked_under_pytest():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Lorenz96().tendency(torch.zeros(40))

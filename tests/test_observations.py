@@ -130,6 +130,6 @@ def test_an_unknown_name_is_answered_by_one_sentence():
     [torch.ones(1, 40, dtype=torch.bool), torch.ones(1, 1, 40), torch.zeros(4, 1, 40, dtype=torch.bool)],
     ids=["no period", "no booleans", "sees nothing"],
 )
-def test_senseless_schedules_are_refused(schedule):
+def test_senseless_schedules_are_refused(schedule, unchecked_shapes):
     with pytest.raises(ValueError, match=r"^schedule of shape .* must be boolean, .* and observe something\.$"):
         ObservationModel(schedule)

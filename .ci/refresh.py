@@ -1,0 +1,36 @@
+"""Execute notebooks in place, as they are committed: `python .ci/refresh.py [NAME ...]`, all of them by default.
+
+Progress bars and warnings (stderr) and clocks (timings of cells) are for the moment, and are not kept.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from tqdm import tqdm
+
+from assim_lib.storage import atomic_path
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def refresh(path: Path) -> None:
+    """Execute one notebook from a fresh kernel and write it back."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=3600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
+    ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    with atomic_path(path) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:] or sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    for name in (bar := tqdm(names, unit="notebook")):
+        bar.set_description(name)
+        refresh(NOTEBOOKS / f"{name}.ipynb")

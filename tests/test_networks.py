@@ -1,0 +1,80 @@
+"""The network is a convolution on a ring, silent at the start, random only when asked to be."""
+
+import pytest
+import torch
+from small import built, generator, shaken
+from torch.nn import functional as F
+
+from assim_lib.networks import RingConv, RingConvTrunk
+
+BATCHES = [(), (64,)]
+
+
+def features(batch, sites=10, inputs=3):
+    return torch.randn((*batch, sites, inputs), generator=generator(), dtype=torch.float64)
+
+
+def trunk(dropout=0.0, blocks=2):
+    return shaken(built(RingConvTrunk, 3, 4, hidden=8, blocks=blocks, kernel=5, dropout=dropout))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_it_is_torchs_circular_convolution(batch, kernel):
+    layer = shaken(built(RingConv, 3, 4, kernel))
+    x = features(batch)
+    weight = layer.linear.weight.unflatten(1, (kernel, 3)).transpose(1, 2)  # output, input, position in the window
+    channels_first = x.reshape(-1, 10, 3).transpose(1, 2)
+    padded = F.pad(channels_first, (kernel // 2, kernel // 2), mode="circular")
+    expected = F.conv1d(padded, weight, layer.linear.bias).transpose(1, 2).reshape(*batch, 10, 4)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_a_window_without_centre_is_refused(kernel):
+    with pytest.raises(ValueError, match=rf"^kernel = {kernel} must be odd, so that the window has a centre\.$"):
+        RingConv(3, 4, kernel)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_turning_the_ring_turns_the_output(batch, blocks):
+    network, x = trunk(blocks=blocks), features(batch)
+    out = network(x)
+    assert out.shape == (*batch, 10, 4)
+    assert out.std() > 0.1
+    torch.testing.assert_close(network(x.roll(3, -2)), out.roll(3, -2), rtol=1e-12, atol=1e-12)
+
+
+def test_a_site_sees_as_far_as_the_windows_reach():
+    network, x = trunk(blocks=1), features((), sites=20)
+    changed = x.clone()
+    changed[10] += 1
+    touched = (network(changed) != network(x)).any(-1)
+    assert touched.nonzero().flatten().tolist() == list(range(6, 15))  # two windows of five: four to each side
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_untrained_network_changes_nothing(dropout):
+    network = built(RingConvTrunk, 3, 4, hidden=8, blocks=2, kernel=5, dropout=dropout)
+    assert (network(features((64,)), generator()) == 0).all()
+    network(features((64,))).sum().backward()
+    assert network.head.weight.grad.abs().max() > 0  # but it can learn
+
+
+def test_dropout_happens_only_with_a_generator_and_is_its_function():
+    x = features((64,))
+    silent, network = trunk(), trunk(dropout=0.4)
+    assert torch.equal(network(x), silent(x))
+    assert torch.equal(silent(x, generator()), silent(x))
+    assert torch.equal(network(x, generator(3)), network(x, generator(3)))
+    assert not torch.equal(network(x, generator(3)), network(x, generator(4)))
+    assert not torch.equal(network(x, generator(3)), network(x))
+
+
+def test_dropout_drops_whole_channels_and_keeps_the_mean():
+    network = trunk(dropout=0.25)
+    dropped = network._drop(torch.ones(500, 10, 8), generator())
+    assert (dropped == dropped[:, :1]).all()
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]

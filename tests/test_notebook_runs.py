@@ -1,0 +1,88 @@
+"""The notebooks as programs: papermill runs with right and wrong parameters, and nbval as a test that can fail."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def papermill(name: str, output: Path, *parameters: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / f"{name}.ipynb"), str(output), "--no-progress-bar"]
+    for parameter in parameters:
+        command += ["-p", *parameter.split("=")]
+    return subprocess.run(command, capture_output=True, text=True, cwd=output.parent, check=False)
+
+
+def nbval(path: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider", str(path)]
+    root = NOTEBOOKS.parent
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, **environment}, check=False)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "sentence"),
+    [
+        ("noize=1", "Unknown parameter `noize`: did you mean `noise`?"),
+        ("test_dropout=false", "test_dropout = 'false' (a str) is not allowed; test_dropout is True or False"),
+        ("lr=1e-3x", "lr = '1e-3x' (a str) is not allowed; lr is Muon's learning rate"),
+        ("noise=-1", "noise = -1 (a int) is not allowed; noise is the observation error's standard deviation, a number > 0."),
+        ("m=0", "m = 0 (a int) is not allowed; m is the ensemble size, a whole number ≥ 1."),
+        ("obs_conf=ful_obs", "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?)"),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tmp_path):
+    run = papermill("03_l96_conv", tmp_path / "out.ipynb", parameter)
+    assert run.returncode != 0
+    assert sentence in run.stderr
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    executed = [cell for cell in cells if cell["cell_type"] == "code" and cell["execution_count"]]
+    assert "build_filter" not in "".join("".join(cell["source"]) for cell in executed), "something was computed"
+
+
+# Expected RMSE and relative tolerance: a short training differs from machine to machine by a few per cent.
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected", "tolerance"),
+    [
+        ("00_quickstart", [], 0.30, 0.1),
+        ("03_l96_conv", ["obs_conf=full_obs", "preset=quick"], 0.6, 0.4),
+        ("03_l96_conv", ["obs_conf=every_4th_dim_partial_obs", "preset=quick", "analysis=recurrent", "m=1"], 2.0, 0.5),
+        ("06_baselines", ["obs_conf=every_4th_dim_partial_obs", "m=5", "cycles=400"], 1.2, 0.3),
+    ],
+)
+def test_a_papermill_run_writes_metrics_within_tolerance(name, parameters, expected, tolerance, tmp_path):
+    metrics = tmp_path / "metrics.json"
+    run = papermill(name, tmp_path / "out.ipynb", *parameters, f"metrics={metrics}")
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(metrics.read_text())["rmse"] == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs_hold_on_another_processor(name):
+    other = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "1"}
+    run = nbval(NOTEBOOKS / f"{name}.ipynb", **other)
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_nbval_notices_a_changed_number(tmp_path):
+    copy = tmp_path / "01_data.ipynb"
+    text = (NOTEBOOKS / "01_data.ipynb").read_text()
+    assert "climatological mean 2.3" in text
+    copy.write_text(text.replace("climatological mean 2.3", "climatological mean 2.4"))
+    run = nbval(copy)
+    assert run.returncode == 1
+    assert "1 failed" in run.stdout
+
+
+def test_a_notebook_runs_alone_in_an_empty_folder(tmp_path):
+    shutil.copy(NOTEBOOKS / "01_data.ipynb", tmp_path)
+    command = [sys.executable, "-m", "papermill", "01_data.ipynb", "out.ipynb", "--no-progress-bar"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert (tmp_path / "runs" / "01_data.json").exists()

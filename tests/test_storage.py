@@ -1,0 +1,118 @@
+"""A file is whole or not there, and is what its checksum says."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from assim_lib import storage
+from assim_lib.storage import (
+    IntegrityError,
+    atomic_path,
+    cache_dir,
+    content_key,
+    data_dir,
+    provenance,
+    sha256,
+    verify,
+    write_json,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "new" / "folder"
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_complete_file_gets_its_name(folder):
+    with atomic_path(folder / "a.txt") as temporary:
+        assert temporary.parent == folder
+        assert temporary.suffix == ".txt"  # libraries look at it
+        temporary.write_text("new")
+        assert not (folder / "a.txt").exists()
+    assert contents(folder) == {"a.txt": "new"}
+    assert (folder / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [{}, {"a.txt": "old"}])
+def test_an_interrupted_write_changes_nothing(folder, before, error):
+    folder.mkdir(parents=True)
+    for name, text in before.items():
+        (folder / name).write_text(text)
+
+    with pytest.raises(error), atomic_path(folder / "a.txt") as temporary:
+        temporary.write_text("half of")
+        raise error
+    assert contents(folder) == before
+
+
+def test_what_json_cannot_hold_is_not_half_written(folder):
+    write_json(folder / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(folder / "a.json", {"x": 2, "y": object()})
+    assert json.loads((folder / "a.json").read_text()) == {"x": 1}
+    assert len(contents(folder)) == 1
+
+
+def test_checksums_are_sha_256(tmp_path):
+    content = bytes(range(256)) * 1000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    verify(tmp_path / "a", hashlib.sha256(content).hexdigest())
+
+
+def test_one_changed_byte_is_one_clear_sentence(tmp_path):
+    content = bytearray(5000)
+    path = tmp_path / "numbers.nc"
+    path.write_bytes(content)
+    expected = sha256(path)
+    content[4321] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"^numbers\.nc is corrupt: [^\n]+ restore it from the repository\.$") as e:
+        verify(path, expected)
+    assert expected[:12] in str(e.value)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs the tool sha256sum")
+def test_manifests_can_be_verified_without_the_library():
+    for manifest in data_dir().rglob("SHA256SUMS"):
+        subprocess.run(["sha256sum", "--check", "--strict", manifest.name], cwd=manifest.parent, check=True)
+
+
+def test_equal_configurations_share_a_key_and_only_they():
+    base = {"system": "l96", "dt": 0.05, "seed": [1, 0], "cycles": 10}
+    assert content_key(base) == content_key(dict(reversed(base.items())))
+    changed = [{**base, "dt": 0.0500001}, {**base, "seed": [1, 1]}, {**base, "cycles": "10"}, {**base, "extra": None}]
+    assert len({content_key(c) for c in (base, *changed)}) == 5
+
+
+def test_data_are_beside_the_package_in_a_checkout_and_inside_it_when_installed(tmp_path, monkeypatch):
+    package = tmp_path / "somewhere" / "assim_lib"
+    monkeypatch.setattr(storage, "PACKAGE", package)
+    assert data_dir() == package / "_data"
+    (tmp_path / "somewhere" / "data").mkdir(parents=True)
+    assert data_dir() == tmp_path / "somewhere" / "data"
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSIM_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.delenv("ASSIM_CACHE")
+    assert cache_dir().parts[-2:] == (".cache", "assim_lib")
+
+
+def test_a_result_says_where_it_comes_from(monkeypatch, tmp_path):
+    origin = provenance("cuda")
+    assert json.loads(json.dumps(origin)) == origin
+    assert origin["device"] == "cuda"
+    assert {"torch", "numpy"} <= {name for name, version in origin["versions"].items() if version}
+    assert origin["commit"]
+    monkeypatch.setattr(storage, "PACKAGE", tmp_path)
+    assert provenance()["commit"] == "not a checkout"
