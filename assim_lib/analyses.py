@@ -198,7 +198,7 @@ class HybridAnalysis(Analysis):
     memory_per_member = False
     largest_inflation = 0.2
 
-    def __init__(self, *args, taper_length: float = 3.0, inflation: float = 1.03, **kwargs):
+    def __init__(self, *args, taper_length: float = 5.0, inflation: float = 1.05, **kwargs):
         super().__init__(*args, **kwargs)
         self.log_taper_length = nn.Parameter(torch.tensor(taper_length).log())
         self.log_inflation = nn.Parameter(torch.tensor(inflation).log())

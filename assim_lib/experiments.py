@@ -28,6 +28,11 @@ class ParameterError(ValueError):
         return [f"ParameterError: {self}"]
 
 
+def options() -> list[str]:
+    """The options a caller may set: every field but the experiment's name."""
+    return [name for name in Experiment.model_fields if name != "experiment"]
+
+
 def option(default: Any, allowed: str, **bounds: Any) -> Any:
     """A field whose description says, in words, which values are allowed."""
     return Field(default, description=allowed, **bounds)
@@ -113,7 +118,8 @@ class Experiment(BaseModel):
     def name(self) -> str:
         """A file name for this run's checkpoint and results."""
         setting = f"{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}"
-        return f"{self.experiment}-{setting}-{self.analysis}-m{self.m}-{self.seed}"
+        lag = f"-lag{self.lag}" if self.lag else ""
+        return f"{self.experiment}-{setting}-{self.analysis}{lag}-m{self.m}-seed{self.seed}"
 
 
 # What each experiment sets, before the analysis and the preset have their say.
@@ -155,7 +161,7 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     if experiment not in EXPERIMENTS:
         raise ParameterError(f"experiment = {experiment!r} is not known; known: {', '.join(EXPERIMENTS)}.")
     requested = {name: value for name, value in requested.items() if value is not None}
-    refuse_unknown(requested, list(Experiment.model_fields))
+    refuse_unknown(requested, options())
     fixed = {"experiment": experiment, **EXPERIMENTS[experiment]}
     chosen = {name: requested.get(name, Experiment.model_fields[name].default) for name in ("analysis", "preset")}
     # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.
@@ -175,7 +181,7 @@ def _sentence(error: ValidationError) -> str:
         return str(first.get("ctx", {})["error"])
     name, value = str(first["loc"][0]), first["input"]
     allowed = Experiment.model_fields[name].description
-    return f"{name} = {value!r} (a {type(value).__name__}) is not allowed; {name} is {allowed}."
+    return f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed}."
 
 
 def refuse_unknown(names: Any, known: list[str]) -> None:
@@ -207,7 +213,7 @@ def notebook_parameters(namespace: dict[str, Any], *extra: str) -> dict[str, Any
         and not isinstance(value, types.ModuleType)
         and not callable(value)
     }
-    refuse_unknown(values, [*Experiment.model_fields, *extra])
+    refuse_unknown(values, [*options(), *extra])
     return values
 
 

@@ -84,7 +84,7 @@ class AmortizedFilter(nn.Module):
         base = self.climatology[chosen]
         forecast = self.dynamics.flow(base, self.lag * self.steps)
         memory = self.analysis.initial_memory(*batch, sites=self.dynamics.sites)
-        return Carry(base, forecast, memory.to(base.device))
+        return Carry(base, forecast, memory.to(base))
 
     def cycle(
         self,

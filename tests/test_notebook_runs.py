@@ -14,26 +14,27 @@ NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 
 def papermill(name: str, output: Path, *parameters: str) -> subprocess.CompletedProcess:
+    """Run a notebook; a parameter is ``name=value`` for papermill's ``-p``, or ``name: value`` for its ``-y``."""
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / f"{name}.ipynb"), str(output), "--no-progress-bar"]
     for parameter in parameters:
-        command += ["-p", *parameter.split("=")]
+        command += ["-y", parameter] if ": " in parameter else ["-p", *parameter.split("=")]
     return subprocess.run(command, capture_output=True, text=True, cwd=output.parent, check=False)
 
 
 def nbval(path: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider", str(path)]
-    root = NOTEBOOKS.parent
-    return subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, **environment}, check=False)
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider", path]
+    settings = {"cwd": NOTEBOOKS.parent, "env": os.environ | environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
 
 
 @pytest.mark.parametrize(
     ("parameter", "sentence"),
     [
         ("noize=1", "Unknown parameter `noize`: did you mean `noise`?"),
-        ("test_dropout=false", "test_dropout = 'false' (a str) is not allowed; test_dropout is True or False"),
-        ("lr=1e-3x", "lr = '1e-3x' (a str) is not allowed; lr is Muon's learning rate"),
-        ("noise=-1", "noise = -1 (a int) is not allowed; noise is the observation error's standard deviation, a number > 0."),
-        ("m=0", "m = 0 (a int) is not allowed; m is the ensemble size, a whole number ≥ 1."),
+        ("test_dropout=false", "test_dropout = 'false' (of type str) is not allowed; test_dropout is True or False"),
+        ("lr: 1e-3", "lr = '1e-3' (of type str) is not allowed; lr is Muon's learning rate"),
+        ("noise=-1", "noise = -1 (of type int) is not allowed; noise is the observation error's standard deviation"),
+        ("m=0", "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number ≥ 1."),
         ("obs_conf=ful_obs", "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?)"),
     ],
 )

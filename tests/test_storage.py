@@ -47,9 +47,13 @@ def test_an_interrupted_write_changes_nothing(folder, before, error):
     for name, text in before.items():
         (folder / name).write_text(text)
 
-    with pytest.raises(error), atomic_path(folder / "a.txt") as temporary:
-        temporary.write_text("half of")
-        raise error
+    def write_and_fail():
+        with atomic_path(folder / "a.txt") as temporary:
+            temporary.write_text("half of")
+            raise error
+
+    with pytest.raises(error):
+        write_and_fail()
     assert contents(folder) == before
 
 

@@ -1,0 +1,287 @@
+"""An analysis corrects what was seen, in every place of the ring and for every member alike; the hybrid one is a Kalman filter."""
+
+import numpy as np
+import pytest
+import torch
+from small import CASES, SCALES, SITES, SIZES, generator, shaken, small_analysis
+
+from assim_lib.analyses import ANALYSES, AnalysisInput, HybridAnalysis, Scales, covariance_band, remember
+
+BATCHES = [(), (64,)]
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def given(analysis, batch=(), seed=0, sites=SITES, share=0.5) -> AnalysisInput:
+    """Random numbers in every place; about a half of the sites is seen."""
+    source = generator(seed)
+
+    def normal(*shape):
+        return torch.randn((*batch, *shape), generator=source, dtype=torch.float64)
+
+    state = (analysis.members, analysis.channels, sites)
+    base = 2 + 3 * normal(*state)
+    forecast = base + normal(*state) if analysis.lagged else base
+    mask = (torch.rand((*batch, *state[1:]), generator=source) < share).double()
+    memories = analysis.initial_memory(*batch, sites=sites).shape[len(batch) :]
+    return AnalysisInput(
+        base=base,
+        forecast=forecast,
+        predicted=forecast,
+        observation=2 + 3 * normal(*state[1:]),
+        mask=mask,
+        tendency=8 * normal(*state),
+        memory=0.5 * normal(*memories),
+    )
+
+
+def turned(given: AnalysisInput, shift: int) -> AnalysisInput:
+    return AnalysisInput(**{k: v.roll(shift, -2 if k == "memory" else -1) for k, v in given._asdict().items()})
+
+
+@pytest.fixture(params=[False, True], ids=["now", "lagged"])
+def lagged(request):
+    return request.param
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-m{case[1]}")
+def analysis(request, lagged):
+    """Every analysis, with random weights."""
+    name, members = request.param
+    return shaken(small_analysis(name, members, lagged=lagged))
+
+
+# ---- what holds for all of them
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_shapes(analysis, batch):
+    x = given(analysis, batch)
+    corrected, memory = analysis(x)
+    assert corrected.shape == x.base.shape == (*batch, analysis.members, 1, SITES)
+    assert memory.shape == x.memory.shape
+    assert corrected.isfinite().all()
+    assert (corrected != x.base).any()
+    assert (memory != x.memory).any()
+
+
+def test_a_batch_is_its_trajectories_one_by_one(analysis):
+    x = given(analysis, (64,))
+    together = analysis(x)
+    for i in (0, 17, 63):
+        alone = analysis(AnalysisInput(*(part[i] for part in x)))
+        for one, all_ in zip(alone, together, strict=True):
+            torch.testing.assert_close(one, all_[i], **EXACT)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("name", "members"), CASES)
+def test_turning_the_ring_turns_the_analysis(name, members, channels, lagged):
+    analysis = shaken(small_analysis(name, members, channels=channels, lagged=lagged, band=2 * (name != "recurrent")))
+    x = given(analysis, (3,))
+    corrected, memory = analysis(x)
+    corrected_after, memory_after = analysis(turned(x, 5))
+    torch.testing.assert_close(corrected_after, corrected.roll(5, -1), **EXACT)
+    torch.testing.assert_close(memory_after, memory.roll(5, -2), **EXACT)
+
+
+def test_members_have_no_order(analysis):
+    x, order = given(analysis, (2,)), torch.randperm(analysis.members, generator=generator())
+
+    def reordered(part, dim=-3):
+        return part.index_select(dim, order)
+
+    of_members = {k: reordered(getattr(x, k)) for k in ("base", "forecast", "predicted", "tendency")}
+    if analysis.memory_per_member:
+        of_members["memory"] = reordered(x.memory)
+    corrected, memory = analysis(x)
+    corrected_after, memory_after = analysis(x._replace(**of_members))
+    torch.testing.assert_close(corrected_after, reordered(corrected), **EXACT)
+    torch.testing.assert_close(memory_after, reordered(memory) if analysis.memory_per_member else memory, **EXACT)
+
+
+def test_what_is_not_seen_has_no_influence(analysis):
+    x = given(analysis, (3,))
+    elsewhere = torch.where(x.mask > 0, x.observation, x.observation + 100)
+    for one, other in zip(analysis(x), analysis(x._replace(observation=elsewhere)), strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+    seen = torch.where(x.mask > 0, x.observation + 1, x.observation)
+    assert (analysis(x._replace(observation=seen))[0] - analysis(x)[0]).abs().max() > 1e-3
+
+
+def test_the_forecast_matters_where_there_is_a_lag(analysis):
+    x = given(analysis, (3,))
+    other = analysis(x._replace(forecast=x.forecast + 1, predicted=x.predicted + 1))[0]
+    if analysis.lagged:
+        assert (other - analysis(x)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "members"), CASES)
+def test_an_untrained_correction_is_the_classical_part_alone(name, members, lagged):
+    analysis = small_analysis(name, members, lagged=lagged)
+    x = given(analysis, (3,))
+    corrected = analysis(x)[0]
+    if name == "recurrent":
+        assert torch.equal(corrected, x.base)
+    if name == "original":  # the gates are open
+        open_ = torch.sigmoid(torch.tensor(3.0, dtype=torch.float64))
+        torch.testing.assert_close(corrected - SCALES.mean, open_ * (x.base - SCALES.mean), **EXACT)
+
+
+@pytest.mark.parametrize(("name", "members"), CASES)
+def test_units_do_not_matter(name, members):
+    """The same world in other units: same weights, same analysis."""
+    unit, origin = 7.0, -20.0
+    scales = Scales(origin + unit * SCALES.mean, unit * SCALES.std, unit * SCALES.noise)
+    ours, theirs = (shaken(small_analysis(name, members, scales=s)) for s in (SCALES, scales))
+    x = given(ours)
+    states = {k: origin + unit * getattr(x, k) for k in ("base", "forecast", "predicted", "observation")}
+    corrected = theirs(x._replace(**states, tendency=unit * x.tendency))[0]
+    torch.testing.assert_close(corrected, origin + unit * ours(x)[0], **EXACT)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_dropout_needs_a_generator(name):
+    analysis = shaken(small_analysis(name, 4, dropout=0.5))
+    x = given(analysis)
+    assert torch.equal(analysis(x)[0], analysis(x)[0])
+    assert torch.equal(analysis(x, generator(1))[0], analysis(x, generator(1))[0])
+    assert not torch.equal(analysis(x, generator(1))[0], analysis(x)[0])
+
+
+@pytest.mark.parametrize("name", ["recurrent", "hybrid"])
+def test_the_memory_stays_bounded(name):
+    analysis = shaken(small_analysis(name, 4), size=3.0)
+    x = given(analysis)
+    x = x._replace(memory=torch.zeros_like(x.memory))
+    for _ in range(50):
+        x = x._replace(memory=analysis(x)[1])
+        assert x.memory.abs().max() <= 1
+    assert x.memory.abs().max() > 0.5
+
+
+def test_remember_keeps_or_writes():
+    memory, far = torch.tensor([0.3, -0.9]), torch.full((2,), 40.0)
+    torch.testing.assert_close(remember(memory, far, torch.ones(2)), memory)
+    torch.testing.assert_close(remember(memory, -far, torch.tensor([0.5, -far[0]])), torch.tensor([0.5, -1.0]).tanh().where(torch.tensor([True, False]), torch.tensor(-1.0)))
+    torch.testing.assert_close(remember(memory, 0 * far, torch.zeros(2)), memory / 2)
+
+
+@pytest.mark.parametrize("name", ["original", "hybrid"])
+def test_a_single_member_has_no_covariances(name):
+    with pytest.raises(ValueError, match=r"^m = 1 is too small for this analysis, [^\n]+ \(analysis = 'recurrent' works with m = 1\)\.$"):
+        small_analysis(name, 1)
+
+
+# ---- covariances among the features
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_the_band_holds_numpys_covariances(batch, width):
+    members, channels = 5, 2
+    x = torch.randn((*batch, members, channels, SITES), generator=generator(), dtype=torch.float64)
+    band = covariance_band(x - x.mean(-3, keepdim=True), width)
+    assert band.shape == (*batch, channels * (width + 1), SITES)
+    first = x.reshape(-1, *x.shape[-3:])[0].numpy()
+    band = band.reshape(-1, width + 1, channels, SITES)[0]
+    for c in range(channels):
+        covariance = np.cov(first[:, c].T)
+        for k in range(width + 1):
+            expected = [covariance[i, (i + k) % SITES] for i in range(SITES)]
+            np.testing.assert_allclose(band[k, c], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["original", "hybrid"])
+def test_the_band_is_used(name):
+    analysis = shaken(small_analysis(name, 4, band=2))
+    x = given(analysis)
+    assert analysis(x)[0].isfinite().all()
+    narrow = small_analysis(name, 4, band=0)
+    assert analysis.trunk.embed.linear.in_features == narrow.trunk.embed.linear.in_features + 2 * SIZES["kernel"]
+
+
+# ---- the classical part of the hybrid analysis
+
+
+def localized_denkf(base, predicted, observation, mask, noise, length, inflation):
+    """Sakov & Oke (2008), with tapered covariances, in NumPy, site by site and with the seen sites alone."""
+    members, channels, sites = base.shape
+    seen = np.flatnonzero(mask.ravel())
+    state, hx = base.reshape(members, -1), predicted.reshape(members, -1)[:, seen]
+    a, y = state - state.mean(0), hx - hx.mean(0)
+    place = np.tile(np.arange(sites), channels)
+    taper = np.empty((channels * sites, channels * sites))
+    for i in range(channels * sites):
+        for j in range(channels * sites):
+            distance = min((place[i] - place[j]) % sites, (place[j] - place[i]) % sites)
+            taper[i, j] = np.exp(-(distance**2) / (2 * length**2))
+    cross = taper[:, seen] * (a.T @ y) / (members - 1)
+    covariance = taper[np.ix_(seen, seen)] * (y.T @ y) / (members - 1)
+    gain = cross @ np.linalg.inv(covariance + noise**2 * np.eye(len(seen)))
+    mean = state.mean(0) + gain @ (observation.ravel()[seen] - hx.mean(0))
+    return (mean + inflation * (a - 0.5 * y @ gain.T)).reshape(base.shape)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("share", [0.4, 1.0])
+@pytest.mark.parametrize(("noise", "length", "inflation"), [(1.0, 3.0, 1.03), (0.3, 1.5, 1.2)])
+def test_the_untrained_hybrid_is_a_localized_denkf(lagged, batch, channels, share, noise, length, inflation):
+    scales = SCALES._replace(noise=noise)
+    options = {"channels": channels, "scales": scales, "taper_length": length, "inflation": inflation}
+    analysis = small_analysis("hybrid", 5, lagged=lagged, **options)
+    x = given(analysis, batch, share=share)
+    corrected = analysis(x)[0]
+    trajectories = [part.reshape(-1, *part.shape[len(batch) :])[:3].numpy() for part in x]
+    for i, ours in enumerate(corrected.reshape(-1, 5, channels, SITES)[:3]):
+        base, _, predicted, observation, mask, *_ = (part[i] for part in trajectories)
+        expected = localized_denkf(base, predicted, observation, mask, noise, length, inflation)
+        np.testing.assert_allclose(ours.detach(), expected, rtol=1e-5, atol=1e-5)  # taper and inflation are stored in float32
+
+
+def test_with_many_members_the_hybrid_has_the_kalman_gain():
+    sites, members, noise = 6, 20_000, 0.7
+    random = np.random.RandomState(0)
+    root = random.standard_normal((sites, sites))
+    covariance, mean = root @ root.T, random.standard_normal(sites)
+    mask = np.array([1.0, 0, 1, 1, 0, 0])
+    observation = 3 * random.standard_normal(sites)
+    operator = np.eye(sites)[mask > 0]
+    gain = covariance @ operator.T @ np.linalg.inv(operator @ covariance @ operator.T + noise**2 * np.eye(3))
+    expected = mean + gain @ operator @ (observation - mean)
+
+    ensemble = torch.from_numpy(random.multivariate_normal(mean, covariance, members))[:, None]
+    options = {"scales": Scales(0.0, 1.0, noise), "taper_length": 1e4, "inflation": 1.0}
+    analysis = small_analysis("hybrid", members, **options)
+    corrected, _ = analysis(
+        AnalysisInput(
+            base=ensemble,
+            forecast=ensemble,
+            predicted=ensemble,
+            observation=torch.from_numpy(observation)[None],
+            mask=torch.from_numpy(mask)[None],
+            tendency=torch.zeros_like(ensemble),
+            memory=torch.zeros(1, sites, 3, dtype=torch.float64),
+        )
+    )
+    assert np.abs(expected - mean).max() > 1
+    np.testing.assert_allclose(corrected.mean(0)[0].detach(), expected, atol=0.06)
+    left = np.eye(sites) - 0.5 * gain @ operator
+    np.testing.assert_allclose(np.cov(corrected[:, 0].detach().T), left @ covariance @ left.T, atol=0.25)
+
+
+def test_the_learned_inflation_is_bounded():
+    analysis = small_analysis("hybrid", 4, inflation=1.1)
+    x = given(analysis)
+    still = analysis(x)[0]
+    spread = still.std(-3)
+    with torch.no_grad():
+        analysis.trunk.head.bias[1] = 1e6  # outputs: correction, inflation, …
+    ratio = analysis(x)[0].std(-3) / spread
+    torch.testing.assert_close(ratio, torch.full_like(ratio, HybridAnalysis.largest_inflation).exp(), rtol=1e-6, atol=0)
+
+
+def test_seeing_nothing_leaves_the_hybrid_mean_alone():
+    analysis = small_analysis("hybrid", 4, inflation=1.0)
+    x = given(analysis, share=0.0)
+    torch.testing.assert_close(analysis(x)[0], x.base, **EXACT)

@@ -1,0 +1,390 @@
+"""Training sees observations alone, learns, repeats itself to the bit, and goes on where it was stopped."""
+
+import ast
+import inspect
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small import CASES, Quick, generator, shaken, small_filter
+
+import assim_lib
+from assim_lib import training
+from assim_lib.experiments import Experiment, configure
+from assim_lib.filters import Carry, assimilate
+from assim_lib.observations import identity
+from assim_lib.storage import IntegrityError, sha256, write_json
+from assim_lib.training import LOSSES, Step, Trainer, load_checkpoint, save_checkpoint, ss_forecast
+from assim_lib.trajectories import simulate
+
+PARTIAL = "every_4th_dim_partial_obs"
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Truth and noise on a small ring, for whoever derives observations from them."""
+    return simulate(Quick(sites=12), 0.1, cycles=200, segments=16, seed=4)
+
+
+def observations_of(data, model, noise=1.0):
+    truth, unit = (torch.from_numpy(data[name].values) for name in ("truth", "unit_noise"))
+    return model.observation_model.observe(truth[:, 1:], unit, noise)
+
+
+def experiment(name="recurrent", m=4, lag=0, **options) -> Experiment:
+    sizes = {"window": 3, "batch": 4, "pool": 6, "updates": 6, "cycles": 200, "segments": 16}
+    settings = {**sizes, "dropout": 0.0, "test_dropout": False, **options}
+    # Muon has nothing to say in six updates at the rate of a warm-up.
+    return configure("l96_conv", analysis=name, m=m, lag=lag, obs_conf=PARTIAL, lr=0.1, adamw_lr=0.1, **settings)
+
+
+def trainer(data, name="recurrent", m=4, lag=0, **options) -> Trainer:
+    chosen = experiment(name, m, lag, **options)
+    model = shaken(small_filter(name, m, lag, PARTIAL, dropout=chosen.dropout), size=0.05).float()
+    return Trainer(chosen, model, observations_of(data, model, chosen.noise))
+
+
+@pytest.fixture(params=[(*case, lag) for case, lag in zip(CASES, (0, 2, 0, 2), strict=True)], ids=str)
+def case(request):
+    """Every analysis, with and without lag, a single member, dropout where it is usual."""
+    name, m, lag = request.param
+    return {"name": name, "m": m, "lag": lag}
+
+
+# ---- losses
+
+
+def step(forecast, observation, mask=None, noise=1.0, operator=identity):
+    mask = torch.ones_like(observation) if mask is None else mask
+    return Step(forecast, forecast, observation, mask, operator, noise)
+
+
+def test_the_loss_by_hand():
+    forecast = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]], [[3.0, 2.0, 1.0, 0.0]]]])  # mean 2 everywhere
+    observation = torch.tensor([[[2.0, 3.0, 4.0, 99.0]]])
+    mask = torch.tensor([[[1.0, 1.0, 1.0, 0.0]]])
+    assert float(ss_forecast(step(forecast, observation, mask, noise=2.0))) == pytest.approx((0 + 1 + 4) / 3 / 4)
+    doubled = step(forecast, observation, mask, noise=2.0, operator=lambda x: 2 * x)
+    assert float(ss_forecast(doubled)) == pytest.approx((4 + 1 + 0) / 3 / 4)
+
+
+def test_the_loss_of_a_lost_trajectory_is_bounded_and_pulls_no_harder():
+    far = torch.tensor([1.0, 2.0, 1000.0]).view(3, 1, 1, 1).requires_grad_()
+    loss = ss_forecast(step(far, torch.zeros(3, 1, 1)))
+    assert float(loss.detach()) == pytest.approx((1 + 2 + 2) / 3)
+    loss.backward()
+    # Of x² the gradient is 2x; where the loss exceeds 2 it is that of 2 x²/x₀² at x₀.
+    assert (3 * far.grad.flatten()).tolist() == pytest.approx([2.0, 2 * 2.0 * 2 / 4, 2 * 1000.0 * 2 / 1000**2])
+
+
+def test_a_cycle_that_sees_nothing_costs_nothing():
+    x = torch.ones(2, 1, 1, 5, requires_grad=True)
+    loss = ss_forecast(step(x, torch.zeros(2, 1, 5), torch.zeros(2, 1, 5)))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_the_expected_loss_is_the_distance_to_the_truth_plus_one(noise):
+    draws, sites = 4000, 200
+    truth = torch.randn(sites, generator=generator(1), dtype=torch.float64)
+    forecast = (truth + 0.4 * noise * torch.randn(sites, generator=generator(2), dtype=torch.float64)).requires_grad_()
+    unit = torch.randn((draws, 1, sites), generator=generator(3), dtype=torch.float64)
+    loss = ss_forecast(step(forecast.expand(draws, 1, 1, sites), truth + noise * unit, noise=noise))
+    distance = (forecast - truth).square().mean() / noise**2
+    assert 0.1 < distance < 0.3
+    # Half a million independent errors: 1 ± 0.0016, and so on.
+    assert float(loss) == pytest.approx(float(distance) + 1, abs=0.01)
+    (of_loss,), (of_distance,) = (torch.autograd.grad(x, forecast) for x in (loss, distance))
+    error = (of_loss - of_distance).norm() / of_distance.norm()
+    assert error < 0.06
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_every_loss_is_least_at_a_perfect_forecast(loss):
+    observation = torch.randn(5, 1, 8, generator=generator())
+    perfect = observation[:, None].expand(5, 3, 1, 8)
+    assert float(loss(step(perfect, observation))) == 0
+    assert float(loss(step(perfect + 0.5, observation))) > 0
+
+
+# ---- what it is given
+
+
+def test_the_truth_cannot_enter():
+    assert list(inspect.signature(Trainer).parameters) == ["experiment", "model", "observations"]
+    assert "truth" not in Step._fields
+
+
+def test_a_window_by_hand(data, case, monkeypatch):
+    """Filters of the pool go on where they stood: same trajectory, next cycle, right mask."""
+    monkeypatch.setattr(training, "RESTART_SHARE", 0.0)
+    ours = trainer(data, **case, batch=6, noise=0.5)
+    # Middle of the record: nobody starts anew.
+    ours.position = torch.tensor([0, 1, 2, 3, 50, 101])
+    model, before = ours.model, Carry(*(part.clone() for part in ours.pool))
+    assert len(set(map(tuple, before.base.flatten(1).tolist()))) == 6
+    losses = []
+    for i in range(6):
+        carry = Carry(*(part[i] for part in before))
+        record, start = ours.observations[ours.segment[i]], int(ours.position[i])
+        for k in range(start, start + 3):
+            with torch.no_grad():
+                carry, _ = model.cycle(carry, record[k], (record[k] != 0).float())
+            seen = record[k + 1] != 0
+            assert seen.sum() == 3
+            loss = (carry.forecast.mean(-3) - record[k + 1])[seen].square().mean() / 0.25
+            losses.append(min(float(loss), 2.0))
+        before.base[i], before.forecast[i], before.memory[i] = carry
+    metrics = next(ours.fit())
+    assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)
+    assert ours.position.tolist() == [3, 4, 5, 6, 53, 104]
+    for pooled, by_hand in zip(ours.pool, before, strict=True):
+        torch.testing.assert_close(pooled, by_hand, rtol=1e-3, atol=1e-3)
+
+
+def test_filters_stay_within_their_record(data):
+    ours = trainer(data, window=7, updates=60, pool=6, batch=4)
+    cycles, seen = ours.observations.shape[1], set()
+    for _ in ours.fit():
+        assert int(ours.position.min()) >= 0
+        assert int(ours.position.max()) + 7 < cycles
+        seen |= {int(p) % 4 for p in ours.position}
+    assert seen == {0, 1, 2, 3}  # every phase of the schedule is met
+
+
+def test_a_useless_gradient_changes_nothing_and_a_lost_filter_starts_anew(data):
+    ours = trainer(data, batch=6)
+    before = [p.clone() for p in ours.model.parameters()]
+    ours.observations = torch.full_like(ours.observations, math.nan)
+    assert next(ours.fit())["skipped"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, ours.model.parameters(), strict=True))
+    assert all(part.isfinite().all() for part in ours.pool)
+
+
+# ---- it learns
+
+
+def validation_rmse(data, model):
+    observations = observations_of(data, model)
+    ensembles = assimilate(model, observations, generator(8))
+    truth = torch.from_numpy(data.truth.values)[:, 1:]
+    return float((ensembles.mean(-3) - truth)[:, 20:].square().mean((-2, -1)).sqrt().mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "m", "lag", "bound"), [("original", 4, 0, 2.0), ("recurrent", 1, 0, 2.0), ("hybrid", 4, 2, 0.8)]
+)
+def test_a_short_training_learns(data, name, m, lag, bound):
+    sizes = {"hidden": 16, "blocks": 1, "memory": 6}
+    model = small_filter(name, m, lag, "full_obs", **sizes).float()
+    chosen = configure(
+        "l96_conv", analysis=name, m=m, lag=lag, updates=150, window=5, batch=8, pool=16, cycles=200, dropout=0.0,
+        test_dropout=False, lr=5e-3, adamw_lr=5e-3,
+    )  # fmt: skip
+    unseen = simulate(Quick(sites=12), 0.1, cycles=80, segments=8, seed=5)
+    climatology = float(unseen.truth.std())
+    before = validation_rmse(unseen, model)
+    ours = Trainer(chosen, model, observations_of(data, model))
+    losses = [metrics["loss"] for metrics in ours.fit()]
+    assert sum(losses[-30:]) < 0.98 * sum(losses[:30])
+    after = validation_rmse(unseen, ours.averaged)
+    assert after < bound < climatology
+    assert after < before
+
+
+# ---- it repeats itself, and goes on
+
+
+def states(trainer) -> dict[str, torch.Tensor]:
+    """Everything that a run is, by name."""
+    found = {**trainer.model.state_dict(), **{f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}}
+    for name, optimizer in trainer.optimizers.items():
+        for index, values in optimizer.state_dict()["state"].items():
+            found |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
+    found |= {f"pool.{k}": v for k, v in trainer.pool._asdict().items()}
+    return found | {
+        "segment": trainer.segment,
+        "position": trainer.position,
+        "generator": trainer.generator.get_state(),
+        "update": torch.tensor([trainer.update, trainer.skipped]),
+    }
+
+
+def assert_same_run(one, other):
+    first, second = states(one), states(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def advance(trainer, updates):
+    return [metrics for metrics, _ in zip(trainer.fit(), range(updates), strict=False)]
+
+
+def test_a_seed_is_a_run(data, case):
+    one, again = trainer(data, **case), trainer(data, **case)
+    assert advance(one, 4) == advance(again, 4)
+    assert_same_run(one, again)
+    other = trainer(data, **case, seed=1)
+    advance(other, 4)
+    different = [torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)]
+    assert not any(different)
+
+
+@pytest.mark.parametrize("updates", [1, 3, 5])
+def test_a_resumed_run_is_an_uninterrupted_one(data, case, tmp_path, updates):
+    if case["name"] == "original":
+        case = {**case, "dropout": 0.2}  # draws from the run's generator, too
+    whole, first, second = (trainer(data, **case) for _ in range(3))
+    metrics = list(whole.fit())
+    advance(first, updates)
+    first.save(tmp_path / "state.safetensors", {"history": [1.5]})
+    list(first.fit())  # what happens afterwards is not in the file
+    assert second.load(tmp_path / "state.safetensors") == {"history": [1.5]}
+    assert second.update == updates
+    assert list(second.fit()) == metrics[updates:]
+    assert_same_run(second, whole)
+    assert second.update == 6
+
+
+def test_fit_may_be_left_and_entered_again(data):
+    whole, parts = trainer(data), trainer(data)
+    list(whole.fit())
+    for updates in (2, 1, 3):
+        assert len(advance(parts, updates)) == updates
+    assert_same_run(parts, whole)
+    assert list(parts.fit()) == []
+
+
+@pytest.mark.parametrize("change", [{"noise": 2.0}, {"seed": 1}, {"lr": 0.01}, {"updates": 7}], ids=str)
+def test_the_state_of_another_run_is_refused(data, tmp_path, change):
+    one, other = trainer(data), trainer(data)
+    one.save(tmp_path / "state.safetensors")
+    other.experiment = other.experiment.model_copy(update=change)
+    with pytest.raises(ValueError, match=r"^state\.safetensors belongs to a run with other settings; [^\n]+\.$"):
+        other.load(tmp_path / "state.safetensors")
+
+
+def test_the_averaged_weights_follow_the_others(data):
+    ours = trainer(data)
+    assert ours.averaged is not ours.model
+    advance(ours, 1)
+    assert all(torch.equal(a, b) for a, b in zip(ours.model.parameters(), ours.averaged.parameters(), strict=True))
+    before = [p.detach().clone() for p in ours.averaged.parameters()]
+    advance(ours, 1)
+    for old, new, averaged in zip(before, ours.model.parameters(), ours.averaged.parameters(), strict=True):
+        decay = 2 / 11  # the memory of the average grows: (1 + n) / (10 + n), at most 0.995
+        torch.testing.assert_close(averaged, decay * old + (1 - decay) * new)
+
+
+def test_every_weight_has_one_optimizer(data, case):
+    ours = trainer(data, **case)
+    held = [id(p) for optimizer in ours.optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in ours.model.parameters())
+
+
+def test_the_rate_warms_up_and_dies_away(data):
+    ours = trainer(data, updates=1000)
+    rates = []
+    for ours.update in range(0, 1000, 10):
+        rates.append(ours._set_learning_rate())
+    assert rates[0] == pytest.approx(0.1 / 100)
+    peak = rates.index(max(rates))
+    assert peak in (9, 10)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 1e-3 * 0.1 * 2
+
+
+# ---- checkpoints
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = shaken(small_filter("hybrid", lag=1)).float()
+    path = tmp_path / "filter.safetensors"
+    save_checkpoint(model, path, {"experiment": {"m": 4}, "seconds": 1.5})
+    return path, model
+
+
+def test_a_checkpoint_comes_back(checkpoint):
+    path, model = checkpoint
+    weights, record = load_checkpoint(path)
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert record == {"sha256": sha256(path), "experiment": {"m": 4}, "seconds": 1.5}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["filter.json", "filter.safetensors"]
+
+
+def test_changed_weights_are_refused(checkpoint):
+    path, _ = checkpoint
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"^filter\.safetensors is corrupt: [^\n]+\.$"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("missing", [".json", ".safetensors"])
+def test_half_a_checkpoint_is_one_sentence(checkpoint, missing):
+    path, _ = checkpoint
+    path.with_suffix(missing).unlink()
+    with pytest.raises(FileNotFoundError, match=r"^no checkpoint filter in [^\n]+ are needed\.$"):
+        load_checkpoint(path)
+
+
+def test_weights_without_a_checksum_are_refused(checkpoint):
+    path, _ = checkpoint
+    write_json(path.with_suffix(".json"), {"experiment": {}})
+    with pytest.raises(IntegrityError, match=r"^filter\.json has no sha256; [^\n]+\.$"):
+        load_checkpoint(path)
+
+
+class Mischief:
+    def __reduce__(self):
+        return Path.touch, (Path("mischief"),)
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save], ids=["pickle", "torch"])
+def test_nothing_that_is_loaded_can_run_code(data, tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.safetensors"
+    with path.open("wb") as file:
+        write(Mischief(), file)
+    write_json(path.with_suffix(".json"), {"sha256": sha256(path)})
+    for load in (load_checkpoint, trainer(data).load):
+        with pytest.raises(Exception, match=r"(?i)header|safetensor|invalid|deserializ"):
+            load(path)
+    assert not Path("mischief").exists()
+
+
+def test_the_library_knows_no_pickle():
+    dangerous = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    for path in Path(assim_lib.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+                assert not {name.split(".")[0] for name in names} & dangerous, path.name
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert f"{node.value.id}.{node.attr}" not in {"torch.load", "torch.save", "np.load", "pd.read_pickle"}
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"eval", "exec", "__import__"}
+
+
+def test_a_state_file_says_what_it_belongs_to(data, tmp_path):
+    ours = trainer(data)
+    ours.save(tmp_path / "state.safetensors", {"a": 1})
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "state.safetensors", "pt") as file:
+        header = file.metadata()
+    assert Experiment.model_validate_json(header["experiment"]) == ours.experiment
+    assert json.loads(header["note"]) == {"a": 1}
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors", {"experiment": "{}"})
+    with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        trainer(data).load(tmp_path / "other.safetensors")
