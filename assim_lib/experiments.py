@@ -78,6 +78,7 @@ class Experiment(BaseModel):
     segments: int = option(64, "independent training trajectories, a whole number ≥ 1", ge=1)
     cycles: int = option(3750, "cycles per training trajectory, more than the window", ge=2)
     seed: int = option(0, "a whole number ≥ 0", ge=0)
+    threads: int = option(1, "processor threads, a whole number ≥ 1 (these small tensors gain little from more)", ge=1)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "'auto', 'cpu' or 'cuda'")
 
     @model_validator(mode="after")
@@ -136,7 +137,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "original": {"updates": 200, "batch": 8, "cycles": 1000, "pool": 32},
         "recurrent": {"updates": 300, "cycles": 1000, "pool": 32},
-        "hybrid": {"updates": 240, "cycles": 1000, "pool": 32},
+        "hybrid": {"updates": 200, "cycles": 1000, "pool": 32},
     },
     "cpu": {
         "original": {"updates": 16000, "batch": 8},

@@ -31,10 +31,18 @@ VALIDATION_SEGMENT = 200
 VALIDATION_BURN_IN = 60
 
 
-def build_filter(experiment: Experiment) -> AmortizedFilter:
-    """An untrained filter for an experiment, its climatology included, on the experiment's device."""
+def build_filter(experiment: Experiment, climate: Tensor | None = None) -> AmortizedFilter:
+    """An untrained filter for an experiment, on the experiment's device.
+
+    Parameters
+    ----------
+    climate : states of the free-running model, (state, channel, site); simulated from the experiment's seed by
+        default. The units of the network's features are taken from them: a trained filter must be given its own,
+        since chaos makes others of the same seed on another machine.
+    """
     dynamics = system_of(experiment.system)
-    climate = dynamics.on_attractor(CLIMATOLOGY_STATES, torch.Generator().manual_seed(experiment.seed)).float()
+    if climate is None:
+        climate = dynamics.on_attractor(CLIMATOLOGY_STATES, torch.Generator().manual_seed(experiment.seed)).float()
     scales = Scales(float(climate.mean()), float(climate.std()), experiment.noise)
     with torch.random.fork_rng():
         # torch initializes layers from its global generator: seed it here, and put it back.
@@ -118,7 +126,8 @@ def train(
 
     Parameters
     ----------
-    folder : where the state of the run is kept, every ``save_every`` seconds and on interruption. None: nowhere.
+    folder : where the state of the run is kept, every ``save_every`` seconds and at the end; a run that was stopped
+        goes on from there as if nothing had happened. None: nowhere.
     curve_points : how many times the averaged weights are scored on validation data (0: never).
     on_metrics : called after every update.
 
@@ -137,11 +146,12 @@ def train(
         "core_seconds": 0.0,
         "history": [],
     }
+    losses: list[float] = []  # since the last point of the history
     if state and state.exists():
         note = trainer.load(state)
+        losses = note.pop("losses", losses)
     every = max(1, experiment.updates // curve_points) if curve_points else experiment.updates + 1
     clock, saved = _Clock(note), time.monotonic()
-    losses: list[float] = []
     bar = tqdm(
         total=experiment.updates,
         initial=trainer.update,
@@ -171,14 +181,14 @@ def train(
                 clock.start()
             if state and time.monotonic() - saved > save_every:
                 clock.stop()
-                trainer.save(state, note)
+                trainer.save(state, {**note, "losses": losses})
                 saved = time.monotonic()
                 clock.start()
-    finally:
+    finally:  # not the place to save: a run is stopped in the middle of an update, most often
         bar.close()
         clock.stop()
-        if state:
-            trainer.save(state, note)
+    if state:
+        trainer.save(state, {**note, "losses": losses})
     return trainer.averaged, note
 
 
@@ -237,7 +247,7 @@ def load_filter(path: Path) -> tuple[Experiment, AmortizedFilter]:
     """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there."""
     weights, record = load_checkpoint(path)
     experiment = Experiment.model_validate_json(json.dumps({**record["experiment"], "device": "auto"}))
-    model = build_filter(experiment)
+    model = build_filter(experiment, weights["climatology"])
     model.load_state_dict(weights)
     return experiment, model.eval()
 

@@ -40,7 +40,7 @@ LARGEST_LOSS = 2.0
 
 
 class Step(NamedTuple):
-    """What a loss may compare at one cycle; ``truth`` is None unless the loss is one that is told."""
+    """What a loss may compare at one cycle; the truth is not among it."""
 
     analysis: Float[Tensor, "batch member channel site"]
     forecast: Float[Tensor, "batch member channel site"]
@@ -58,7 +58,8 @@ def ss_forecast(step: Step) -> Tensor:
     have losses near 1, and keep the exact squared loss.
     """
     error = (step.operator(step.forecast.mean(-3)) - step.next_observation) * step.next_mask
-    loss = error.square().sum((-2, -1)) / (step.next_mask.sum((-2, -1)) * step.noise**2)
+    seen = step.next_mask.sum((-2, -1)).clamp_min(1)  # a cycle that sees nothing costs nothing
+    loss = error.square().sum((-2, -1)) / (seen * step.noise**2)
     return (loss * (LARGEST_LOSS / loss.detach()).clamp(max=1.0)).mean()
 
 

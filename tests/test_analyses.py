@@ -160,15 +160,15 @@ def test_the_memory_stays_bounded(name):
 
 
 def test_remember_keeps_or_writes():
-    memory, far = torch.tensor([0.3, -0.9]), torch.full((2,), 40.0)
-    torch.testing.assert_close(remember(memory, far, torch.ones(2)), memory)
-    torch.testing.assert_close(remember(memory, -far, torch.tensor([0.5, -far[0]])), torch.tensor([0.5, -1.0]).tanh().where(torch.tensor([True, False]), torch.tensor(-1.0)))
-    torch.testing.assert_close(remember(memory, 0 * far, torch.zeros(2)), memory / 2)
+    memory, write, far = torch.tensor([0.3, -0.9]), torch.tensor([0.5, -1.0]), torch.full((2,), 40.0)
+    torch.testing.assert_close(remember(memory, far, write), memory)
+    torch.testing.assert_close(remember(memory, -far, write), write.tanh())
+    torch.testing.assert_close(remember(memory, 0 * far, write), (memory + write.tanh()) / 2)
 
 
 @pytest.mark.parametrize("name", ["original", "hybrid"])
 def test_a_single_member_has_no_covariances(name):
-    with pytest.raises(ValueError, match=r"^m = 1 is too small for this analysis, [^\n]+ \(analysis = 'recurrent' works with m = 1\)\.$"):
+    with pytest.raises(ValueError, match=r"^m = 1 is too small for this analysis, [^\n]+ works with m = 1\)\.$"):
         small_analysis(name, 1)
 
 
@@ -203,6 +203,15 @@ def test_the_band_is_used(name):
 # ---- the classical part of the hybrid analysis
 
 
+def kalman(members, length, inflation, **options):
+    """The hybrid analysis with these numbers in float64: its own are logarithms in float32."""
+    analysis = small_analysis("hybrid", members, taper_length=length, inflation=inflation, **options)
+    for parameter, value in ((analysis.log_taper_length, length), (analysis.log_inflation, inflation)):
+        assert float(parameter.detach().exp()) == pytest.approx(value, rel=1e-5)
+        parameter.data.fill_(np.log(value))
+    return analysis
+
+
 def localized_denkf(base, predicted, observation, mask, noise, length, inflation):
     """Sakov & Oke (2008), with tapered covariances, in NumPy, site by site and with the seen sites alone."""
     members, channels, sites = base.shape
@@ -228,31 +237,32 @@ def localized_denkf(base, predicted, observation, mask, noise, length, inflation
 @pytest.mark.parametrize(("noise", "length", "inflation"), [(1.0, 3.0, 1.03), (0.3, 1.5, 1.2)])
 def test_the_untrained_hybrid_is_a_localized_denkf(lagged, batch, channels, share, noise, length, inflation):
     scales = SCALES._replace(noise=noise)
-    options = {"channels": channels, "scales": scales, "taper_length": length, "inflation": inflation}
-    analysis = small_analysis("hybrid", 5, lagged=lagged, **options)
+    analysis = kalman(5, length, inflation, channels=channels, scales=scales, lagged=lagged)
     x = given(analysis, batch, share=share)
     corrected = analysis(x)[0]
     trajectories = [part.reshape(-1, *part.shape[len(batch) :])[:3].numpy() for part in x]
     for i, ours in enumerate(corrected.reshape(-1, 5, channels, SITES)[:3]):
         base, _, predicted, observation, mask, *_ = (part[i] for part in trajectories)
         expected = localized_denkf(base, predicted, observation, mask, noise, length, inflation)
-        np.testing.assert_allclose(ours.detach(), expected, rtol=1e-5, atol=1e-5)  # taper and inflation are stored in float32
+        np.testing.assert_allclose(ours.detach(), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_with_many_members_the_hybrid_has_the_kalman_gain():
-    sites, members, noise = 6, 20_000, 0.7
+def test_without_localization_the_hybrid_has_the_kalman_gain():
+    """An ensemble with exactly the mean and covariance of the Gaussian prior."""
+    sites, members, noise = 6, 200, 0.7
     random = np.random.RandomState(0)
-    root = random.standard_normal((sites, sites))
-    covariance, mean = root @ root.T, random.standard_normal(sites)
+    root, mean = random.standard_normal((sites, sites)), random.standard_normal(sites)
+    covariance, observation = root @ root.T, 3 * random.standard_normal(sites)
     mask = np.array([1.0, 0, 1, 1, 0, 0])
-    observation = 3 * random.standard_normal(sites)
     operator = np.eye(sites)[mask > 0]
     gain = covariance @ operator.T @ np.linalg.inv(operator @ covariance @ operator.T + noise**2 * np.eye(3))
     expected = mean + gain @ operator @ (observation - mean)
 
-    ensemble = torch.from_numpy(random.multivariate_normal(mean, covariance, members))[:, None]
-    options = {"scales": Scales(0.0, 1.0, noise), "taper_length": 1e4, "inflation": 1.0}
-    analysis = small_analysis("hybrid", members, **options)
+    sample = random.standard_normal((members, sites))
+    sample -= sample.mean(0)
+    white = sample @ np.linalg.inv(np.linalg.cholesky(np.cov(sample.T))).T
+    ensemble = torch.from_numpy(mean + white @ root.T)[:, None]
+    analysis = kalman(members, 1e6, 1.0, scales=Scales(0.0, 1.0, noise))
     corrected, _ = analysis(
         AnalysisInput(
             base=ensemble,
@@ -264,10 +274,11 @@ def test_with_many_members_the_hybrid_has_the_kalman_gain():
             memory=torch.zeros(1, sites, 3, dtype=torch.float64),
         )
     )
+    corrected = corrected[:, 0].detach().numpy()
     assert np.abs(expected - mean).max() > 1
-    np.testing.assert_allclose(corrected.mean(0)[0].detach(), expected, atol=0.06)
-    left = np.eye(sites) - 0.5 * gain @ operator
-    np.testing.assert_allclose(np.cov(corrected[:, 0].detach().T), left @ covariance @ left.T, atol=0.25)
+    np.testing.assert_allclose(corrected.mean(0), expected, atol=1e-8)
+    left = np.eye(sites) - 0.5 * gain @ operator  # the perturbations move by half the gain
+    np.testing.assert_allclose(np.cov(corrected.T), left @ covariance @ left.T, atol=1e-8)
 
 
 def test_the_learned_inflation_is_bounded():

@@ -100,7 +100,7 @@ def ar1(series, cycles, memory, mean=0.3):
 def test_the_interval_covers_the_true_mean_of_a_correlated_series():
     series = ar1(200, 5000, memory=10)
     low, high = np.array([interval(s) for s in series]).T
-    covered = ((low < 0.3) & (0.3 < high)).mean()
+    covered = ((low < 0.3) & (high > 0.3)).mean()
     assert 0.88 <= covered <= 0.99
     # What makes blocks necessary: as if cycles were independent, the interval would be far too narrow.
     half = 1.96 * series.std(1) / np.sqrt(series.shape[1])

@@ -30,7 +30,10 @@ ANALYSES = list(ANALYSIS_DEFAULTS)
     [
         ({"noize": 1.0}, "Unknown parameter `noize`: did you mean `noise`? Known parameters: "),
         ({"xyzzy": 1.0}, "Unknown parameter `xyzzy`: Known parameters: "),
-        ({"test_dropout": "false"}, "test_dropout = 'false' (of type str) is not allowed; test_dropout is True or False"),
+        (
+            {"test_dropout": "false"},
+            "test_dropout = 'false' (of type str) is not allowed; test_dropout is True or False",
+        ),
         ({"test_dropout": 0}, "test_dropout = 0 (of type int) is not allowed; test_dropout is True or False"),
         ({"lr": "1e-3"}, "lr = '1e-3' (of type str) is not allowed; lr is "),
         ({"noise": -1}, "noise = -1 (of type int) is not allowed; noise is "),
@@ -50,7 +53,10 @@ ANALYSES = list(ANALYSIS_DEFAULTS)
         ({"preset": "fast"}, "preset = 'fast' (of type str) is not allowed; preset is 'quick' "),
         ({"preset": ["quick"]}, "preset = ['quick'] (of type list) is not allowed; preset is 'quick' "),
         ({"loss": "mse"}, "loss = 'mse' (of type str) is not allowed; loss is 'ss_forecast'."),
-        ({"obs_conf": "ful_obs"}, "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs, "),
+        (
+            {"obs_conf": "ful_obs"},
+            "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs, ",
+        ),
         ({"obs_conf": 3}, "obs_conf = 3 (of type int) is not allowed; obs_conf is "),
         ({"system": "l95"}, "system = 'l95' is not known; known: l96."),
         ({"step_size": 0.07}, "step_size = 0.07 must be a positive multiple of the integration step 0.05."),
@@ -80,7 +86,9 @@ def test_a_mistake_is_one_sentence(options, beginning):
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ParameterError, match=r"^device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'\.$"):
+    with pytest.raises(
+        ParameterError, match=r"^device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'\.$"
+    ):
         configure(device="cuda")
     assert configure(device="auto").torch_device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -183,5 +191,7 @@ def test_a_notebooks_parameters_are_its_plain_values():
     ("name", "meant"), [("noize", "noise"), ("obsconf", "obs_conf"), ("hidden", "hidden_size"), ("metric", "metrics")]
 )
 def test_a_misspelt_parameter_of_a_notebook_is_one_sentence(name, meant):
-    with pytest.raises(ParameterError, match=rf"^Unknown parameter `{name}`: did you mean `{meant}`\? Known parameters: "):
+    with pytest.raises(
+        ParameterError, match=rf"^Unknown parameter `{name}`: did you mean `{meant}`\? Known parameters: "
+    ):
         notebook_parameters(namespace(**{name: 1}), "metrics")

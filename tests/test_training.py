@@ -284,7 +284,9 @@ def test_the_averaged_weights_follow_the_others(data):
 
 def test_every_weight_has_one_optimizer(data, case):
     ours = trainer(data, **case)
-    held = [id(p) for optimizer in ours.optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+    held = [
+        id(p) for optimizer in ours.optimizers.values() for group in optimizer.param_groups for p in group["params"]
+    ]
     assert sorted(held) == sorted(id(p) for p in ours.model.parameters())
 
 

@@ -1,0 +1,324 @@
+"""A run from its settings to its published scores: stopped at any moment, started again, and read by others."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from assim_lib import runs, storage, trajectories
+from assim_lib.dynamics import Lorenz96
+from assim_lib.experiments import Experiment, configure
+from assim_lib.runs import (
+    build_filter,
+    load_filter,
+    publish,
+    run_filter,
+    score,
+    train,
+    training_observations,
+    validation_rmse,
+)
+from assim_lib.trajectories import freeze, training_trajectories
+
+pytestmark = pytest.mark.usefixtures("own_cache", "home")
+
+TINY = {
+    "obs_conf": "every_4th_dim_partial_obs", "hidden_size": 6, "blocks": 1, "kernel": 3, "memory": 3,
+    "window": 3, "batch": 2, "pool": 4, "segments": 2, "cycles": 40,
+}  # fmt: skip
+
+
+def tiny(analysis="recurrent", m=2, **options) -> Experiment:
+    return configure("l96_conv", analysis=analysis, m=m, **{**TINY, "updates": 8, "lag": 0, **options})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Iterator[Path]:
+    """A folder of data with short test sets, in place of the project's."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "data").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "PACKAGE", folder / "assim_lib")
+        patch.setattr(trajectories, "CYCLES", {"test": 250, "validation": 210})
+        patch.setattr(trajectories, "BURN_IN", 20)
+        for split in ("test", "validation"):
+            freeze(Lorenz96(), 0.1, split)
+        yield folder
+
+
+@pytest.fixture
+def quiet():
+    """How a test trains."""
+    return {"progress": False, "curve_points": 2}
+
+
+def weights(model):
+    return model.state_dict()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# ---- what a filter is built from
+
+
+@pytest.mark.parametrize(("analysis", "m"), [("original", 2), ("recurrent", 1), ("hybrid", 3)])
+def test_an_experiment_says_all_about_its_filter(analysis, m):
+    chosen = tiny(analysis, m, lag=2, step_size=0.15, noise=0.5, seed=4)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model = build_filter(chosen)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert_same(weights(model), weights(build_filter(chosen)))
+    assert (model.steps, model.lag, model.analysis.members, model.analysis.scales.noise) == (3, 2, m, 0.5)
+    assert model.analysis.scales.mean == pytest.approx(2.34, abs=0.1)
+    assert model.analysis.scales.std == pytest.approx(3.64, abs=0.1)
+    assert all(value.dtype == torch.float32 for value in weights(model).values())
+    assert not torch.equal(
+        build_filter(chosen.model_copy(update={"seed": 5})).analysis.trunk.embed.linear.weight,
+        model.analysis.trunk.embed.linear.weight,
+    )
+
+
+def test_only_observations_leave_the_simulation():
+    chosen = tiny(noise=2.0)
+    observations = training_observations(chosen)
+    assert isinstance(observations, torch.Tensor)
+    assert observations.shape == (2, 40, 1, 40)
+    data = training_trajectories(Lorenz96(), 0.1, 40, 2, chosen.seed)
+    expected = data.truth.values[:, 1:] + 2 * data.unit_noise.values
+    seen = np.arange(40) % 4 == np.arange(40)[:, None, None] % 4
+    np.testing.assert_allclose(observations, np.where(seen, expected, 0.0), atol=1e-5)
+
+
+# ---- training, interrupted
+
+
+def test_a_run_has_its_record(quiet, tmp_path):
+    seen = []
+    model, record = train(tiny(), tmp_path / "run", on_metrics=seen.append, **quiet)
+    assert [metrics["update"] for metrics in seen] == list(range(1, 9))
+    assert [point["update"] for point in record["history"]] == [4, 8]
+    assert record["history"][0]["loss"] == pytest.approx(sum(m["loss"] for m in seen[:4]) / 4)
+    assert record["history"][1]["validation_rmse"] == validation_rmse(tiny(), model)
+    assert Experiment(**record["experiment"]) == tiny()
+    assert record["core_seconds"] > 0
+    assert json.loads(json.dumps(record)) == record
+    # Asked for again, a finished run is read, not repeated.
+    again, same = train(tiny(), tmp_path / "run", on_metrics=seen.append, **quiet)
+    assert len(seen) == 8
+    assert_same(weights(again), weights(model))
+    assert same["history"] == record["history"]
+
+
+def test_without_a_folder_nothing_is_kept(quiet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, record = train(tiny(), **{**quiet, "curve_points": 0})
+    assert record["history"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+class Stopped(BaseException):
+    """Like KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize(
+    "where", ["between updates", "within an update", "between the two optimizers", "while scoring"]
+)
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(quiet, tmp_path, monkeypatch, where):
+    whole, record = train(tiny(), tmp_path / "whole", **quiet)
+
+    def stop(metrics):
+        if metrics["update"] == 5:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        if where == "while scoring":
+            patch.setattr(runs, "validation_rmse", lambda *_: stop({"update": 5}))
+        if where == "within an update":
+            advance = runs.Trainer._advance_pool
+
+            def stopped(self, *arguments):
+                if self.update == 5:
+                    raise Stopped
+                return advance(self, *arguments)
+
+            patch.setattr(runs.Trainer, "_advance_pool", stopped)
+        if where == "between the two optimizers":
+            update = torch.optim.AdamW.step
+
+            def stopped(self, *arguments):
+                if self.calls == 5:
+                    raise Stopped
+                self.calls += 1
+                return update(self, *arguments)
+
+            patch.setattr(torch.optim.AdamW, "calls", 0, raising=False)
+            patch.setattr(torch.optim.AdamW, "step", stopped)
+        with pytest.raises(Stopped):
+            train(tiny(), tmp_path / "run", save_every=0.0, on_metrics=stop, **quiet)
+    resumed, continued = train(tiny(), tmp_path / "run", **quiet)
+    assert_same(weights(resumed), weights(whole))
+    state, expected = (load_file(tmp_path / name / "state.safetensors") for name in ("run", "whole"))
+    assert_same(state, expected)
+    for ours, theirs in zip(continued["history"], record["history"], strict=True):
+        for name in ("update", "loss", "validation_rmse", "skipped"):
+            assert ours[name] == theirs[name]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+from assim_lib import storage
+from assim_lib.experiments import Experiment
+from assim_lib.runs import train
+
+torch.set_num_threads(1)
+storage.PACKAGE = Path(sys.argv[1]) / "assim_lib"
+
+def wait_for_the_end(metrics):
+    if metrics["update"] == 5:
+        print("in the middle", flush=True)
+        time.sleep(600)
+
+experiment = Experiment.model_validate_json(sys.argv[3])
+train(experiment, Path(sys.argv[2]), curve_points=2, save_every=0.0, progress=False, on_metrics=wait_for_the_end)
+"""
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(quiet, home, tmp_path):
+    chosen = tiny("original", dropout=0.2)
+    command = [sys.executable, "-c", KILLED, str(home), str(tmp_path / "run"), chosen.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "in the middle\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    kept = tmp_path / "run" / "state.safetensors"
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+    updates = []
+    resumed, _ = train(chosen, tmp_path / "run", on_metrics=lambda m: updates.append(m["update"]), **quiet)
+    assert updates == [5, 6, 7, 8]
+    whole, _ = train(chosen, tmp_path / "whole", **quiet)
+    assert_same(weights(resumed), weights(whole))
+    assert_same(load_file(kept), load_file(tmp_path / "whole" / "state.safetensors"))
+
+
+def test_another_experiments_folder_is_refused_and_left_alone(quiet, tmp_path):
+    train(tiny(), tmp_path, **quiet)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"^state\.safetensors belongs to a run with other settings; [^\n]+\.$"):
+        train(tiny(seed=1), tmp_path, **quiet)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+# ---- scores
+
+
+def test_validation_compares_each_cycle_with_its_truth(monkeypatch):
+    """A filter that returns the observations has the RMSE of the observations."""
+    monkeypatch.setattr(runs, "VALIDATION_SEGMENT", 100)
+
+    def repeat(model, observations, generator, first_cycle, **_):
+        assert observations.shape == (2, 100, 1, 40)
+        assert first_cycle.tolist() == [0, 100]
+        return observations.unsqueeze(-3)
+
+    monkeypatch.setattr(runs, "assimilate", repeat)
+    chosen = tiny(obs_conf="full_obs")
+    assert validation_rmse(chosen, None) == pytest.approx(1.0, abs=0.03)
+
+
+def test_validation_knows_the_phase_of_each_segment(monkeypatch):
+    monkeypatch.setattr(runs, "VALIDATION_SEGMENT", 90)  # 90 = 2 modulo 4
+
+    def check(model, observations, generator, first_cycle, **_):
+        for i in range(2):
+            for k in range(4):
+                seen = model.observation_model.mask(first_cycle[i] + k)
+                assert torch.equal(seen, ~observations[i, k].isnan())
+        return observations.nan_to_num(0.0).unsqueeze(-3)
+
+    monkeypatch.setattr(runs, "assimilate", check)
+    validation_rmse(tiny(), build_filter(tiny()))
+
+
+@pytest.fixture(scope="module")
+def published(home):
+    chosen = tiny("hybrid", 3, lag=1, dropout=0.2, test_dropout=True)
+    model, record = train(chosen, progress=False, curve_points=0)
+    return publish(chosen, model, record), chosen, model
+
+
+def result_of(home, experiment):
+    return json.loads((home / "data" / "results" / f"{experiment.name}.json").read_text())
+
+
+def test_a_published_filter_reproduces_its_scores_to_the_bit(published, home):
+    path, chosen, model = published
+    assert path == home / "data" / "checkpoints" / f"{chosen.name}.safetensors"
+    experiment, loaded = load_filter(path)
+    assert experiment == chosen
+    assert_same(weights(loaded), weights(model))
+    for split in ("test", "validation"):
+        assert score(experiment, loaded, split)[0].as_dict() == result_of(home, chosen)[split]
+
+
+def test_a_published_filter_is_the_same_on_a_machine_with_other_rounding(published, home, monkeypatch):
+    """Chaos: there the climatology of the same seed is another one, and with it the units of the features."""
+    path, chosen, _ = published
+    simulated = Lorenz96.on_attractor
+
+    def elsewhere(self, batch, generator, spinup=50.0):
+        return simulated(self, batch, generator, spinup) * 1.01
+
+    monkeypatch.setattr(Lorenz96, "on_attractor", elsewhere)
+    assert score(*load_filter(path), "validation")[0].as_dict() == result_of(home, chosen)["validation"]
+
+
+def test_a_result_says_everything(published, home):
+    _, chosen, _ = published
+    result = result_of(home, chosen)
+    assert result["method"] == "amortized"
+    assert result["checkpoint"] == f"{chosen.name}.safetensors"
+    assert Experiment(**result["experiment"]) == chosen
+    assert result["test"]["cycles"] == 250
+    assert result["validation"]["cycles"] == 210
+    assert result["provenance"]["versions"]["torch"]
+    assert result["ms_per_cycle"] > 0
+    assert {"system", "obs_conf", "step_size", "noise", "m", "seed", "history", "diverged"} <= result.keys()
+
+
+def test_a_slice_is_the_start_of_the_whole(published):
+    experiment, model = load_filter(published[0])
+    data = runs.test_set_of(experiment)
+    whole, _ = run_filter(experiment, model, data, cycles=30)
+    part, milliseconds = run_filter(experiment, model, data, cycles=12)
+    assert whole.shape == (30, 3, 1, 40)
+    np.testing.assert_array_equal(part, whole[:12])
+    assert 0 < milliseconds < math.inf
+
+
+def test_a_damaged_published_filter_is_refused(published, tmp_path):
+    path, _, _ = published
+    copy = tmp_path / path.name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    copy.write_bytes(content)
+    copy.with_suffix(".json").write_text(path.with_suffix(".json").read_text())
+    with pytest.raises(storage.IntegrityError, match="is corrupt"):
+        load_filter(copy)
