@@ -249,7 +249,7 @@ class HybridAnalysis(Analysis):
         cross = taper * (a.mT @ y) / (self.members - 1)
         covariance = taper * (y.mT @ y) / (self.members - 1)
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
-        seen_variance = torch.where(mask.flatten(-2) > 0, self.scales.noise**2, 1.0)
+        seen_variance = torch.full_like(mask, self.scales.noise**2).where(mask > 0, 1.0).flatten(-2)
         factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 

@@ -49,6 +49,7 @@ def compare(test_set: TestSet, baselines: Iterable[Baseline] | None = None, prog
         name, settings = result_name(test_set, baseline), baseline.model_dump()
         path = results_dir() / f"{name}.json"
         if not (path.exists() and json.loads(path.read_text())["baseline"] == settings):
+            origin = provenance()
             validation = run_baseline(baseline, validation_set, seed=SEED, progress=progress)
             test = run_baseline(baseline, test_set, seed=SEED, progress=progress)
             store_result(
@@ -62,6 +63,6 @@ def compare(test_set: TestSet, baselines: Iterable[Baseline] | None = None, prog
                 ms_per_cycle=test.ms_per_cycle,
                 seed=SEED,
                 diverged=test.diverged,
-                details={"baseline": settings, "outcome": test.outcome, "provenance": provenance()},
+                details={"baseline": settings, "outcome": test.outcome, "provenance": origin},
             )
         yield path

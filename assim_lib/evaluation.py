@@ -40,14 +40,14 @@ def rmse(
     ensemble: Float[np.ndarray, "*batch member channel site"], truth: Float[np.ndarray, "*batch channel site"]
 ) -> Float[np.ndarray, "*batch"]:
     """Root-mean-square error of the ensemble mean over channels and sites."""
-    return np.sqrt(np.square(ensemble.mean(-3) - truth).mean((-2, -1)))
+    return np.asarray(np.sqrt(np.square(ensemble.mean(-3) - truth).mean((-2, -1))))
 
 
 def spread(ensemble: Float[np.ndarray, "*batch member channel site"]) -> Float[np.ndarray, "*batch"]:
     """Root of the mean ensemble variance over channels and sites; zero for a single member."""
     if ensemble.shape[-3] == 1:
         return np.zeros(ensemble.shape[:-3])
-    return np.sqrt(ensemble.var(-3, ddof=1).mean((-2, -1)))
+    return np.asarray(np.sqrt(ensemble.var(-3, ddof=1).mean((-2, -1))))
 
 
 def _labelled(ensemble: np.ndarray, truth: np.ndarray) -> tuple[xr.DataArray, xr.DataArray]:

@@ -135,7 +135,7 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
-        "original": {"updates": 200, "batch": 8, "cycles": 1000, "pool": 32},
+        "original": {"updates": 300, "batch": 8, "cycles": 1000, "pool": 32},
         "recurrent": {"updates": 300, "cycles": 1000, "pool": 32},
         "hybrid": {"updates": 200, "cycles": 1000, "pool": 32},
     },

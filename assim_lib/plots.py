@@ -16,6 +16,7 @@ from IPython.display import HTML
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000",
@@ -49,6 +50,13 @@ Field = Float[np.ndarray, "cycle site"]
 def _figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
     plt.rcParams.update(STYLE)
     return plt.subplots(*args, **kwargs)
+
+
+def _plain_numbers(*axes: Any) -> None:
+    """Write 0.3 on a logarithmic axis, not 3 · 10⁻¹; and only a few of the minor ones, which would overlap."""
+    for axis in axes:
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
@@ -126,7 +134,8 @@ def learning_curves(
         axis.axhline(value, color=BLUE, linestyle=style, linewidth=1, label=label)
     unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
     axis.set(xlabel=unit, ylabel="validation RMSE")
-    axis.legend(loc="upper right", fontsize="small")
+    _plain_numbers(axis.xaxis, axis.yaxis)
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 
@@ -150,7 +159,7 @@ def rank_histogram(frequencies: dict[str, Float[np.ndarray, " rank"]]) -> Figure
     for axis, (label, values) in zip(axes[0], frequencies.items(), strict=True):
         axis.bar(np.arange(len(values)), values, width=1.0, color=SKY, edgecolor="white")
         axis.axhline(1 / len(values), color=BLACK, linestyle="--", linewidth=1)
-        axis.set(title=label, xlabel="rank of the truth")
+        axis.set(title=label, xlabel="rank of the truth", xticks=np.arange(0, len(values), 2))
     axes[0, 0].set_ylabel("frequency")
     return figure
 
@@ -173,8 +182,7 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     axis.set_yticks(range(len(table)), names)
     axis.axvline(noise, color=ORANGE, linestyle="--", linewidth=1)
     axis.set(xlabel="analysis RMSE (dashed: observation error σ)", xscale="log")
-    axis.xaxis.set_major_formatter("{x:.2g}")
-    axis.xaxis.set_minor_formatter("{x:.2g}")
+    _plain_numbers(axis.xaxis)
     return figure
 
 
@@ -187,8 +195,7 @@ def cost(table: pd.DataFrame) -> Figure:
         for row in rows:
             axis.annotate(f" {row.m}", (row.ms_per_cycle, row.rmse), fontsize="small")
     axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
-    axis.yaxis.set_major_formatter("{x:.2g}")
-    axis.yaxis.set_minor_formatter("{x:.2g}")
+    _plain_numbers(axis.yaxis)
     axis.legend(title="number: ensemble size", fontsize="small")
     return figure
 

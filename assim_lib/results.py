@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from assim_lib.evaluation import Scores
+from assim_lib.experiments import configure
 from assim_lib.storage import atomic_path, data_dir, write_json
 from assim_lib.trajectories import TestSet
 
@@ -123,8 +124,10 @@ def training_runs(**setting: Any) -> pd.DataFrame:
     rows = []
     for name, result in _learned(**setting):
         experiment = result["experiment"]
-        options = [f"--{k} {v}" for k, v in experiment.items() if k not in ("experiment", "device") and v is not False]
-        options = ["--test_dropout" if option == "--test_dropout True" else option for option in options]
+        base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
+        options = {k: v for k, v in experiment.items() if v != base[k] or k in ("preset", "analysis", "obs_conf")}
+        words = ["python -m assim_lib train", experiment["experiment"]]
+        words += [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k} {v}" for k, v in options.items()]
         rows.append(
             {
                 "name": name,
@@ -132,7 +135,7 @@ def training_runs(**setting: Any) -> pd.DataFrame:
                 "core_minutes": result["core_seconds"] / 60,
                 "validation_rmse": result["validation"]["rmse"],
                 "torch": result["provenance"]["versions"]["torch"],
-                "command": f"python -m assim_lib train {experiment['experiment']} " + " ".join(options),
+                "command": " ".join(words),
             }
         )
     return pd.DataFrame(rows)

@@ -120,7 +120,7 @@ def train(
     curve_points: int = 40,
     save_every: float = 60.0,
     progress: bool = True,
-    on_metrics: Callable[[dict[str, float]], None] | None = None,
+    on_metrics: Callable[[dict[str, int | float]], None] | None = None,
 ) -> tuple[AmortizedFilter, dict[str, Any]]:
     """Train a filter; resume if ``folder`` holds an unfinished run of the same experiment.
 

@@ -116,12 +116,12 @@ class Trainer:
         """The filter with the moving average of the weights, which is smoother than the last weights."""
         return cast(AmortizedFilter, self.ema.module)
 
-    def fit(self) -> Iterator[dict[str, float]]:
+    def fit(self) -> Iterator[dict[str, int | float]]:
         """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
         while self.update < self.experiment.updates:
             yield self._step()
 
-    def _step(self) -> dict[str, float]:
+    def _step(self) -> dict[str, int | float]:
         rate = self._set_learning_rate()
         slots = torch.randperm(len(self.position), generator=self.generator)[: self.experiment.batch]
         loss, carry = self._unroll(slots)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import soon_on_attractor
 
 from assim_lib import runs, storage, trajectories
 from assim_lib.dynamics import Lorenz96
@@ -48,6 +49,7 @@ def home(tmp_path_factory) -> Iterator[Path]:
     (folder / "data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "PACKAGE", folder / "assim_lib")
+        patch.setattr(Lorenz96, "on_attractor", soon_on_attractor)
         patch.setattr(trajectories, "CYCLES", {"test": 250, "validation": 210})
         patch.setattr(trajectories, "BURN_IN", 20)
         for split in ("test", "validation"):
@@ -83,8 +85,8 @@ def test_an_experiment_says_all_about_its_filter(analysis, m):
     torch.manual_seed(1)
     assert_same(weights(model), weights(build_filter(chosen)))
     assert (model.steps, model.lag, model.analysis.members, model.analysis.scales.noise) == (3, 2, m, 0.5)
-    assert model.analysis.scales.mean == pytest.approx(2.34, abs=0.1)
-    assert model.analysis.scales.std == pytest.approx(3.64, abs=0.1)
+    assert model.analysis.scales.mean == pytest.approx(2.34, abs=0.3)
+    assert model.analysis.scales.std == pytest.approx(3.64, abs=0.3)
     assert all(value.dtype == torch.float32 for value in weights(model).values())
     assert not torch.equal(
         build_filter(chosen.model_copy(update={"seed": 5})).analysis.trunk.embed.linear.weight,
@@ -182,11 +184,14 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import torch
+from small import soon_on_attractor
 from assim_lib import storage
+from assim_lib.dynamics import Lorenz96
 from assim_lib.experiments import Experiment
 from assim_lib.runs import train
 
 torch.set_num_threads(1)
+Lorenz96.on_attractor = soon_on_attractor
 storage.PACKAGE = Path(sys.argv[1]) / "assim_lib"
 
 def wait_for_the_end(metrics):
@@ -202,7 +207,8 @@ train(experiment, Path(sys.argv[2]), curve_points=2, save_every=0.0, progress=Fa
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(quiet, home, tmp_path):
     chosen = tiny("original", dropout=0.2)
     command = [sys.executable, "-c", KILLED, str(home), str(tmp_path / "run"), chosen.model_dump_json()]
-    environment = {**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(runs.__file__).parents[1], here)))}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "in the middle\n"
         process.send_signal(signal.SIGKILL)
@@ -240,7 +246,7 @@ def test_validation_compares_each_cycle_with_its_truth(monkeypatch):
 
     monkeypatch.setattr(runs, "assimilate", repeat)
     chosen = tiny(obs_conf="full_obs")
-    assert validation_rmse(chosen, None) == pytest.approx(1.0, abs=0.03)
+    assert validation_rmse(chosen, build_filter(chosen)) == pytest.approx(1.0, abs=0.03)
 
 
 def test_validation_knows_the_phase_of_each_segment(monkeypatch):
@@ -283,8 +289,8 @@ def test_a_published_filter_is_the_same_on_a_machine_with_other_rounding(publish
     path, chosen, _ = published
     simulated = Lorenz96.on_attractor
 
-    def elsewhere(self, batch, generator, spinup=50.0):
-        return simulated(self, batch, generator, spinup) * 1.01
+    def elsewhere(self, batch, generator):
+        return simulated(self, batch, generator) * 1.01
 
     monkeypatch.setattr(Lorenz96, "on_attractor", elsewhere)
     assert score(*load_filter(path), "validation")[0].as_dict() == result_of(home, chosen)["validation"]
