@@ -16,7 +16,7 @@ from IPython.display import HTML
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000",
@@ -53,10 +53,11 @@ def _figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
 
 
 def _plain_numbers(*axes: Any) -> None:
-    """Write 0.3 on a logarithmic axis, not 3 · 10⁻¹; and only a few of the minor ones, which would overlap."""
+    """Write 0.3 on a logarithmic axis, not 3 · 10⁻¹."""
     for axis in axes:
+        axis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 4, 6)))
         axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        axis.set_minor_formatter("{x:g}")
 
 
 def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
@@ -149,6 +150,7 @@ def error_and_spread(
     axis.semilogy(spread, color=RED, linestyle=":", linewidth=1.2, label=f"spread, {next(iter(rmse))}")
     axis.axhline(noise, color=ORANGE, linestyle="--", linewidth=1, label="observation error σ")
     axis.set(xlabel="cycle", ylabel="RMSE, spread")
+    _plain_numbers(axis.yaxis)
     axis.legend(fontsize="small", ncols=2)
     return figure
 
@@ -169,9 +171,10 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
 
     Parameters
     ----------
-    table : rows of :func:`assim_lib.results.load_scores` in one setting, without the climatology.
+    table : rows of :func:`assim_lib.results.load_scores` in one setting, without the climatology. A run that broke down has no
+        RMSE, and is left out.
     """
-    table = table.sort_values("rmse", ascending=False)
+    table = table.dropna(subset="rmse").sort_values("rmse", ascending=False)
     figure, axis = _figure(figsize=(7, 0.34 * len(table) + 1.1))
     rows: list[Any] = list(table.itertuples())
     for y, row in enumerate(rows):
