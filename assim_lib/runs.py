@@ -5,6 +5,7 @@ set, and the record that says how each number came about.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,7 +162,8 @@ def train(
     )
     try:
         for metrics in trainer.fit():
-            losses.append(metrics["loss"])
+            if math.isfinite(metrics["loss"]):  # an update that is skipped has no loss to speak of
+                losses.append(metrics["loss"])
             bar.update()
             if on_metrics:
                 on_metrics(metrics)
@@ -171,7 +173,7 @@ def train(
                     "update": trainer.update,
                     "seconds": round(note["seconds"], 1),
                     "core_seconds": round(note["core_seconds"], 1),
-                    "loss": sum(losses) / len(losses),
+                    "loss": sum(losses) / max(len(losses), 1),
                     "validation_rmse": validation_rmse(experiment, trainer.averaged),
                     "skipped": trainer.skipped,
                 }
