@@ -11,8 +11,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from assim_lib import baselines
-from assim_lib.baselines import BASELINES, Baseline, hidden_markov_model, run_baseline
+from assim_lib import baselines, dapper_bridge
+from assim_lib.baselines import BASELINES, Baseline, run_baseline
+from assim_lib.dapper_bridge import hidden_markov_model
 from assim_lib.dynamics import Lorenz96
 from assim_lib.trajectories import TestSet
 
@@ -64,7 +65,7 @@ def make_test_set(obs_conf, cycles=300, noise=1.0, burn_in=100):
 
 @pytest.fixture(scope="module", autouse=True)
 def _dapper_with_precautions():
-    baselines._import_dapper()
+    dapper_bridge.import_dapper()
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +146,13 @@ def test_the_observation_error_variance_is_the_square_of_noise():
 def test_the_first_guess_comes_from_observations_and_not_from_the_truth(full, partial):
     errors = {}
     for test_set in (full, partial):
-        mean, covariance = baselines.first_guess(test_set)
+        mean, covariance = dapper_bridge.first_guess(test_set)
         assert np.linalg.eigvalsh(covariance).min() > -1e-10
         errors[test_set.obs_conf] = np.sqrt(np.mean((mean - test_set.truth[0, 0]) ** 2))
         # Another initial state under the same observations must not be noticed, beyond a little in the climatology.
         other = test_set.truth.copy()
         other[0] = other[250]
-        moved, _ = baselines.first_guess(dataclasses.replace(test_set, truth=other))
+        moved, _ = dapper_bridge.first_guess(dataclasses.replace(test_set, truth=other))
         assert np.abs(moved - mean).max() < 0.5
     assert errors[FULL] < 2.2
     assert errors[FULL] < errors[PARTIAL] < 3.2
@@ -222,7 +223,7 @@ def test_scores_are_those_of_dappers_own_statistics(partial, monkeypatch):
 def test_crps_equals_the_direct_formula():
     random = np.random.RandomState(1)
     truth, ensemble = random.standard_normal((3, 6)), random.standard_normal((3, 4, 6))
-    recorder = baselines._Recorder(truth, baselines.tqdm(disable=True))
+    recorder = dapper_bridge.Recorder(truth, dapper_bridge.tqdm(disable=True))
     for k in range(3):
         recorder.assess(k + 1, k, "f", E=ensemble[k] + 100.0)  # a forecast is not scored
         recorder.assess(k + 1, k, "a", E=ensemble[k])
