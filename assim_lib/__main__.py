@@ -10,9 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from assim_lib.dynamics import system_of
 from assim_lib.experiments import Experiment, ParameterError, configure
 from assim_lib.results import write_scores
-from assim_lib.trajectories import CYCLES, freeze, load_test_set, system_of
+from assim_lib.trajectories import CYCLES, freeze, load_test_set
 
 
 def _parser() -> argparse.ArgumentParser:

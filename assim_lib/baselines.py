@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from assim_lib.dapper_bridge import Recorder, hidden_markov_model, import_dapper, quiet_dapper
-from assim_lib.dynamics import Dynamics
-from assim_lib.trajectories import TestSet, system_of
+from assim_lib.dynamics import Dynamics, system_of
+from assim_lib.trajectories import TestSet
 
 _WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")
 _DAPPER_CLASS = {"3D-Var": "Var3D", "4D-Var": "Var4D", "EnKF-N": "EnKF_N"}  # the others have the same name there

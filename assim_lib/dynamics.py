@@ -101,3 +101,15 @@ class Lorenz96(Dynamics):
 
 
 SYSTEMS: dict[str, type[Dynamics]] = {Lorenz96.name: Lorenz96}
+
+
+def system_of(name: str) -> Dynamics:
+    """The registered system of that name, with its standard settings.
+
+    Raises
+    ------
+    ValueError : if there is none.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"system = {name!r} is not known; known: {', '.join(SYSTEMS)}.")
+    return SYSTEMS[name]()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from assim_lib.observations import OBS_CONFS, observation_model
-from assim_lib.trajectories import system_of
+from assim_lib.dynamics import system_of
+from assim_lib.observations import observation_model
 
 Preset = Literal["quick", "cpu", "paper"]
 AnalysisName = Literal["original", "recurrent", "hybrid"]
@@ -216,8 +216,3 @@ def notebook_parameters(namespace: dict[str, Any], *extra: str) -> dict[str, Any
     }
     refuse_unknown(values, [*options(), *extra])
     return values
-
-
-def known_obs_confs() -> list[str]:
-    """The registered observation configurations."""
-    return list(OBS_CONFS)

@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from assim_lib.dynamics import SYSTEMS, Dynamics
+from assim_lib.dynamics import Dynamics
 from assim_lib.observations import observation_model
 from assim_lib.storage import atomic_path, cache_dir, content_key, data_dir, sha256, verify
 
@@ -195,15 +195,3 @@ def training_trajectories(
     dataset = simulate(dynamics, step_size, cycles, segments, 1000 * SEEDS["train"] + seed, progress)
     save_trajectories(dataset, path)
     return dataset
-
-
-def system_of(name: str) -> Dynamics:
-    """The registered system of that name, with its standard settings.
-
-    Raises
-    ------
-    ValueError : if there is none.
-    """
-    if name not in SYSTEMS:
-        raise ValueError(f"system = {name!r} is not known; known: {', '.join(SYSTEMS)}.")
-    return SYSTEMS[name]()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings

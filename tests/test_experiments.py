@@ -15,9 +15,9 @@ from assim_lib.experiments import (
     Experiment,
     ParameterError,
     configure,
-    known_obs_confs,
     notebook_parameters,
 )
+from assim_lib.observations import OBS_CONFS
 
 ANALYSES = list(ANALYSIS_DEFAULTS)
 
@@ -104,7 +104,7 @@ def test_an_unknown_experiment():
 # ---- layers
 
 
-@pytest.mark.parametrize("obs_conf", known_obs_confs())
+@pytest.mark.parametrize("obs_conf", list(OBS_CONFS))
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("analysis", ANALYSES)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

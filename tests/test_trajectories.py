@@ -9,7 +9,7 @@ import xarray as xr
 from small import Quick
 
 from assim_lib import trajectories
-from assim_lib.dynamics import Lorenz96
+from assim_lib.dynamics import Lorenz96, system_of
 from assim_lib.observations import OBS_CONFS, observation_model
 from assim_lib.storage import IntegrityError, data_dir, verify
 from assim_lib.trajectories import (
@@ -22,7 +22,6 @@ from assim_lib.trajectories import (
     read_manifest,
     save_trajectories,
     simulate,
-    system_of,
     training_trajectories,
 )
 
