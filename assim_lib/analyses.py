@@ -3,7 +3,7 @@ r"""The analysis: forecast ensemble + observation + memory → corrected ensembl
 Three analyses share one interface, so that the cycle, the training and the scores never ask which one runs:
 
 ``original``
-    the seed's method. Each member is updated on its own by one network: a gate decides how much of the
+    the original method. Each member is updated on its own by one network: a gate decides how much of the
     member stays, :math:`x \leftarrow g \odot x + \delta`, and a memory is carried along with it. Members see
     each other through the local ensemble covariances among their features.
 ``recurrent``
@@ -127,7 +127,7 @@ def covariance_band(
 
 
 class OriginalAnalysis(Analysis):
-    """The seed's gated, member-by-member update (McCabe & Brown, 2021), in normalized units."""
+    """The original gated, member-by-member update (McCabe & Brown, 2021), in normalized units."""
 
     minimum_members = 2
 

@@ -126,7 +126,7 @@ class Experiment(BaseModel):
 # What each experiment sets, before the analysis and the preset have their say.
 EXPERIMENTS: dict[str, dict[str, Any]] = {"l96_conv": {"system": "l96"}}
 
-# The seed's method keeps the seed's sizes; the others have those that trained best (see the results chapter).
+# The original method keeps its original sizes; the others have those that trained best here.
 ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
     "original": {"dropout": 0.1, "test_dropout": True, "band": 2},
     "recurrent": {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12},

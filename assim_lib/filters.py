@@ -132,7 +132,7 @@ def assimilate(
     observations : zero or NaN where nothing was seen.
     generator : a CPU generator, for the cold start (and for dropout, if kept on).
     first_cycle : number of the first cycle in the observation schedule.
-    dropout : keep dropout on at test time, as the seed does; it then serves to spread the ensemble.
+    dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
     """
     batch, device = observations.shape[:-3], model.climatology.device
     carry = model.cold_start(*batch, generator=generator)

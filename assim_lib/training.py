@@ -53,9 +53,10 @@ class Step(NamedTuple):
 def ss_forecast(step: Step) -> Tensor:
     """Squared distance of the mean forecast to the next observation, in units of the error variance.
 
-    A filter that has lost its way (a cold start, most often) has losses of hundreds, and would drown the others;
-    the weight of each trajectory bounds its influence to that of a loss of :data:`LARGEST_LOSS`. Filters that track
-    have losses near 1, and keep the exact squared loss.
+    A filter that has lost its way (after a cold start, most often) would drown the others: the weight of each trajectory
+    bounds its influence to that of a loss of :data:`LARGEST_LOSS`. Filters that track have losses near 1 where much is
+    observed, and keep the exact square; with few observations a cycle exceeds the bound by chance now and then, and
+    counts less.
     """
     error = (step.operator(step.forecast.mean(-3)) - step.next_observation) * step.next_mask
     seen = step.next_mask.sum((-2, -1)).clamp_min(1)  # a cycle that sees nothing costs nothing

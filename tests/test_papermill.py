@@ -45,7 +45,12 @@ def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tm
     [
         ("00_quickstart", [], 0.27, 0.12),
         ("03_l96_conv", ["obs_conf=full_obs", "preset=quick"], 0.6, 0.4),
-        ("03_l96_conv", ["obs_conf=every_4th_dim_partial_obs", "preset=quick", "analysis=recurrent", "m=1"], 1.04, 0.35),
+        (
+            "03_l96_conv",
+            ["obs_conf=every_4th_dim_partial_obs", "preset=quick", "analysis=recurrent", "m=1"],
+            1.04,
+            0.35,
+        ),
         ("06_baselines", ["obs_conf=every_4th_dim_partial_obs", "cycles=600"], 0.8, 0.25),
     ],
 )
