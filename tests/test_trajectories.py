@@ -59,6 +59,11 @@ def test_a_seed_is_a_data_set(small):
     assert (small.truth[0] != small.truth[1]).mean() > 0.99
 
 
+def test_errors_are_the_legacy_stream_of_the_seed(small):
+    expected = np.random.RandomState(5).standard_normal((3, 20, 1, 8)).astype(np.float32)
+    np.testing.assert_array_equal(small.unit_noise, expected)
+
+
 @pytest.mark.parametrize("step_size", [0.05, 0.2])
 def test_truth_is_a_trajectory_of_the_model(step_size):
     data = simulate(SMALL, step_size, cycles=20, segments=3, seed=5)
@@ -208,7 +213,7 @@ def test_frozen_noise_is_the_legacy_stream_of_the_seed(frozen):
 
 @pytest.mark.parametrize("noise", [1.0, 2.5])
 @pytest.mark.parametrize("obs_conf", OBS_CONFS)
-def test_observation_k_sees_truth_k_plus_one(split, obs_conf, noise):
+def test_observation_k_sees_truth_k_plus_one(frozen, split, obs_conf, noise):
     data = load_test_set("l96", obs_conf, 0.1, noise, split)
     cycles = data.burn_in + CYCLES[split]
     assert data.truth.shape == (cycles + 1, 1, 40)
@@ -217,6 +222,8 @@ def test_observation_k_sees_truth_k_plus_one(split, obs_conf, noise):
     model = observation_model(obs_conf, 1, 40)
     for k in range(9):
         np.testing.assert_array_equal(data.masks[k], model.mask(k))
+    expected = (frozen.truth.values[0, 1:] + noise * frozen.unit_noise.values[0])[data.masks]
+    np.testing.assert_allclose(data.observations[data.masks], expected, atol=1e-5)
     error = (data.observations - data.truth[1:])[data.masks]
     assert error.std() == pytest.approx(noise, rel=0.02)
     assert abs(error.mean()) < 0.02 * noise
