@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small import CASES, SCALES, SITES, SIZES, generator, shaken, small_analysis
+from small import CASES, SCALES, SITES, generator, shaken, small_analysis
 
 from assim_lib.analyses import ANALYSES, AnalysisInput, HybridAnalysis, Scales, covariance_band, remember
 
@@ -191,13 +191,18 @@ def test_the_band_holds_numpys_covariances(batch, width):
             np.testing.assert_allclose(band[k, c], expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["original", "hybrid"])
-def test_the_band_is_used(name):
-    analysis = shaken(small_analysis(name, 4, band=2))
-    x = given(analysis)
-    assert analysis(x)[0].isfinite().all()
-    narrow = small_analysis(name, 4, band=0)
-    assert analysis.trunk.embed.linear.in_features == narrow.trunk.embed.linear.in_features + 2 * SIZES["kernel"]
+@pytest.mark.parametrize(("name", "factor", "distances"), [("original", 1, (0, 1, 2)), ("hybrid", 16, (1, 2))])
+def test_covariances_are_among_the_features(name, factor, distances):
+    analysis = small_analysis(name, 4, band=2)
+    x, seen = given(analysis, share=0.0), []
+    analysis.trunk.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    analysis(x)
+    (features,) = seen
+    covariance = np.cov((x.base[:, 0] / SCALES.std).T)
+    columns = features.reshape(-1, *features.shape[-2:])[0].T
+    for k in distances:
+        expected = torch.tensor([factor * covariance[i, (i + k) % SITES] for i in range(SITES)])
+        assert any(torch.allclose(column, expected) for column in columns)
 
 
 # ---- the classical part of the hybrid analysis

@@ -46,6 +46,15 @@ def test_turning_the_ring_turns_the_output(batch, blocks):
     torch.testing.assert_close(network(x.roll(3, -2)), out.roll(3, -2), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_it_is_the_formula_of_its_module(blocks):
+    network, x = trunk(blocks=blocks), features((2,))
+    h = network.embed(x)
+    for block in network.blocks:
+        h = h + block(F.silu(h))
+    torch.testing.assert_close(network(x), F.silu(h) @ network.head.weight.T + network.head.bias)
+
+
 def test_a_site_sees_as_far_as_the_windows_reach():
     network, x = trunk(blocks=1), features((), sites=20)
     changed = x.clone()
