@@ -4,19 +4,24 @@ State tensors end in ``(channel, site)``; whatever stands before these two axes 
 Sites lie on a ring. Equation and time stepper are separate things: a system says what :math:`\dot x` is,
 :mod:`assim_lib.integrators` says how to advance it.
 
-To add a system, subclass :class:`Dynamics`, write ``tendency`` and ``rest`` (a state near which trajectories
-may start), and register it in :data:`SYSTEMS`.
+To add a system, also from a notebook, subclass :class:`Dynamics` with a ``name`` and standard settings, write
+``tendency`` and ``rest`` (a state near which trajectories may start), and decorate the class with
+:func:`register_system`: experiments then know it by its name. One that Runge–Kutta steps do not suit has its own
+``flow``, as :class:`KuramotoSivashinsky` does.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from assim_lib.integrators import integrate
+from assim_lib.integrators import ETDRK4, Tendency, integrate
+from assim_lib.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,21 @@ class Dynamics(ABC):
     ----------
     sites : number of sites on the ring.
     dt : integration step, in the system's time unit.
+    name : what experiments call the system.
+    spinup : time after which a perturbed rest state is on the attractor.
+    perturbation : standard deviation of the perturbations of the rest state.
     """
 
     sites: int
     dt: float
     name: ClassVar[str]
-    channels: ClassVar[int] = 1
+    spinup: ClassVar[float] = 50.0
+    perturbation: ClassVar[float] = 1.0
+
+    @property
+    def channels(self) -> int:
+        """Number of variables per site."""
+        return len(self.rest())
 
     @abstractmethod
     def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
@@ -41,6 +55,10 @@ class Dynamics(ABC):
     @abstractmethod
     def rest(self) -> Float[Tensor, "channel site"]:
         """A state (float64) near which trajectories start before they are spun up onto the attractor."""
+
+    def resolved(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch resolved site"]:
+        """The part of a state that the forecast model has, and that is observed: all of it, if not said otherwise."""
+        return x
 
     def flow(self, x: Float[Tensor, "*batch channel site"], steps: int = 1) -> Float[Tensor, "*batch channel site"]:
         """Advance ``x`` by ``steps`` whole integration steps."""
@@ -59,7 +77,7 @@ class Dynamics(ABC):
         return steps
 
     def on_attractor(
-        self, batch: int, generator: torch.Generator, spinup: float = 50.0
+        self, batch: int, generator: torch.Generator, spinup: float | None = None
     ) -> Float[Tensor, "batch channel site"]:
         """Independent states of the free-running system, float64: its climatology.
 
@@ -67,17 +85,55 @@ class Dynamics(ABC):
         ----------
         batch : how many states.
         generator : source of the initial perturbations.
-        spinup : time for which each perturbed rest state is run, in the system's unit.
+        spinup : time for which each perturbed rest state is run, in the system's unit; by default the system's own.
         """
         start = self.rest()
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
-        return self.flow(start + noise, round(spinup / self.dt))
+        return self.flow(
+            start + self.perturbation * noise, round((self.spinup if spinup is None else spinup) / self.dt)
+        )
 
     def describe(self) -> dict[str, Any]:
         """The system's name and settings, for records and cache keys."""
         return {"system": self.name, **asdict(self)}
 
 
+SYSTEMS: Registry[type[Dynamics]] = Registry("system")
+System = TypeVar("System", bound=type[Dynamics])
+
+
+def register_system(system: System) -> System:
+    """Class decorator: make a system known under its ``name``.
+
+    Running a notebook's cell again replaces what it registered before.
+
+    Raises
+    ------
+    ValueError : if the name is one of the library's own.
+    """
+    return SYSTEMS.register(system.name)(system)
+
+
+def system_of(name: str, dt: float | None = None) -> Dynamics:
+    """The registered system of that name, with its standard settings.
+
+    Parameters
+    ----------
+    dt : another integration step, in the system's time unit.
+
+    Raises
+    ------
+    ValueError : if there is no such system, or ``dt`` is not positive.
+    """
+    system = SYSTEMS.find(name)()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings
+    if dt is None:
+        return system
+    if not dt > 0:
+        raise ValueError(f"dt = {dt} must be greater than 0.")
+    return replace(system, dt=dt)
+
+
+@register_system
 @dataclass(frozen=True)
 class Lorenz96(Dynamics):
     r"""The Lorenz-96 model: a latitude circle of :math:`D` sites with advection, damping and forcing,
@@ -100,16 +156,160 @@ class Lorenz96(Dynamics):
         return torch.full((1, self.sites), self.forcing, dtype=torch.float64)
 
 
-SYSTEMS: dict[str, type[Dynamics]] = {Lorenz96.name: Lorenz96}
+@register_system
+@dataclass(frozen=True)
+class TwoLevelLorenz96(Dynamics):
+    r"""The two-level Lorenz-96 model: :math:`J` fast variables beside each slow one,
 
+    .. math::
+        \dot X_i &= (X_{i+1} - X_{i-2})\,X_{i-1} - X_i + F - \tfrac{hc}{b} \textstyle\sum_j Y_{j,i}, \\
+        \dot Y_{j,i} &= cb\,(Y_{j-1,i} - Y_{j+2,i})\,Y_{j+1,i} - c\,Y_{j,i} + \tfrac{hc}{b} X_i .
 
-def system_of(name: str) -> Dynamics:
-    """The registered system of that name, with its standard settings.
+    The fast variables lie on one ring of their own, through all sites in turn: :math:`Y_{J+1,i} = Y_{1,i+1}`.
+    Channel 0 is :math:`X`, channel :math:`j` is :math:`Y_j`. What is observed and forecast is :math:`X` alone.
+    Indices as in DAPPER. Source: Lorenz (1996), *Predictability: a problem partly solved*.
 
-    Raises
-    ------
-    ValueError : if there is none.
+    Attributes
+    ----------
+    fast : number of fast variables per site, at least 2.
+    coupling : h.
+    b : amplitude of the slow variables relative to the fast ones.
+    c : how much faster the fast variables are.
+    forcing : F.
     """
-    if name not in SYSTEMS:
-        raise ValueError(f"system = {name!r} is not known; known: {', '.join(SYSTEMS)}.")
-    return SYSTEMS[name]()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings
+
+    sites: int = 40
+    dt: float = 0.005
+    fast: int = 10
+    coupling: float = 1.0
+    b: float = 10.0
+    c: float = 10.0
+    forcing: float = 10.0
+    name: ClassVar[str] = "two_level"
+    spinup: ClassVar[float] = 20.0
+    # Far off the attractor the steps are too long for the fast variables.
+    perturbation: ClassVar[float] = 0.1
+
+    def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
+        slow, fast = x[..., :1, :], x[..., 1:, :]
+        exchange = self.coupling * self.c / self.b
+        # The fast ring, cut between sites: each site's neighbours are the last of the site before it and the first two
+        # of the site after it.
+        ring = torch.cat([fast[..., -1:, :].roll(1, -1), fast, fast[..., :2, :].roll(-1, -1)], -2)
+        before, after, second = ring[..., :-3, :], ring[..., 2:-1, :], ring[..., 3:, :]
+        d_slow = (slow.roll(-1, -1) - slow.roll(2, -1)) * slow.roll(1, -1) - slow + self.forcing
+        d_slow = d_slow - exchange * fast.sum(-2, keepdim=True)
+        d_fast = (self.c * self.b) * (before - second) * after - self.c * fast + exchange * slow
+        return torch.cat([d_slow, d_fast], -2)
+
+    def resolved(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch resolved site"]:
+        """The slow variables."""
+        return x[..., :1, :]
+
+    def rest(self) -> Float[Tensor, "channel site"]:
+        slow = self.forcing / (1 + self.fast * self.c * (self.coupling / self.b) ** 2)
+        levels = torch.tensor([slow] + [self.coupling / self.b * slow] * self.fast, dtype=torch.float64)
+        return levels[:, None].repeat(1, self.sites)
+
+
+@register_system
+@dataclass(frozen=True)
+class VissioLucarini20(Dynamics):
+    r"""Lorenz-96 with a temperature :math:`\theta` beside the momentum :math:`X`,
+
+    .. math::
+        \dot X_i &= (X_{i+1} - X_{i-2})\,X_{i-1} - \gamma X_i - \alpha \theta_i + F, \\
+        \dot\theta_i &= X_{i+1} \theta_{i+2} - X_{i-1} \theta_{i-2} - \gamma \theta_i + \alpha X_i + G .
+
+    Channel 0 is :math:`X`, channel 1 is :math:`\theta`; :math:`\alpha` exchanges kinetic and potential energy.
+    Source: Vissio & Lucarini (2020), *Mechanics and thermodynamics of a new minimal model of the atmosphere*, eqs. 1–2.
+
+    Attributes
+    ----------
+    momentum_forcing, heating : F, G.
+    conversion : α, of one energy into the other.
+    dissipation : γ.
+    """
+
+    sites: int = 36
+    dt: float = 0.05
+    momentum_forcing: float = 10.0
+    heating: float = 10.0
+    conversion: float = 1.0
+    dissipation: float = 1.0
+    name: ClassVar[str] = "vl20"
+
+    def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
+        momentum, heat = x.unbind(-2)
+        after, before = momentum.roll(-1, -1), momentum.roll(1, -1)
+        d_momentum = (after - momentum.roll(2, -1)) * before - self.conversion * heat + self.momentum_forcing
+        d_heat = after * heat.roll(-2, -1) - before * heat.roll(2, -1) + self.conversion * momentum + self.heating
+        return torch.stack([d_momentum, d_heat], -2) - self.dissipation * x
+
+    def rest(self) -> Float[Tensor, "channel site"]:
+        alpha, gamma, f, g = self.conversion, self.dissipation, self.momentum_forcing, self.heating
+        levels = torch.tensor([gamma * f - alpha * g, gamma * g + alpha * f], dtype=torch.float64)
+        return (levels / (alpha**2 + gamma**2))[:, None].repeat(1, self.sites)
+
+
+@register_system
+@dataclass(frozen=True)
+class KuramotoSivashinsky(Dynamics):
+    r"""The Kuramoto–Sivashinsky equation on a periodic interval: long waves grow, short ones decay,
+
+    .. math:: u_t = -u\,u_x - u_{xx} - u_{xxxx} .
+
+    In Fourier space, with wavenumbers :math:`k`, :math:`\dot{\hat u} = (k^2 - k^4)\,\hat u - \tfrac12 ik\,
+    \widehat{u^2}`: the linear part is diagonal and stiff, and :class:`~assim_lib.integrators.ETDRK4` advances it.
+    The spatial mean is conserved. Discretization as in DAPPER. Sources: Kassam & Trefethen (2005);
+    Bocquet & Farchi (2019) for the settings of the twin experiment.
+
+    Attributes
+    ----------
+    length : of the interval.
+    """
+
+    sites: int = 128
+    dt: float = 0.5
+    length: float = 32 * np.pi
+    name: ClassVar[str] = "ks"
+    spinup: ClassVar[float] = 150.0
+
+    @cached_property
+    def _wavenumbers(self) -> Float[np.ndarray, " mode"]:
+        return 2 * np.pi / self.length * np.arange(self.sites // 2 + 1)
+
+    @cached_property
+    def _growth(self) -> Float[np.ndarray, " mode"]:
+        # Of every mode, also of the shortest wave (two sites long), which DAPPER neither damps nor advects: what an
+        # analysis puts there, no forecast would ever take away.
+        return self._wavenumbers**2 - self._wavenumbers**4
+
+    @cached_property
+    def _etdrk4(self) -> ETDRK4:
+        return ETDRK4(self._growth, self.dt)
+
+    def _advection(self, like: Complex[Tensor, "*batch mode"]) -> Tendency:
+        # The derivative of the shortest wave vanishes at all sites.
+        k = np.where(2 * np.arange(self.sites // 2 + 1) < self.sites, self._wavenumbers, 0.0)
+        factor = torch.tensor(-0.5j * k, dtype=like.dtype, device=like.device)
+        return lambda v: factor * torch.fft.rfft(torch.fft.irfft(v, self.sites).square())
+
+    def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
+        v = torch.fft.rfft(x)
+        growth = torch.tensor(self._growth, dtype=x.dtype, device=x.device)
+        return torch.fft.irfft(growth * v + self._advection(v)(v), self.sites)
+
+    def flow(self, x: Float[Tensor, "*batch channel site"], steps: int = 1) -> Float[Tensor, "*batch channel site"]:
+        v = torch.fft.rfft(x)
+        return torch.fft.irfft(self._etdrk4(self._advection(v), v, steps), self.sites)
+
+    def on_attractor(
+        self, batch: int, generator: torch.Generator, spinup: float | None = None
+    ) -> Float[Tensor, "batch channel site"]:
+        x = super().on_attractor(batch, generator, spinup)
+        # The equation looks the same to a moving observer: with the mean goes no more than a constant velocity.
+        return x - x.mean(-1, keepdim=True)
+
+    def rest(self) -> Float[Tensor, "channel site"]:
+        return torch.zeros(1, self.sites, dtype=torch.float64)
