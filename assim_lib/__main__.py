@@ -9,6 +9,7 @@ scores      collect data/results/*.json into data/results/scores.csv
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from assim_lib.dynamics import system_of
 from assim_lib.experiments import Experiment, ParameterError, configure
@@ -33,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
     for name, field in Experiment.model_fields.items():
         if name != "experiment":
-            kind = field.annotation if field.annotation in (int, float) else str
+            # The type itself, or the one beside None.
+            kind = next((k for k in (int, float) if k in (field.annotation, *get_args(field.annotation))), str)
             if field.annotation is bool:
                 train.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=field.description)
             else:
@@ -54,8 +56,8 @@ def main() -> None:
         from assim_lib.baselines import BASELINES
         from assim_lib.comparison import compare
 
-        for system, obs_conf, noise in BASELINES:
-            for path in compare(load_test_set(system, obs_conf, 0.1, noise)):
+        for setting in BASELINES:
+            for path in compare(load_test_set(*setting)):
                 print("scored", path.stem)
         print("wrote", write_scores())
     elif command == "scores":

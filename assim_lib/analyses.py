@@ -19,13 +19,15 @@ fixed-lag smoother: the ensemble at :math:`t-L` is corrected by its covariance w
 With :math:`L = 0` base and forecast are the same tensor.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from assim_lib.networks import RingConvTrunk
+from assim_lib.networks import Sizes
+from assim_lib.registry import Registry
 
 
 class AnalysisInput(NamedTuple):
@@ -33,8 +35,9 @@ class AnalysisInput(NamedTuple):
 
     base : states to correct, at t − L.
     forecast : their forecast, at t.
-    predicted : the forecast's observation, H(forecast), on the grid.
+    predicted : the forecast's observation, H(forecast), on the grid; zero where H is not known.
     observation, mask : what is seen at t, and where (1 or 0).
+    phase : which entry of the observation schedule that is.
     tendency : of ``base``.
     memory : one vector per site (and per member, where an analysis updates members one by one).
     """
@@ -44,16 +47,27 @@ class AnalysisInput(NamedTuple):
     predicted: Float[Tensor, "*batch member channel site"]
     observation: Float[Tensor, "*batch channel site"]
     mask: Float[Tensor, "*batch channel site"]
+    phase: Int[Tensor, "*batch"]
     tendency: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
 
 
 class Scales(NamedTuple):
-    """The units in which a network sees the world: climatological mean and standard deviation, error of observation."""
+    """The units in which a network sees the world.
 
-    mean: float
-    std: float
+    mean, std : climatological, of each channel, shape (channel, 1).
+    noise : standard deviation of the observation error.
+    """
+
+    mean: Float[Tensor, "channel 1"]
+    std: Float[Tensor, "channel 1"]
     noise: float
+
+    @classmethod
+    def of(cls, climatology: Float[Tensor, "state channel site"], noise: float) -> "Scales":
+        """The units that states of the free-running model suggest."""
+        by_channel = climatology.transpose(0, 1).flatten(1)
+        return cls(by_channel.mean(1, keepdim=True), by_channel.std(1, keepdim=True), noise)
 
 
 class Analysis(nn.Module):
@@ -64,27 +78,31 @@ class Analysis(nn.Module):
     channels : of the state.
     members : ensemble size.
     scales : units of the features.
-    hidden, blocks, kernel, dropout : of the :class:`~assim_lib.networks.RingConvTrunk`.
+    network, sizes : the trunk, see :mod:`assim_lib.networks`.
     memory : memory channels per site.
     lagged : whether ``base`` and ``forecast`` differ (lag ≥ 1).
     band : covariances between a site and its neighbours up to this distance are features.
+    inflation : factor on the analysis perturbations.
+    taper_length : reach of the localization in sites, where there is one.
     """
 
     minimum_members = 1
     memory_per_member = True
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         channels: int,
         members: int,
         scales: Scales,
-        hidden: int,
-        blocks: int,
-        kernel: int,
-        memory: int,
-        lagged: bool,
+        network: Callable[[int, int, Sizes], nn.Module],
+        sizes: Sizes,
+        memory: int = 6,
+        lagged: bool = False,
         band: int = 0,
-        dropout: float = 0.0,
+        inflation: float = 1.0,
+        taper_length: float = 5.0,
     ):
         super().__init__()
         if members < self.minimum_members:
@@ -92,9 +110,12 @@ class Analysis(nn.Module):
                 f"m = {members} is too small for this analysis, which uses ensemble covariances; "
                 f"it needs m ≥ {self.minimum_members} (analysis = 'recurrent' works with m = 1)."
             )
-        self.channels, self.members, self.scales = channels, members, scales
+        self.channels, self.members, self.noise = channels, members, scales.noise
+        self.register_buffer("mean", scales.mean, persistent=False)
+        self.register_buffer("std", scales.std, persistent=False)
         self.memory, self.lagged, self.band = memory, lagged, band
-        self.trunk = RingConvTrunk(self._inputs(), self._outputs(), hidden, blocks, kernel, dropout)
+        self.inflation, self.taper_length = inflation, taper_length
+        self.trunk = network(self._inputs(), self._outputs(), sizes)
 
     def initial_memory(self, *batch: int, sites: int) -> Tensor:
         """An empty memory for a batch of filters."""
@@ -107,10 +128,20 @@ class Analysis(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say how many outputs it needs.")
 
     def _normal(self, x: Tensor) -> Tensor:
-        return (x - self.scales.mean) / self.scales.std
+        return (x - self.mean) / self.std
 
     def _innovation(self, given: AnalysisInput, predicted: Tensor) -> Tensor:
-        return (given.observation.unsqueeze(-3) - predicted) * given.mask.unsqueeze(-3) / self.scales.noise
+        return (given.observation.unsqueeze(-3) - predicted) * given.mask.unsqueeze(-3) / self.noise
+
+    def _inflated(self, ensemble: Tensor) -> Tensor:
+        if self.inflation == 1:
+            return ensemble
+        mean = ensemble.mean(-3, keepdim=True)
+        return mean + self.inflation * (ensemble - mean)
+
+
+ANALYSES: Registry[type[Analysis]] = Registry("analysis")
+register_analysis = ANALYSES.register
 
 
 def sites_last_to_channels_last(*fields: Tensor) -> Tensor:
@@ -126,6 +157,7 @@ def covariance_band(
     return torch.cat([(deviations * deviations.roll(-k, -1)).sum(-3) / denominator for k in range(width + 1)], -2)
 
 
+@register_analysis("original")
 class OriginalAnalysis(Analysis):
     """The original gated, member-by-member update (McCabe & Brown, 2021), in normalized units."""
 
@@ -142,7 +174,7 @@ class OriginalAnalysis(Analysis):
         covariances = covariance_band(base - base.mean(-3, keepdim=True), self.band)
         fields = [
             base,
-            given.tendency / self.scales.std,
+            given.tendency / self.std,
             *([self._normal(given.forecast)] if self.lagged else []),
             *(
                 shared.unsqueeze(-3).expand(*base.shape[:-2], *shared.shape[-2:])
@@ -150,15 +182,16 @@ class OriginalAnalysis(Analysis):
             ),
         ]
         features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
-        out = self.trunk(features, generator)
+        out = self.trunk(features, given.phase, generator)
         gate, change, forget, write = out.split([c, c, self.memory, self.memory], -1)
         # The constant 3 opens the gates: an untrained filter is close to the free forecast.
         gate = torch.sigmoid(gate + 3.0).transpose(-1, -2)
         analysis = gate * base + change.transpose(-1, -2)
         memory = torch.sigmoid(forget) * given.memory + write
-        return self.scales.mean + self.scales.std * analysis, memory
+        return self._inflated(self.mean + self.std * analysis), memory
 
 
+@register_analysis("recurrent")
 class RecurrentAnalysis(Analysis):
     """An additive update of each member from its innovation and a bounded memory; m = 1 is legal."""
 
@@ -171,15 +204,17 @@ class RecurrentAnalysis(Analysis):
     def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         fields = [
             self._normal(given.base),
-            given.tendency / self.scales.std,
+            given.tendency / self.std,
             *([self._normal(given.forecast)] if self.lagged else []),
             self._innovation(given, given.predicted),
             given.mask.unsqueeze(-3).expand_as(given.base),
         ]
         features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
-        increment, keep, write = self.trunk(features, generator).split([self.channels, self.memory, self.memory], -1)
-        analysis = given.base + self.scales.std * increment.transpose(-1, -2)
-        return analysis, remember(given.memory, keep, write)
+        increment, keep, write = self.trunk(features, given.phase, generator).split(
+            [self.channels, self.memory, self.memory], -1
+        )
+        analysis = given.base + self.std * increment.transpose(-1, -2)
+        return self._inflated(analysis), remember(given.memory, keep, write)
 
 
 def remember(memory: Tensor, keep: Tensor, write: Tensor) -> Tensor:
@@ -187,21 +222,22 @@ def remember(memory: Tensor, keep: Tensor, write: Tensor) -> Tensor:
     return torch.lerp(torch.tanh(write), memory, torch.sigmoid(keep))
 
 
+@register_analysis("hybrid")
 class HybridAnalysis(Analysis):
     """A localized ensemble Kalman update, corrected by a network that sees it.
 
-    Taper length (in sites) and inflation are two learned numbers; :attr:`largest_inflation` bounds what the
-    network may add to the latter at a site.
+    Taper length (in sites) and inflation are two learned numbers, given here as they start;
+    :attr:`largest_inflation` bounds what the network may add to the latter at a site.
     """
 
     minimum_members = 2
     memory_per_member = False
     largest_inflation = 0.2
 
-    def __init__(self, *args, taper_length: float = 5.0, inflation: float = 1.05, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.log_taper_length = nn.Parameter(torch.tensor(taper_length).log())
-        self.log_inflation = nn.Parameter(torch.tensor(inflation).log())
+        self.log_taper_length = nn.Parameter(torch.tensor(self.taper_length).log())
+        self.log_inflation = nn.Parameter(torch.tensor(self.inflation).log())
 
     def _inputs(self) -> int:
         return self.channels * (6 + 2 * self.lagged + self.band) + self.memory
@@ -214,10 +250,10 @@ class HybridAnalysis(Analysis):
         deviations, seen = given.base - mean, (given.predicted - predicted) * given.mask.unsqueeze(-3)
         innovation = self._innovation(given, predicted)
         # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
-        gained = self._gain(deviations, seen, torch.cat([self.scales.noise * innovation, -0.5 * seen], -3), given.mask)
+        gained = self._gain(deviations, seen, torch.cat([self.noise * innovation, -0.5 * seen], -3), given.mask)
         increment, deviations = gained[..., :1, :, :], deviations + gained[..., 1:, :, :]
 
-        std = self.scales.std
+        std = self.std
         fields = [
             self._normal(mean),
             given.tendency.mean(-3, keepdim=True) / std,
@@ -233,7 +269,7 @@ class HybridAnalysis(Analysis):
         if self.band:
             fields.append(16 * covariance_band(deviations / std, self.band)[..., self.channels :, :].unsqueeze(-3))
         features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
-        correction, inflation, keep, write = self.trunk(features, generator).split(
+        correction, inflation, keep, write = self.trunk(features, given.phase, generator).split(
             [self.channels, self.channels, self.memory, self.memory], -1
         )
         correction, inflation = correction.transpose(-1, -2), inflation.transpose(-1, -2)
@@ -249,7 +285,7 @@ class HybridAnalysis(Analysis):
         cross = taper * (a.mT @ y) / (self.members - 1)
         covariance = taper * (y.mT @ y) / (self.members - 1)
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
-        seen_variance = torch.full_like(mask, self.scales.noise**2).where(mask > 0, 1.0).flatten(-2)
+        seen_variance = torch.full_like(mask, self.noise**2).where(mask > 0, 1.0).flatten(-2)
         factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 
@@ -258,10 +294,3 @@ class HybridAnalysis(Analysis):
         apart = (index[:, None] - index).abs()
         distance = torch.minimum(apart, sites - apart)
         return torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
-
-
-ANALYSES: dict[str, type[Analysis]] = {
-    "original": OriginalAnalysis,
-    "recurrent": RecurrentAnalysis,
-    "hybrid": HybridAnalysis,
-}

@@ -42,7 +42,7 @@ def compare(test_set: TestSet, baselines: Iterable[Baseline] | None = None, prog
     KeyError : if no baselines are listed for the setting, and none are given.
     """
     if baselines is None:
-        baselines = BASELINES[test_set.system, test_set.obs_conf, test_set.noise]
+        baselines = BASELINES[test_set.system, test_set.obs_conf, test_set.step_size, test_set.noise]
     setting = {key: getattr(test_set, key) for key in SETTING}
     validation_set = load_test_set(**setting, split="validation")
     for baseline in baselines:

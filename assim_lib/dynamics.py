@@ -33,6 +33,7 @@ class Dynamics(ABC):
     sites : number of sites on the ring.
     dt : integration step, in the system's time unit.
     name : what experiments call the system.
+    forecast_model : name of the system that filters forecast with, if not this one.
     spinup : time after which a perturbed rest state is on the attractor.
     perturbation : standard deviation of the perturbations of the rest state.
     """
@@ -40,6 +41,7 @@ class Dynamics(ABC):
     sites: int
     dt: float
     name: ClassVar[str]
+    forecast_model: ClassVar[str] = ""
     spinup: ClassVar[float] = 50.0
     perturbation: ClassVar[float] = 1.0
 
@@ -89,9 +91,8 @@ class Dynamics(ABC):
         """
         start = self.rest()
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
-        return self.flow(
-            start + self.perturbation * noise, round((self.spinup if spinup is None else spinup) / self.dt)
-        )
+        time = self.spinup if spinup is None else spinup
+        return self.flow(start + self.perturbation * noise, round(time / self.dt))
 
     def describe(self) -> dict[str, Any]:
         """The system's name and settings, for records and cache keys."""
@@ -109,8 +110,10 @@ def register_system(system: System) -> System:
 
     Raises
     ------
-    ValueError : if the name is one of the library's own.
+    ValueError : if it has no name, or one of the library's own.
     """
+    if not hasattr(system, "name"):
+        raise ValueError(f"{system.__name__} needs a class attribute `name` that experiments can call it by.")
     return SYSTEMS.register(system.name)(system)
 
 
@@ -131,6 +134,16 @@ def system_of(name: str, dt: float | None = None) -> Dynamics:
     if not dt > 0:
         raise ValueError(f"dt = {dt} must be greater than 0.")
     return replace(system, dt=dt)
+
+
+def forecast_model_of(name: str, dt: float | None = None) -> Dynamics:
+    """The model that filters forecast a registered system with: the system itself, or a simpler one.
+
+    Parameters
+    ----------
+    dt : another integration step of the model.
+    """
+    return system_of(SYSTEMS.find(name).forecast_model or name, dt)
 
 
 @register_system
@@ -176,6 +189,10 @@ class TwoLevelLorenz96(Dynamics):
     b : amplitude of the slow variables relative to the fast ones.
     c : how much faster the fast variables are.
     forcing : F.
+
+    Raises
+    ------
+    ValueError : if ``fast`` is less than 2.
     """
 
     sites: int = 40
@@ -186,9 +203,14 @@ class TwoLevelLorenz96(Dynamics):
     c: float = 10.0
     forcing: float = 10.0
     name: ClassVar[str] = "two_level"
+    forecast_model: ClassVar[str] = "l96"
     spinup: ClassVar[float] = 20.0
     # Far off the attractor the steps are too long for the fast variables.
     perturbation: ClassVar[float] = 0.1
+
+    def __post_init__(self):
+        if self.fast < 2:
+            raise ValueError(f"fast = {self.fast} must be at least 2, for the equations to reach one site on.")
 
     def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
         slow, fast = x[..., :1, :], x[..., 1:, :]
@@ -222,7 +244,7 @@ class VissioLucarini20(Dynamics):
         \dot\theta_i &= X_{i+1} \theta_{i+2} - X_{i-1} \theta_{i-2} - \gamma \theta_i + \alpha X_i + G .
 
     Channel 0 is :math:`X`, channel 1 is :math:`\theta`; :math:`\alpha` exchanges kinetic and potential energy.
-    Source: Vissio & Lucarini (2020), *Mechanics and thermodynamics of a new minimal model of the atmosphere*, eqs. 1–2.
+    Source: Vissio & Lucarini (2020), *Mechanics and thermodynamics of a new minimal model of the atmosphere*.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
 """The named experiments, their options, and the presets that size a run.
 
 An :class:`Experiment` is one frozen, validated object: everything that determines a run. It is built by
-:func:`configure` from four layers, each overriding the one before: the field defaults, what the named
-experiment sets, what the chosen ``analysis`` and ``preset`` set, and what the caller asks for. Nothing is
+:func:`configure` from four layers, each overriding the one before: the field defaults, what the chosen ``analysis`` and
+``preset`` set, what the named experiment sets, and what the caller asks for. Nothing is
 computed before the whole object is valid, and every mistake is answered by one sentence.
 """
 
@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from assim_lib.dynamics import system_of
-from assim_lib.observations import observation_model
+from assim_lib.analyses import ANALYSES
+from assim_lib.dynamics import Dynamics, forecast_model_of, system_of
+from assim_lib.networks import NETWORKS
+from assim_lib.observations import identity, observation_model
 
 Preset = Literal["quick", "cpu", "paper"]
-AnalysisName = Literal["original", "recurrent", "hybrid"]
 
 
 class ParameterError(ValueError):
@@ -51,9 +52,11 @@ class Experiment(BaseModel):
 
     obs_conf: str = option("full_obs", "the name of a registered observation configuration")
     step_size: float = option(0.1, "the observation interval, a positive multiple of the integration step", gt=0)
+    dt: float | None = option(None, "the forecast model's integration step, a number > 0, or None for its own", gt=0)
     noise: float = option(1.0, "the observation error's standard deviation, a number > 0", gt=0)
 
-    analysis: AnalysisName = option("original", "'original', 'recurrent' or 'hybrid'")
+    analysis: str = option("original", "the name of an analysis: 'original', 'recurrent' or 'hybrid'")
+    network: str = option("conv", "the name of a network: 'conv', 'ff' or 'ff_per_operator'")
     m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
     lag: int = option(
         0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20
@@ -65,9 +68,23 @@ class Experiment(BaseModel):
     band: int = option(0, "reach of the covariance features in sites, a whole number ≥ 0", ge=0)
     dropout: float = option(0.0, "the share of hidden channels dropped, a number from 0 to 0.9", ge=0, le=0.9)
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
+    inflation: float = option(
+        1.0,
+        "the factor on the analysis perturbations, a number from 0.5 to 2 ('hybrid' learns on from it)",
+        ge=0.5,
+        le=2,
+    )
+    taper_length: float = option(
+        5.0, "the reach of the localization that 'hybrid' learns on from, in sites, a number > 0", gt=0
+    )
+    start: Literal["climatology", "first_observation", "truth"] = option(
+        "climatology", "'climatology', 'first_observation' or 'truth': what a filter's members start around"
+    )
     clamp: float = option(4.0, "the largest state allowed, in climatological standard deviations, a number ≥ 3", ge=3)
 
-    loss: Literal["ss_forecast"] = option("ss_forecast", "'ss_forecast'")
+    loss: Literal["ss_forecast", "ss_analysis", "clean_analysis"] = option(
+        "ss_forecast", "'ss_forecast', 'ss_analysis' or 'clean_analysis'"
+    )
     window: int = option(10, "cycles unrolled for one gradient, a whole number ≥ 1", ge=1)
     batch: int = option(16, "trajectories per update, a whole number ≥ 1", ge=1)
     pool: int = option(128, "filters trained in turn, a whole number of at least one batch", ge=1)
@@ -83,19 +100,34 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        dynamics = system_of(self.system)
-        observation_model(self.obs_conf, dynamics.channels, dynamics.sites)
+        dynamics = self.forecast_model
+        seen = observation_model(self.obs_conf, dynamics.channels, dynamics.sites)
+        ANALYSES.find(self.analysis)
+        NETWORKS.find(self.network)
+        system_of(self.system).steps_per_cycle(self.step_size)
         dynamics.steps_per_cycle(self.step_size)
+        hybrid, recurrent = self.analysis == "hybrid", self.analysis == "recurrent"
         problems = {
             f"m = 1 does not work with analysis = {self.analysis!r}, which needs ensemble covariances; take m ≥ 2, or "
-            "analysis = 'recurrent'.": self.m == 1 and self.analysis != "recurrent",
+            "analysis = 'recurrent'.": self.m < ANALYSES[self.analysis].minimum_members,
+            f"inflation = {self.inflation} does nothing to m = 1; set it to 1.": self.m == 1 and self.inflation != 1,
             f"cycles = {self.cycles} must be more than window = {self.window}.": self.cycles <= self.window,
             f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
             f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
             f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout
             and not self.dropout,
-            f"band = {self.band} is not used by analysis = 'recurrent'; set it to 0.": bool(self.band)
-            and self.analysis == "recurrent",
+            f"band = {self.band} is not used by analysis = 'recurrent'; set it to 0.": bool(self.band) and recurrent,
+            f"analysis = 'hybrid' needs operators it may use, and some of obs_conf = {self.obs_conf!r} are unknown; "
+            "take 'original' or 'recurrent'.": hybrid and bool(seen.unknown),
+            f"network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = {self.obs_conf!r} do not; "
+            "take 'ff' or 'ff_per_operator'.": self.network == "conv" and bool(seen.unknown),
+            f"network = 'ff_per_operator' needs a schedule of several operators, and obs_conf = {self.obs_conf!r} has "
+            "one; take 'ff'.": self.network == "ff_per_operator" and seen.period == 1,
+            f"start = {self.start!r} knows the state at the observation only, and lag = {self.lag} starts before it; "
+            "take lag = 0, or start = 'climatology'.": self.start != "climatology" and self.lag > 0,
+            f"start = 'first_observation' needs observations of the state itself, and obs_conf = {self.obs_conf!r} has "
+            "others; take 'climatology'.": self.start == "first_observation"
+            and bool(seen.unknown or seen.operator is not identity),
             "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'.": self.device == "cuda"
             and not torch.cuda.is_available(),
         }
@@ -103,6 +135,11 @@ class Experiment(BaseModel):
             if wrong:
                 raise ValueError(sentence)
         return self
+
+    @property
+    def forecast_model(self) -> Dynamics:
+        """What the filter forecasts with."""
+        return forecast_model_of(self.system, self.dt)
 
     @property
     def torch_device(self) -> torch.device:
@@ -113,24 +150,50 @@ class Experiment(BaseModel):
     @property
     def method(self) -> str:
         """The method's name in the table of scores."""
+        if self.network != "conv":
+            return "amortized_ff"
         return "amortized_original" if self.analysis == "original" else "amortized"
 
     @property
     def name(self) -> str:
         """A file name for this run's checkpoint and results."""
         setting = f"{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}"
+        network = "" if self.network == "conv" else f"-{self.network}"
         lag = f"-lag{self.lag}" if self.lag else ""
-        return f"{self.experiment}-{setting}-{self.analysis}{lag}-m{self.m}-seed{self.seed}"
+        loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
+        return f"{self.experiment}-{setting}-{self.analysis}{network}{lag}{loss}-m{self.m}-seed{self.seed}"
 
 
-# What each experiment sets, before the analysis and the preset have their say.
-EXPERIMENTS: dict[str, dict[str, Any]] = {"l96_conv": {"system": "l96"}}
+# What each experiment is, whatever the analysis and the preset; what they say of sizes gives way to it.
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "l96_ff": {"system": "l96", "network": "ff", "hidden_size": 250, "blocks": 2, "memory": 4},
+    "l96_conv": {"system": "l96"},
+    "ks": {"system": "ks", "step_size": 1.0},
+    "misspec": {"system": "two_level"},
+    "vl20": {"system": "vl20", "obs_conf": "every_4th_dim_partial_obs"},
+    "losses": {"system": "l96"},
+    "unknown_operators": {
+        "system": "l96",
+        "obs_conf": "unstructured_partial_obs",
+        "network": "ff_per_operator",
+        "hidden_size": 250,
+        "blocks": 2,
+        "memory": 4,
+    },
+}
 
 # The original method keeps its original sizes; the others have those that trained best here.
 ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
     "original": {"dropout": 0.1, "test_dropout": True, "band": 2},
     "recurrent": {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12},
-    "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3},
+    "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3, "inflation": 1.05},
+}
+
+# Where the numbers that the hybrid analysis learns start: what tracks best untrained, on validation data.
+HYBRID_STARTS: dict[str, dict[str, Any]] = {
+    "ks": {"inflation": 1.02, "taper_length": 12.0, "batch": 8},
+    "misspec": {"inflation": 1.3, "lag": 0},
+    "vl20": {"inflation": 1.1, "taper_length": 3.0, "lag": 1},
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -164,14 +227,18 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     requested = {name: value for name, value in requested.items() if value is not None}
     refuse_unknown(requested, options())
     fixed = {"experiment": experiment, **EXPERIMENTS[experiment]}
-    chosen = {name: requested.get(name, Experiment.model_fields[name].default) for name in ("analysis", "preset")}
+    if {**fixed, **requested}.get("analysis") == "hybrid":
+        fixed |= HYBRID_STARTS.get(experiment, {})
+    chosen = {
+        name: {**fixed, **requested}.get(name, Experiment.model_fields[name].default) for name in ("analysis", "preset")
+    }
     # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.
     layers = (
         ANALYSIS_DEFAULTS.get(str(chosen["analysis"]), {}),
         PRESETS.get(str(chosen["preset"]), {}).get(str(chosen["analysis"]), {}),
     )
     try:
-        return Experiment(**{**fixed, **layers[0], **layers[1], **requested})
+        return Experiment(**{**layers[0], **layers[1], **fixed, **requested})
     except ValidationError as error:
         raise ParameterError(_sentence(error)) from None
 

@@ -53,6 +53,10 @@ class AmortizedFilter(nn.Module):
     """
 
     climatology: Tensor
+    schedule: Tensor
+    known: Tensor
+    lowest: Tensor
+    highest: Tensor
 
     def __init__(
         self,
@@ -68,20 +72,33 @@ class AmortizedFilter(nn.Module):
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
         self.steps, self.lag = dynamics.steps_per_cycle(step_size), lag
         self.register_buffer("climatology", climatology)
-        mean, std = analysis.scales.mean, analysis.scales.std
-        self.bounds = (mean - clamp * std, mean + clamp * std)
+        derived = {
+            "schedule": observation_model.mask(torch.arange(observation_model.period)).to(climatology),
+            "known": observation_model.known(torch.arange(observation_model.period)).to(climatology),
+            "lowest": analysis.mean - clamp * analysis.std,
+            "highest": analysis.mean + clamp * analysis.std,
+        }
+        for name, tensor in derived.items():
+            self.register_buffer(name, tensor, persistent=False)
 
-    def cold_start(self, *batch: int, generator: torch.Generator) -> Carry:
+    def cold_start(
+        self, *batch: int, generator: torch.Generator, near: Float[Tensor, "*batch channel site"] | None = None
+    ) -> Carry:
         """Ensembles of random climatological states, and an empty memory.
 
         Parameters
         ----------
         batch : shape of the batch; none for a single filter.
         generator : a CPU generator, from which the members are drawn.
+        near : where this is a number and not NaN, members start from it instead, each with an error of its own.
         """
-        shape = (*batch, self.analysis.members)
-        chosen = torch.randint(len(self.climatology), shape, generator=generator).to(self.climatology.device)
-        base = self.climatology[chosen]
+        shape, device = (*batch, self.analysis.members), self.climatology.device
+        chosen = torch.randint(len(self.climatology), shape, generator=generator)
+        base = self.climatology[chosen.to(device)]
+        if near is not None:
+            error = torch.randn(base.shape, generator=generator).to(base)
+            around = near.to(base).unsqueeze(-3) + self.analysis.noise * error
+            base = torch.where(around.isnan(), base, around)
         forecast = self.dynamics.flow(base, self.lag * self.steps)
         memory = self.analysis.initial_memory(*batch, sites=self.dynamics.sites)
         return Carry(base, forecast, memory.to(base))
@@ -90,27 +107,34 @@ class AmortizedFilter(nn.Module):
         self,
         carry: Carry,
         observation: Float[Tensor, "*batch channel site"],
-        mask: Float[Tensor, "*batch channel site"],
+        number: Int[Tensor, "*batch"] | int,
         generator: torch.Generator | None = None,
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
         Parameters
         ----------
+        observation : what was received, zero where nothing is seen.
+        number : of the cycle, in the observation schedule.
         generator : turns dropout on, where the analysis has any.
         """
         base, forecast, memory = carry
+        phase = torch.as_tensor(number, device=base.device) % len(self.schedule)
+        predicted = self.observation_model.operator(forecast)
+        if self.observation_model.unknown:
+            predicted = predicted * self.known[phase].unsqueeze(-3)
         given = AnalysisInput(
             base=base,
             forecast=forecast,
-            predicted=self.observation_model.operator(forecast),
+            predicted=predicted,
             observation=observation,
-            mask=mask,
+            mask=self.schedule[phase],
+            phase=phase,
             tendency=self.dynamics.tendency(base),
             memory=memory,
         )
         corrected, memory = self.analysis(given, generator)
-        path = [corrected.clamp(*self.bounds)]
+        path = [corrected.clamp(self.lowest, self.highest)]
         for _ in range(self.lag + 1):
             path.append(self.dynamics.flow(path[-1], self.steps))
         return Carry(path[1], path[-1], memory), path[-2]
@@ -123,6 +147,7 @@ def assimilate(
     generator: torch.Generator,
     first_cycle: Int[Tensor, "*batch"] | int = 0,
     dropout: bool = False,
+    near: Float[Tensor, "*batch channel site"] | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "*batch cycle member channel site"]:
     """Run a filter from a cold start along a record of observations; return the analysis ensembles.
@@ -133,16 +158,16 @@ def assimilate(
     generator : a CPU generator, for the cold start (and for dropout, if kept on).
     first_cycle : number of the first cycle in the observation schedule.
     dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
+    near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
     """
     batch, device = observations.shape[:-3], model.climatology.device
-    carry = model.cold_start(*batch, generator=generator)
+    carry = model.cold_start(*batch, generator=generator, near=near)
     observations = torch.nan_to_num(observations).to(device)
-    first_cycle = torch.as_tensor(first_cycle)
+    first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
     analyses = []
     for k in tqdm(range(observations.shape[-3]), desc="assimilate", unit="cycle", disable=not progress):
-        mask = model.observation_model.mask(first_cycle + k).expand(observations[..., k, :, :].shape)
         carry, analysis = model.cycle(
-            carry, observations[..., k, :, :], mask.to(device, observations.dtype), generator if dropout else None
+            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None
         )
         analyses.append(analysis.cpu())
     return torch.stack(analyses, -4)

@@ -28,6 +28,11 @@ from torchdiffeq import odeint, odeint_adjoint
 Tendency = Callable[[Tensor], Tensor]
 
 
+def _check(steps: int) -> None:
+    if steps < 0:
+        raise ValueError(f"steps = {steps}: the number of steps must be at least 0.")
+
+
 def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float) -> Float[Tensor, "*shape"]:
     """One step of the classical fourth-order Runge–Kutta method (the "1/6, 2/6, 2/6, 1/6" rule).
 
@@ -49,8 +54,9 @@ class ETDRK4:
 
     Its coefficients are functions of :math:`z = L \Delta t` such as :math:`(e^z - 1)/z`, in which all digits cancel
     near :math:`z = 0`. They are analytic there, so that the mean over a circle around :math:`z` gives the value at
-    :math:`z` without cancellation, in double precision.
-    Sources: Cox & Matthews (2002), eqs. 26–29; Kassam & Trefethen (2005), section 3.
+    :math:`z` without cancellation, in double precision. The error has order four once the steps resolve all of
+    :math:`L`, and about three with the long steps that are the point of the method.
+    Sources: Cox & Matthews (2002) for the stages; Kassam & Trefethen (2005) for the circle.
 
     Parameters
     ----------
@@ -102,11 +108,6 @@ class ETDRK4:
             c = half * a + q * (2 * n3 - n1)
             v = whole * v + f1 * n1 + f2 * (n2 + n3) + f3 * nonlinear(c)
         return v
-
-
-def _check(steps: int) -> None:
-    if steps < 0:
-        raise ValueError(f"steps = {steps}: the number of steps must be at least 0.")
 
 
 class _AsModule(torch.nn.Module):

@@ -1,20 +1,55 @@
 r"""From features to increments: networks that know nothing of time, ensembles or observations.
 
-:class:`RingConvTrunk` is a residual convolution on a ring of sites, with the channels last: the window of
-``kernel`` neighbouring sites is laid out as one long vector and multiplied by one matrix. On a CPU this
-runs several times faster than a general convolution at these sizes, and it makes every hidden weight
-a plain matrix, which is what the Muon optimizer wants.
+A *trunk* maps features at each site to outputs at each site. What it may use of its neighbours is the difference
+between the two that are registered here (a notebook can add others, see :data:`NETWORKS`):
 
-.. math:: h^0 = W^0 \ast u, \qquad h^{b} = h^{b-1} + W^b \ast \mathrm{SiLU}(h^{b-1}), \qquad o = V\,\mathrm{SiLU}(h^B),
+``conv``
+    :class:`RingConvTrunk`, a residual convolution on a ring of sites, with the channels last: the window of
+    ``kernel`` neighbouring sites is laid out as one long vector and multiplied by one matrix. On a CPU this
+    runs several times faster than a general convolution at these sizes, and it makes every hidden weight
+    a plain matrix, which is what the Muon optimizer wants.
+``ff``
+    :class:`FeedForwardTrunk`, the same residual network with the whole ring as one vector: every site may depend on
+    every other, and nothing that is learned at one site is known at the next.
+``ff_per_operator``
+    :class:`FeedForwardBank`, a feed-forward network of its own for each entry of the observation schedule.
 
-where :math:`W \ast` denotes the windowed product. The last matrix :math:`V` starts at zero: an untrained
-network changes nothing, and an analysis built on it starts from its classical part.
+All are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o = V\,\mathrm{SiLU}(h^B)`,
+with windowed products for ``conv``. The last matrix :math:`V` (the ``head``) starts at zero: an untrained network
+changes nothing, and an analysis built on it starts from its classical part.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from assim_lib.registry import Registry
+
+
+class Sizes(NamedTuple):
+    """What a trunk may need to know to be built.
+
+    sites : on the ring.
+    operators : period of the observation schedule.
+    hidden : width.
+    blocks : number of residual blocks.
+    kernel : window of each convolution, in sites, odd.
+    dropout : share of hidden channels dropped, whole channels at a time; only where a generator is given.
+    """
+
+    sites: int
+    operators: int = 1
+    hidden: int = 32
+    blocks: int = 3
+    kernel: int = 5
+    dropout: float = 0.0
+
+
+NETWORKS: Registry[type[nn.Module]] = Registry("network")
+register_network = NETWORKS.register
 
 
 class RingConv(nn.Module):
@@ -38,30 +73,17 @@ class RingConv(nn.Module):
         return self.linear(torch.cat(windows, -1))
 
 
-class RingConvTrunk(nn.Module):
-    """Residual convolutional network on a ring of sites; its output starts at zero.
+class ResidualTrunk(nn.Module):
+    """The residual network that all trunks are; they differ in their layers."""
 
-    Parameters
-    ----------
-    inputs, outputs : number of features and of outputs per site.
-    hidden : width.
-    blocks : number of residual blocks.
-    kernel : window of each convolution, in sites.
-    dropout : share of hidden channels dropped, whole channels at a time; only where a generator is given.
-    """
-
-    def __init__(self, inputs: int, outputs: int, hidden: int, blocks: int, kernel: int, dropout: float = 0.0):
+    def __init__(self, embed: nn.Module, blocks: list[nn.Module], head: nn.Linear, dropout: float):
         super().__init__()
-        self.embed = RingConv(inputs, hidden, kernel)
-        self.blocks = nn.ModuleList(RingConv(hidden, hidden, kernel) for _ in range(blocks))
-        self.head = nn.Linear(hidden, outputs)
-        self.dropout = dropout
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.embed, self.blocks, self.head, self.dropout = embed, nn.ModuleList(blocks), head, dropout
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
 
-    def forward(
-        self, features: Float[Tensor, "*batch site inputs"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*batch site outputs"]:
+    def residual(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Embed, correct block by block, read out."""
         h = self.embed(features)
         for block in self.blocks:
             h = h + block(self._drop(F.silu(h), generator))
@@ -70,6 +92,89 @@ class RingConvTrunk(nn.Module):
     def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.dropout == 0 or generator is None:
             return h
-        shape = (*h.shape[:-2], 1, h.shape[-1])
-        kept = torch.rand(shape, generator=generator, device=generator.device).to(h.device) >= self.dropout
-        return h * kept / (1 - self.dropout)
+        kept = torch.rand(self._dropped_shape(h), generator=generator, device=generator.device) >= self.dropout
+        return h * kept.to(h.device) / (1 - self.dropout)
+
+    def _dropped_shape(self, h: Tensor) -> torch.Size:
+        return h.shape
+
+
+@register_network("conv")
+class RingConvTrunk(ResidualTrunk):
+    """Residual convolutional network on a ring of sites; its output starts at zero.
+
+    Parameters
+    ----------
+    inputs, outputs : number of features and of outputs per site.
+    sizes : of which ``hidden``, ``blocks``, ``kernel`` and ``dropout`` matter.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+        embed = RingConv(inputs, sizes.hidden, sizes.kernel)
+        blocks: list[nn.Module] = [RingConv(sizes.hidden, sizes.hidden, sizes.kernel) for _ in range(sizes.blocks)]
+        super().__init__(embed, blocks, nn.Linear(sizes.hidden, outputs), sizes.dropout)
+
+    def forward(
+        self,
+        features: Float[Tensor, "*batch site inputs"],
+        phase: Int[Tensor, "..."] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch site outputs"]:
+        return self.residual(features, generator)
+
+    def _dropped_shape(self, h: Tensor) -> torch.Size:
+        return torch.Size((*h.shape[:-2], 1, h.shape[-1]))
+
+
+@register_network("ff")
+class FeedForwardTrunk(ResidualTrunk):
+    """Residual fully connected network over the whole ring; its output starts at zero.
+
+    Parameters
+    ----------
+    inputs, outputs : number of features and of outputs per site.
+    sizes : of which ``sites``, ``hidden``, ``blocks`` and ``dropout`` matter.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+        embed = nn.Linear(sizes.sites * inputs, sizes.hidden)
+        blocks: list[nn.Module] = [nn.Linear(sizes.hidden, sizes.hidden) for _ in range(sizes.blocks)]
+        super().__init__(embed, blocks, nn.Linear(sizes.hidden, sizes.sites * outputs), sizes.dropout)
+        self.sites = sizes.sites
+
+    def forward(
+        self,
+        features: Float[Tensor, "*batch site inputs"],
+        phase: Int[Tensor, "..."] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch site outputs"]:
+        return self.residual(features.flatten(-2), generator).unflatten(-1, (self.sites, -1))
+
+
+@register_network("ff_per_operator")
+class FeedForwardBank(nn.Module):
+    """One :class:`FeedForwardTrunk` for each entry of the observation schedule.
+
+    Parameters
+    ----------
+    inputs, outputs, sizes : of each of them; ``sizes.operators`` says how many there are.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+        super().__init__()
+        self.trunks = nn.ModuleList(FeedForwardTrunk(inputs, outputs, sizes) for _ in range(sizes.operators))
+
+    def forward(
+        self,
+        features: Float[Tensor, "*batch member site inputs"],
+        phase: Int[Tensor, "*batch"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch member site outputs"]:
+        # Each network sees its own part of the batch; put together again in the batch's order.
+        flat, phase = features.reshape(-1, *features.shape[-3:]), phase.expand(features.shape[:-3]).flatten()
+        order, parts = [], []
+        for operator, trunk in enumerate(self.trunks):
+            chosen = (phase == operator).nonzero().flatten()
+            order.append(chosen)
+            parts.append(trunk(flat[chosen], None, generator))
+        return torch.cat(parts)[torch.cat(order).argsort()].view(*features.shape[:-1], -1)

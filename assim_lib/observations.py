@@ -5,17 +5,23 @@ normal :math:`\varepsilon_k`. Observations live **on the grid**: ``y`` has the s
 the same shape says which entries exist. That makes a batch in which every trajectory is at another point
 of a rotating schedule an ordinary tensor, and lets one analysis serve every configuration.
 
+An instrument may also be **unknown**: what it measures is then a linear map of the whole state that neither the
+filter nor its training loss may use. Its numbers fill entries of the grid too, but say nothing of the
+sites they stand at; what they mean has to be learned.
+
 A configuration (the parameter ``obs_conf``) is a registered function from ``(channels, sites)`` to an
 :class:`ObservationModel`; a notebook can add one with :func:`register_obs_conf` without touching the library.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from assim_lib.registry import Registry
 
 
 def identity(x: Tensor) -> Tensor:
@@ -31,10 +37,13 @@ class ObservationModel:
     ----------
     schedule : ``(period, channel, site)`` boolean; entry ``k % period`` says what cycle ``k`` sees.
     operator : pointwise map from state to observed quantity, same shape (the identity by default).
+    unknown : by entry of the schedule, the ``(channel · site, channel · site)`` matrices that stand for ``operator``
+        where the instrument is unknown. Only :meth:`observe` uses them.
     """
 
     schedule: Bool[Tensor, "period channel site"]
     operator: Callable[[Tensor], Tensor] = identity
+    unknown: Mapping[int, Float[Tensor, "entry state"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.schedule.ndim != 3 or self.schedule.dtype != torch.bool or not self.schedule.any():
@@ -42,10 +51,28 @@ class ObservationModel:
                 f"schedule of shape {tuple(self.schedule.shape)} and type {self.schedule.dtype} must be boolean, "
                 "of shape (period, channel, site), and observe something."
             )
+        if not set(self.unknown) < set(range(self.period)):
+            raise ValueError(
+                f"unknown = {sorted(self.unknown)} must be entries of a schedule of period {self.period}, not all of them."
+            )
+
+    @property
+    def period(self) -> int:
+        """Number of cycles after which the schedule repeats."""
+        return len(self.schedule)
 
     def mask(self, cycle: Int[Tensor, "*batch"] | int) -> Bool[Tensor, "*batch channel site"]:
-        """What is seen at each cycle number."""
-        return self.schedule[torch.as_tensor(cycle) % len(self.schedule)]
+        """Which entries exist at each cycle number."""
+        return self.schedule[torch.as_tensor(cycle) % self.period]
+
+    def known(self, cycle: Int[Tensor, "*batch"] | int) -> Bool[Tensor, "*batch channel site"]:
+        """Which of them come from an operator that a filter and its loss may use."""
+        return self._known_schedule[torch.as_tensor(cycle) % self.period]
+
+    @property
+    def _known_schedule(self) -> Tensor:
+        keep = torch.tensor([phase not in self.unknown for phase in range(self.period)])
+        return self.schedule & keep[:, None, None]
 
     def observe(
         self,
@@ -61,28 +88,19 @@ class ObservationModel:
         unit_noise : independent standard normal numbers, shape of ``truth``.
         noise : the error's standard deviation, in the observation's unit.
         """
+        seen = self.operator(truth)
+        for phase, matrix in self.unknown.items():
+            # In double precision: the sums then round to the same single-precision numbers on every machine.
+            states = truth[..., phase :: self.period, :, :].double().flatten(-2)
+            projected = (states @ matrix.double().mT).unflatten(-1, truth.shape[-2:])
+            seen = seen.clone()
+            seen[..., phase :: self.period, :, :] = projected.to(seen)
         mask = self.mask(torch.arange(truth.shape[-3]))
-        return torch.where(mask, self.operator(truth) + noise * unit_noise, 0.0)
+        return torch.where(mask, seen + noise * unit_noise, 0.0)
 
 
-OBS_CONFS: dict[str, Callable[[int, int], ObservationModel]] = {}
-
-
-def register_obs_conf(name: str) -> Callable:
-    """Decorator: make a function ``(channels, sites) -> ObservationModel`` available as ``obs_conf=name``.
-
-    Raises
-    ------
-    ValueError : if the name is taken.
-    """
-    if name in OBS_CONFS:
-        raise ValueError(f"obs_conf {name!r} is registered already; choose another name.")
-
-    def register(build: Callable[[int, int], ObservationModel]) -> Callable[[int, int], ObservationModel]:
-        OBS_CONFS[name] = build
-        return build
-
-    return register
+OBS_CONFS: Registry[Callable[[int, int], ObservationModel]] = Registry("obs_conf")
+register_obs_conf = OBS_CONFS.register
 
 
 def observation_model(obs_conf: str, channels: int, sites: int) -> ObservationModel:
@@ -92,11 +110,12 @@ def observation_model(obs_conf: str, channels: int, sites: int) -> ObservationMo
     ------
     ValueError : if there is none of that name; the sentence lists those there are.
     """
-    if obs_conf not in OBS_CONFS:
-        close = get_close_matches(str(obs_conf), OBS_CONFS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"obs_conf = {obs_conf!r} is not registered{hint}; known: {', '.join(OBS_CONFS)}.")
-    return OBS_CONFS[obs_conf](channels, sites)
+    return OBS_CONFS.find(obs_conf)(channels, sites)
+
+
+def _every(stride: int, channels: int, sites: int, moving: bool) -> Tensor:
+    offset = torch.arange(stride if moving else 1)[:, None, None]
+    return (torch.arange(sites) % stride == offset).expand(len(offset), channels, sites).clone()
 
 
 @register_obs_conf("full_obs")
@@ -108,11 +127,36 @@ def full_obs(channels: int, sites: int) -> ObservationModel:
 @register_obs_conf("every_4th_dim_partial_obs")
 def every_4th(channels: int, sites: int) -> ObservationModel:
     """Every fourth site; the offset advances by one each cycle, so that four cycles see every site once."""
-    offset = torch.arange(4)[:, None, None]
-    return ObservationModel((torch.arange(sites) % 4 == offset).expand(4, channels, sites).clone())
+    return ObservationModel(_every(4, channels, sites, moving=True))
 
 
 @register_obs_conf("every_4th_fixed")
 def every_4th_fixed(channels: int, sites: int) -> ObservationModel:
     """Every fourth site, the same ones each cycle."""
-    return ObservationModel((torch.arange(sites) % 4 == 0).expand(1, channels, sites).clone())
+    return ObservationModel(_every(4, channels, sites, moving=False))
+
+
+@register_obs_conf("partial_obs")
+def every_2nd(channels: int, sites: int) -> ObservationModel:
+    """Every second site, the odd and the even ones in turn."""
+    return ObservationModel(_every(2, channels, sites, moving=True))
+
+
+@register_obs_conf("unstructured_partial_obs")
+def unstructured(channels: int, sites: int) -> ObservationModel:
+    """Every fourth site as in ``every_4th_dim_partial_obs``, in every other cycle only; between them four unknown instruments.
+
+    Each unknown instrument measures a quarter as many random projections of the state as it has entries, with
+    orthonormal weights; which ones, was drawn once and for all.
+    """
+    known, size = _every(4, channels, sites, moving=True), channels * sites
+    random = np.random.RandomState(0)
+    slots = (torch.arange(size) < size // 4).view(channels, sites)
+    unknown = {}
+    for turn in range(4):
+        weights, _ = np.linalg.qr(random.standard_normal((size, size // 4)))
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix[: size // 4] = torch.from_numpy(weights.T)
+        unknown[2 * turn + 1] = matrix
+    schedule = torch.stack([entry for mask in known for entry in (mask, slots)])
+    return ObservationModel(schedule, unknown=unknown)

@@ -22,10 +22,11 @@ from assim_lib.dynamics import system_of
 from assim_lib.evaluation import Scores, evaluate, rmse
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, assimilate
+from assim_lib.networks import NETWORKS, Sizes
 from assim_lib.observations import observation_model
 from assim_lib.results import load_scores, store_result
 from assim_lib.storage import data_dir, provenance
-from assim_lib.training import Trainer, load_checkpoint, save_checkpoint
+from assim_lib.training import NEEDS_TRUTH, Record, Trainer, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, training_trajectories
 
 CLIMATOLOGY_STATES = 512
@@ -42,42 +43,66 @@ def build_filter(experiment: Experiment, climate: Tensor | None = None) -> Amort
         default. The units of the network's features are taken from them: a trained filter must be given its own,
         since chaos makes others of the same seed on another machine.
     """
-    dynamics = system_of(experiment.system)
+    dynamics = experiment.forecast_model
+    seen = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites)
     if climate is None:
         climate = dynamics.on_attractor(CLIMATOLOGY_STATES, torch.Generator().manual_seed(experiment.seed)).float()
-    scales = Scales(float(climate.mean()), float(climate.std()), experiment.noise)
+    sizes = Sizes(
+        sites=dynamics.sites,
+        operators=seen.period,
+        hidden=experiment.hidden_size,
+        blocks=experiment.blocks,
+        kernel=experiment.kernel,
+        dropout=experiment.dropout,
+    )
     with torch.random.fork_rng():
         # torch initializes layers from its global generator: seed it here, and put it back.
         torch.manual_seed(experiment.seed)
         analysis = ANALYSES[experiment.analysis](
             channels=dynamics.channels,
             members=experiment.m,
-            scales=scales,
-            hidden=experiment.hidden_size,
-            blocks=experiment.blocks,
-            kernel=experiment.kernel,
+            scales=Scales.of(climate, experiment.noise),
+            network=NETWORKS[experiment.network],
+            sizes=sizes,
             memory=experiment.memory,
             lagged=experiment.lag > 0,
             band=experiment.band,
-            dropout=experiment.dropout,
+            inflation=experiment.inflation,
+            taper_length=experiment.taper_length,
         )
-    seen = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites)
     model = AmortizedFilter(dynamics, seen, analysis, experiment.step_size, experiment.lag, climate, experiment.clamp)
     return model.to(experiment.torch_device)
 
 
-def training_observations(experiment: Experiment, progress: bool = False) -> Tensor:
-    """The record a filter is trained on: (segment, cycle, channel, site), its noise drawn once.
+def starting_points(experiment: Experiment, observations: Tensor, masks: Tensor, truth: Tensor) -> Tensor | None:
+    """What members start around, NaN where that is the climatology; see :meth:`AmortizedFilter.cold_start`."""
+    match experiment.start:
+        case "first_observation":
+            return torch.where(masks, observations, torch.nan)
+        case "truth":
+            return truth
+        case _:
+            return None
 
-    The truth stays behind in this function.
+
+def training_record(experiment: Experiment, progress: bool = False) -> Record:
+    """The record a filter is trained on, its noise drawn once.
+
+    The truth stays behind in this function, unless the experiment asks for what cannot be had without it.
     """
     dynamics = system_of(experiment.system)
     data = training_trajectories(
         dynamics, experiment.step_size, experiment.cycles, experiment.segments, experiment.seed, progress
     )
     truth, unit_noise = (torch.from_numpy(data[name].values) for name in ("truth", "unit_noise"))
-    seen = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites)
-    return seen.observe(truth[:, 1:], unit_noise, experiment.noise)
+    truth = truth[:, 1:]
+    seen = observation_model(experiment.obs_conf, *truth.shape[-2:])
+    observations, masks = seen.observe(truth, unit_noise, experiment.noise), seen.mask(torch.arange(truth.shape[1]))
+    return Record(
+        observations,
+        near=starting_points(experiment, observations, masks, truth),
+        truth=truth if experiment.loss in NEEDS_TRUTH else None,
+    ).to(experiment.torch_device)
 
 
 def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
@@ -85,13 +110,20 @@ def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
     data = test_set_of(experiment, "validation")
     segments = len(data.observations) // VALIDATION_SEGMENT
     starts = VALIDATION_SEGMENT * torch.arange(segments)
-    shape = (segments, VALIDATION_SEGMENT, *data.truth.shape[1:])
-    observations = torch.from_numpy(data.observations[: segments * VALIDATION_SEGMENT]).view(shape)
-    truth = data.truth[1:][: segments * VALIDATION_SEGMENT].reshape(shape)
-    ensemble = assimilate(
-        model, observations, torch.Generator().manual_seed(0), first_cycle=starts, dropout=experiment.test_dropout
+    observations, masks, truth = (
+        torch.from_numpy(part[: segments * VALIDATION_SEGMENT]).unflatten(0, (segments, VALIDATION_SEGMENT))
+        for part in (data.observations, data.masks, data.truth[1:])
     )
-    return float(rmse(ensemble.numpy(), truth)[:, VALIDATION_BURN_IN:].mean())
+    near = starting_points(experiment, observations[:, 0], masks[:, 0], truth[:, 0])
+    ensemble = assimilate(
+        model,
+        observations,
+        torch.Generator().manual_seed(0),
+        first_cycle=starts,
+        dropout=experiment.test_dropout,
+        near=near,
+    )
+    return float(rmse(ensemble.numpy(), truth.numpy())[:, VALIDATION_BURN_IN:].mean())
 
 
 def test_set_of(experiment: Experiment, split: str = "test") -> TestSet:
@@ -139,7 +171,7 @@ def train(
     time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``.
     """
     model = build_filter(experiment)
-    trainer = Trainer(experiment, model, training_observations(experiment, progress).to(experiment.torch_device))
+    trainer = Trainer(experiment, model, training_record(experiment, progress))
     state = folder / "state.safetensors" if folder else None
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
@@ -202,7 +234,10 @@ def run_filter(
 
     The time is the processor's, so that whatever else the machine does does not count; on a GPU it is wall time.
     """
-    observations = torch.from_numpy(data.observations[:cycles])
+    observations, masks, truth = (
+        torch.from_numpy(part[:cycles]) for part in (data.observations, data.masks, data.truth[1:])
+    )
+    near = starting_points(experiment, observations[0], masks[0], truth[0])
     clock = time.process_time if experiment.torch_device.type == "cpu" else time.monotonic
     started = clock()
     ensemble = assimilate(
@@ -210,6 +245,7 @@ def run_filter(
         observations,
         torch.Generator().manual_seed(experiment.seed),
         dropout=experiment.test_dropout,
+        near=near,
         progress=progress,
     )
     return ensemble.numpy(), 1000 * (clock() - started) / len(observations)
@@ -225,7 +261,17 @@ def score(
 
 
 def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
-    """Store a trained filter under ``data/checkpoints`` and its scores, test and validation, under ``data/results``."""
+    """Store a trained filter under ``data/checkpoints`` and its scores, test and validation, under ``data/results``.
+
+    Raises
+    ------
+    LookupError : if the test set of the experiment is not one of the project's frozen ones.
+    """
+    if not test_set_of(experiment).frozen:
+        raise LookupError(
+            f"system = {experiment.system!r} with step_size = {experiment.step_size:g} has no frozen test set; make one "
+            "with `python -m assim_lib test-sets` before publishing."
+        )
     checkpoint = published(experiment.name)
     save_checkpoint(model, checkpoint, record)
     validation, _ = score(experiment, model, "validation")

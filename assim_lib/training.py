@@ -7,6 +7,8 @@ The **self-supervised forecast loss** compares the forecast made from the analys
 
 The error of :math:`y_{k+1}` is independent of the forecast and has mean zero; the expectation of
 :math:`\ell_k` is therefore the squared distance to the observed *truth* (over :math:`\sigma^2`), plus the constant 1.
+Two more losses are here to be compared with it: one that looks at an observation which the analysis has seen, and
+one that looks at the truth.
 
 :class:`Trainer` keeps a pool of filters, each somewhere along one of the training trajectories. An update takes a few
 of them a window further and applies one gradient; ensemble and memory are carried, detached, to the next window,
@@ -28,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, Carry
-from assim_lib.networks import RingConv
+from assim_lib.registry import Registry
 from assim_lib.storage import IntegrityError, atomic_path, sha256, verify, write_json
 
 WARMUP = 100
@@ -39,32 +41,72 @@ LARGEST_GRADIENT = 1e3
 LARGEST_LOSS = 2.0
 
 
+class Record(NamedTuple):
+    """What a filter is trained on, each (segment, cycle, channel, site).
+
+    observations : zero where nothing is seen.
+    near : what filters start from, NaN where that is the climatology; None if it is everywhere.
+    truth : only for the losses in :data:`NEEDS_TRUTH`; None for the others.
+    """
+
+    observations: Float[Tensor, "segment cycle channel site"]
+    near: Float[Tensor, "segment cycle channel site"] | None = None
+    truth: Float[Tensor, "segment cycle channel site"] | None = None
+
+    def to(self, device: torch.device) -> "Record":
+        """The same numbers on a device."""
+        return Record(self.observations.to(device), *(x if x is None else x.to(device) for x in self[1:]))
+
+
 class Step(NamedTuple):
-    """What a loss may compare at one cycle; the truth is not among it."""
+    """What a loss may compare at one cycle. Of what is observed, only what the filter may know the operator of."""
 
     analysis: Float[Tensor, "batch member channel site"]
     forecast: Float[Tensor, "batch member channel site"]
+    observation: Float[Tensor, "batch channel site"]
+    mask: Float[Tensor, "batch channel site"]
     next_observation: Float[Tensor, "batch channel site"]
     next_mask: Float[Tensor, "batch channel site"]
+    truth: Float[Tensor, "batch channel site"] | None
     operator: Callable[[Tensor], Tensor]
     noise: float
 
 
+LOSSES: Registry[Callable[[Step], Tensor]] = Registry("loss")
+NEEDS_TRUTH = {"clean_analysis"}
+
+
+@LOSSES.register("ss_forecast")
 def ss_forecast(step: Step) -> Tensor:
-    """Squared distance of the mean forecast to the next observation, in units of the error variance.
+    """Squared distance of the mean forecast to the next observation, in units of the error variance."""
+    return _bounded(step.operator(step.forecast.mean(-3)) - step.next_observation, step.next_mask, step.noise)
 
-    A filter that has lost its way (after a cold start, most often) would drown the others: the weight of each trajectory
-    bounds its influence to that of a loss of :data:`LARGEST_LOSS`. Filters that track have losses near 1 where much is
-    observed, and keep the exact square; with few observations a cycle exceeds the bound by chance now and then, and
-    counts less.
+
+@LOSSES.register("ss_analysis")
+def ss_analysis(step: Step) -> Tensor:
+    """Squared distance of the mean analysis to the observation *that it has seen*, in units of the error variance.
+
+    A counterexample: the error of the observation is in the analysis as well, so that repeating the observation costs
+    nothing.
     """
-    error = (step.operator(step.forecast.mean(-3)) - step.next_observation) * step.next_mask
-    seen = step.next_mask.sum((-2, -1)).clamp_min(1)  # a cycle that sees nothing costs nothing
-    loss = error.square().sum((-2, -1)) / (seen * step.noise**2)
-    return (loss * (LARGEST_LOSS / loss.detach()).clamp(max=1.0)).mean()
+    return _bounded(step.operator(step.analysis.mean(-3)) - step.observation, step.mask, step.noise)
 
 
-LOSSES: dict[str, Callable[[Step], Tensor]] = {"ss_forecast": ss_forecast}
+@LOSSES.register("clean_analysis")
+def clean_analysis(step: Step) -> Tensor:
+    """Squared distance of the mean analysis to the truth, in units of the error variance: what supervision would buy."""
+    error = step.analysis.mean(-3) - cast(Tensor, step.truth)
+    return _bounded(error, torch.ones_like(error), step.noise)
+
+
+def _bounded(error: Tensor, mask: Tensor, noise: float) -> Tensor:
+    # A filter that has lost its way (after a cold start, most often) would drown the others: the weight of each
+    # trajectory bounds its influence to that of a loss which a filter that tracks exceeds by chance only, which happens
+    # the more often the fewer numbers are observed. The others keep the exact square.
+    seen = mask.sum((-2, -1)).clamp_min(1)  # a cycle that sees nothing costs nothing
+    loss = (error * mask).square().sum((-2, -1)) / (seen * noise**2)
+    bound = LARGEST_LOSS + 4 * (2 / seen).sqrt()
+    return (loss * (bound / loss.detach()).clamp(max=1.0)).mean()
 
 
 def _moving_average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
@@ -80,21 +122,23 @@ class Trainer:
     ----------
     experiment : sizes, rates and the seed of the run.
     model : the filter to train, on its device.
-    observations : (segment, cycle, channel, site), zero where nothing is seen. Nothing else is given: the truth
-        does not enter.
+    record : observations; the truth only for the losses in :data:`NEEDS_TRUTH`.
+
+    Raises
+    ------
+    ValueError : if the record holds a truth that the loss has no use for, or lacks one that it needs.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        model: AmortizedFilter,
-        observations: Float[Tensor, "segment cycle channel site"],
-    ):
-        self.experiment, self.model, self.observations = experiment, model, observations
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, record: Record):
+        if (record.truth is not None) != (experiment.loss in NEEDS_TRUTH):
+            raise ValueError(
+                f"loss = {experiment.loss!r} and a record {'without' if record.truth is None else 'with'} the truth."
+            )
+        self.experiment, self.model, self.record = experiment, model, record
+        self.observations = record.observations
         self.ema = AveragedModel(model, avg_fn=_moving_average)
-        trunk = model.analysis.trunk
-        convolutions = [layer for layer in trunk.modules() if isinstance(layer, RingConv)]
-        matrices = [layer.linear.weight for layer in convolutions]
+        hidden = model.analysis.trunk.named_parameters()
+        matrices = [p for name, p in hidden if p.ndim == 2 and "head" not in name.split(".")]
         others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
         self.optimizers = {
             "muon": torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
@@ -102,15 +146,19 @@ class Trainer:
         }
         self.generator = torch.Generator().manual_seed(experiment.seed)
         self.update = self.skipped = 0
-        # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
-        self.pool = Carry(*(part.clone() for part in model.cold_start(experiment.pool, generator=self.generator)))
         self.segment, self.position = self._enter(experiment.pool)
+        # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
+        self.pool = Carry(*(part.clone() for part in self._cold_start(self.segment, self.position)))
 
     def _enter(self, filters: int) -> tuple[Tensor, Tensor]:
         """Random trajectories, and random cycles in them at which a window fits: phases of a schedule stay mixed."""
         segments, cycles = self.observations.shape[:2]
         segment = torch.randint(segments, (filters,), generator=self.generator)
         return segment, torch.randint(cycles - self.experiment.window, (filters,), generator=self.generator)
+
+    def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
+        near = None if self.record.near is None else self.record.near[segment, position]
+        return self.model.cold_start(len(segment), generator=self.generator, near=near)
 
     @property
     def averaged(self) -> AmortizedFilter:
@@ -159,19 +207,27 @@ class Trainer:
     def _unroll(self, slots: Tensor) -> tuple[Tensor, Carry]:
         device, loss_of = self.observations.device, LOSSES[self.experiment.loss]
         carry = Carry(*(part[slots.to(device)] for part in self.pool))
-        cycles = self.position[slots, None] + torch.arange(self.experiment.window + 1)
-        seen = self.observations[self.segment[slots, None].to(device), cycles.to(device)]
-        masks = self.model.observation_model.mask(cycles).to(device, seen.dtype)
+        cycles = (self.position[slots, None] + torch.arange(self.experiment.window + 1)).to(device)
+        segment = self.segment[slots, None].to(device)
+        seen, phase = self.observations[segment, cycles], cycles % len(self.model.known)
+        known = self.model.known[phase]
+        truth = None if self.record.truth is None else self.record.truth[segment, cycles]
         dropout = self.generator if self.experiment.dropout else None
         losses = []
         for k in range(self.experiment.window):
-            carry, analysis = self.model.cycle(carry, seen[:, k], masks[:, k], dropout)
-            operator = self.model.observation_model.operator
-            losses.append(
-                loss_of(
-                    Step(analysis, carry.forecast, seen[:, k + 1], masks[:, k + 1], operator, self.experiment.noise)
-                )
+            carry, analysis = self.model.cycle(carry, seen[:, k], phase[:, k], dropout)
+            step = Step(
+                analysis=analysis,
+                forecast=carry.forecast,
+                observation=seen[:, k],
+                mask=known[:, k],
+                next_observation=seen[:, k + 1],
+                next_mask=known[:, k + 1],
+                truth=None if truth is None else truth[:, k],
+                operator=self.model.observation_model.operator,
+                noise=self.experiment.noise,
             )
+            losses.append(loss_of(step))
         return torch.stack(losses).mean(), carry.detach()
 
     def _advance_pool(self, slots: Tensor, carry: Carry) -> None:
@@ -179,9 +235,9 @@ class Trainer:
         finite = torch.stack([part.flatten(1).isfinite().all(1) for part in carry]).all(0).cpu()
         restart = (position + self.experiment.window >= self.observations.shape[1]) | ~finite
         restart |= torch.rand(len(slots), generator=self.generator) < RESTART_SHARE
-        with torch.no_grad():
-            fresh = self.model.cold_start(len(slots), generator=self.generator)
         segment, entry = self._enter(len(slots))
+        with torch.no_grad():
+            fresh = self._cold_start(segment, entry)
         self.segment[slots] = torch.where(restart, segment, self.segment[slots])
         self.position[slots] = torch.where(restart, entry, position)
         for pooled, old, new in zip(self.pool, carry, fresh, strict=True):

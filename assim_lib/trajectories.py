@@ -4,7 +4,8 @@ A *trajectory file* (netCDF) holds a truth and the standard normal numbers of it
 observation configuration and every noise level is derived from these two by arithmetic alone, so that all
 methods, on all machines, see exactly the same numbers. Chaos forbids to simulate them again elsewhere.
 
-Truth is generated in float64 with the integrator and step of the forecast model, and stored in float32.
+Truth is generated in float64 with the system's own integrator and step, and stored in float32: of its state, the part
+that the forecast model resolves, which is all of it unless the experiment is about model error.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from assim_lib.dynamics import Dynamics
+from assim_lib.dynamics import Dynamics, system_of
 from assim_lib.observations import observation_model
 from assim_lib.storage import atomic_path, cache_dir, content_key, data_dir, sha256, verify
 
@@ -50,12 +51,13 @@ def simulate(
     """
     steps = dynamics.steps_per_cycle(step_size)
     x = dynamics.on_attractor(segments, torch.Generator().manual_seed(seed))
-    truth = np.empty((segments, cycles + 1, *x.shape[-2:]), dtype=np.float32)
+    resolved = dynamics.resolved(x).shape[-2:]
+    truth = np.empty((segments, cycles + 1, *resolved), dtype=np.float32)
     for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
-        truth[:, k] = x.numpy()
+        truth[:, k] = dynamics.resolved(x).numpy()
         x = dynamics.flow(x, steps)
     random = np.random.RandomState(seed)
-    noise = random.standard_normal((segments, cycles, *x.shape[-2:])).astype(np.float32)
+    noise = random.standard_normal((segments, cycles, *resolved)).astype(np.float32)
     return xr.Dataset(
         {
             "truth": (("segment", "time", "channel", "site"), truth, {"long_name": "state of the true system"}),
@@ -110,10 +112,12 @@ def load_trajectories(path: Path) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class TestSet:
-    """One truth and its observations, frozen: what every method is scored on.
+    """One truth and its observations: what every method is scored on.
 
     Attributes
     ----------
+    frozen : whether the truth is one of the project's files; if not, it was simulated on this machine, and scores on it
+        compare with nothing that was computed elsewhere.
     truth : (cycle + 1, channel, site) float32; ``truth[k + 1]`` is seen by observation ``k``.
     observations : (cycle, channel, site) float32, NaN where nothing is seen.
     masks : (cycle, channel, site), True where something is seen.
@@ -131,6 +135,7 @@ class TestSet:
     observations: Float[np.ndarray, "cycle channel site"]
     masks: Bool[np.ndarray, "cycle channel site"]
     burn_in: int = BURN_IN
+    frozen: bool = True
 
 
 def _trajectory_file(system: str, step_size: float, split: str) -> str:
@@ -147,14 +152,16 @@ def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None
 
 
 def load_test_set(system: str, obs_conf: str, step_size: float, noise: float, split: str = "test") -> TestSet:
-    """The frozen test set of a setting, observations included, checksum verified.
+    """The test set of a setting, observations included, checksum verified.
 
-    Raises
-    ------
-    FileNotFoundError : if no trajectory was frozen for this system and interval.
+    The truth is the project's frozen file where there is one. For another system or interval it is simulated once and
+    kept in the cache.
     """
     path = data_dir() / "test_sets" / _trajectory_file(system, step_size, split)
-    dataset = load_trajectories(path).isel(segment=0)
+    frozen = path.name in read_manifest(path.parent)
+    cycles, seed = BURN_IN + CYCLES[split], SEEDS[split]
+    dataset = load_trajectories(path) if frozen else cached(system_of(system), step_size, cycles, 1, seed)
+    dataset = dataset.isel(segment=0)
     truth = torch.from_numpy(dataset.truth.values)
     model = observation_model(obs_conf, *truth.shape[-2:])
     observations = model.observe(truth[1:], torch.from_numpy(dataset.unit_noise.values), noise)
@@ -168,30 +175,40 @@ def load_test_set(system: str, obs_conf: str, step_size: float, noise: float, sp
         truth=truth.numpy(),
         observations=torch.where(masks, observations, torch.nan).numpy(),
         masks=masks.numpy(),
-        burn_in=int(dataset.attrs["burn_in"]),
+        burn_in=BURN_IN,
+        frozen=frozen,
     )
+
+
+def cached(
+    dynamics: Dynamics, step_size: float, cycles: int, segments: int, seed: int, progress: bool = False
+) -> xr.Dataset:
+    """Trajectories from the cache if they were made before, else simulated and kept there.
+
+    The cache key is the full configuration, so that no setting can meet another's data; the checksum is
+    verified on every load, and a corrupt file is reported, never used.
+    """
+    # A system that is defined in a notebook may change its equation under the same name: ask the equation too.
+    probe = dynamics.rest() + torch.arange(dynamics.rest().numel()).sin().view_as(dynamics.rest())
+    configuration: dict[str, Any] = {
+        **dynamics.describe(),
+        "tendency": f"{dynamics.tendency(probe).norm():.6g}",
+        "step_size": step_size,
+        "cycles": cycles,
+        "segments": segments,
+        "seed": seed,
+        "format": 2,
+    }
+    path = cache_dir() / f"{content_key(configuration)}.nc"
+    if path.name in read_manifest(path.parent) and path.exists():
+        return load_trajectories(path)
+    dataset = simulate(dynamics, step_size, cycles, segments, seed, progress)
+    save_trajectories(dataset, path)
+    return dataset
 
 
 def training_trajectories(
     dynamics: Dynamics, step_size: float, cycles: int, segments: int, seed: int, progress: bool = False
 ) -> xr.Dataset:
-    """Trajectories to train on, from the cache when they were made before.
-
-    The cache key is the full configuration, so that no setting can meet another's data; the checksum is
-    verified on every load, and a corrupt file is reported, never used.
-    """
-    configuration: dict[str, Any] = {
-        **dynamics.describe(),
-        "step_size": step_size,
-        "cycles": cycles,
-        "segments": segments,
-        "seed": [SEEDS["train"], seed],
-        "format": 1,
-    }
-    path = cache_dir() / f"{content_key(configuration)}.nc"
-    if path.name in read_manifest(path.parent) and path.exists():
-        return load_trajectories(path)
-    # Training seeds start far from those of the frozen sets, whatever the run's own seed is.
-    dataset = simulate(dynamics, step_size, cycles, segments, 1000 * SEEDS["train"] + seed, progress)
-    save_trajectories(dataset, path)
-    return dataset
+    """Trajectories to train on; whatever the run's own seed is, those of the frozen sets are far from it."""
+    return cached(dynamics, step_size, cycles, segments, 1000 * SEEDS["train"] + seed, progress)

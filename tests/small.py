@@ -8,12 +8,19 @@ from torch import Tensor, nn
 from assim_lib.analyses import ANALYSES, Analysis, Scales
 from assim_lib.dynamics import Dynamics, Lorenz96
 from assim_lib.filters import AmortizedFilter
+from assim_lib.networks import NETWORKS, Sizes
 from assim_lib.observations import observation_model
 
 SITES = 12
 STEP_SIZE = 0.1
-SCALES = Scales(mean=2.3, std=3.6, noise=1.0)
-SIZES = {"hidden": 6, "blocks": 1, "kernel": 3, "memory": 3}
+
+
+def scales(mean: float = 2.3, std: float = 3.6, noise: float = 1.0, channels: int = 1) -> Scales:
+    """The same units for all channels."""
+    return Scales(*(torch.full((channels, 1), value, dtype=torch.float64) for value in (mean, std)), noise)
+
+
+SCALES = scales()
 # Every analysis, and the one that works without an ensemble.
 CASES = [("original", 4), ("recurrent", 4), ("recurrent", 1), ("hybrid", 4)]
 
@@ -54,14 +61,26 @@ def built(kind: type[nn.Module], *sizes, **options):
         return kind(*sizes, **options).double()
 
 
-def small_analysis(name: str, members: int, *, channels: int = 1, scales: Scales = SCALES, **options) -> Analysis:
-    return built(ANALYSES[name], channels, members, scales, **{**SIZES, "lagged": False, **options})
+def small_analysis(
+    name: str,
+    members: int,
+    *,
+    channels: int = 1,
+    scales: Scales = SCALES,
+    network: str = "conv",
+    operators: int = 1,
+    dropout: float = 0.0,
+    sites: int = SITES,
+    **options,
+) -> Analysis:
+    sizes = Sizes(sites=sites, operators=operators, hidden=6, blocks=1, kernel=3, dropout=dropout)
+    return built(ANALYSES[name], channels, members, scales, NETWORKS[network], sizes, memory=3, **options)
 
 
 def small_filter(
     name: str = "recurrent", members: int = 4, lag: int = 0, obs_conf: str = "full_obs", sites: int = SITES, **options
 ) -> AmortizedFilter:
     """An untrained filter, in float64."""
-    analysis = small_analysis(name, members, lagged=lag > 0, **options)
     seen = observation_model(obs_conf, 1, sites)
+    analysis = small_analysis(name, members, lagged=lag > 0, sites=sites, operators=seen.period, **options)
     return AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from small import CASES, SCALES, SITES, generator, shaken, small_analysis
+from small import CASES, SCALES, SITES, generator, scales, shaken, small_analysis
 
-from assim_lib.analyses import ANALYSES, AnalysisInput, HybridAnalysis, Scales, covariance_band, remember
+from assim_lib.analyses import ANALYSES, AnalysisInput, HybridAnalysis, covariance_band, remember
 
 BATCHES = [(), (64,)]
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -29,13 +29,15 @@ def given(analysis, batch=(), seed=0, sites=SITES, share=0.5) -> AnalysisInput:
         predicted=forecast,
         observation=2 + 3 * normal(*state[1:]),
         mask=mask,
+        phase=torch.zeros(batch, dtype=torch.long),
         tendency=8 * normal(*state),
         memory=0.5 * normal(*memories),
     )
 
 
 def turned(given: AnalysisInput, shift: int) -> AnalysisInput:
-    return AnalysisInput(**{k: v.roll(shift, -2 if k == "memory" else -1) for k, v in given._asdict().items()})
+    axis = {"memory": -2}
+    return given._replace(**{k: v.roll(shift, axis.get(k, -1)) for k, v in given._asdict().items() if k != "phase"})
 
 
 @pytest.fixture(params=[False, True], ids=["now", "lagged"])
@@ -131,8 +133,8 @@ def test_an_untrained_correction_is_the_classical_part_alone(name, members, lagg
 def test_units_do_not_matter(name, members):
     """The same world in other units: same weights, same analysis."""
     unit, origin = 7.0, -20.0
-    scales = Scales(origin + unit * SCALES.mean, unit * SCALES.std, unit * SCALES.noise)
-    ours, theirs = (shaken(small_analysis(name, members, scales=s)) for s in (SCALES, scales))
+    converted = scales(origin + unit * 2.3, unit * 3.6, unit * SCALES.noise)
+    ours, theirs = (shaken(small_analysis(name, members, scales=s)) for s in (SCALES, converted))
     x = given(ours)
     states = {k: origin + unit * getattr(x, k) for k in ("base", "forecast", "predicted", "observation")}
     corrected = theirs(x._replace(**states, tendency=unit * x.tendency))[0]
@@ -198,7 +200,7 @@ def test_covariances_are_among_the_features(name, factor, distances):
     analysis.trunk.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     analysis(x)
     (features,) = seen
-    covariance = np.cov((x.base[:, 0] / SCALES.std).T)
+    covariance = np.cov((x.base[:, 0] / float(SCALES.std)).T)
     columns = features.reshape(-1, *features.shape[-2:])[0].T
     for k in distances:
         expected = torch.tensor([factor * covariance[i, (i + k) % SITES] for i in range(SITES)])
@@ -241,8 +243,7 @@ def localized_denkf(base, predicted, observation, mask, noise, length, inflation
 @pytest.mark.parametrize("share", [0.4, 1.0])
 @pytest.mark.parametrize(("noise", "length", "inflation"), [(1.0, 3.0, 1.03), (0.3, 1.5, 1.2)])
 def test_the_untrained_hybrid_is_a_localized_denkf(lagged, batch, channels, share, noise, length, inflation):
-    scales = SCALES._replace(noise=noise)
-    analysis = kalman(5, length, inflation, channels=channels, scales=scales, lagged=lagged)
+    analysis = kalman(5, length, inflation, channels=channels, scales=SCALES._replace(noise=noise), lagged=lagged)
     x = given(analysis, batch, share=share)
     corrected = analysis(x)[0]
     trajectories = [part.reshape(-1, *part.shape[len(batch) :])[:3].numpy() for part in x]
@@ -267,7 +268,7 @@ def test_without_localization_the_hybrid_has_the_kalman_gain():
     sample -= sample.mean(0)
     white = sample @ np.linalg.inv(np.linalg.cholesky(np.cov(sample.T))).T
     ensemble = torch.from_numpy(mean + white @ root.T)[:, None]
-    analysis = kalman(members, 1e6, 1.0, scales=Scales(0.0, 1.0, noise))
+    analysis = kalman(members, 1e6, 1.0, scales=scales(0.0, 1.0, noise))
     corrected, _ = analysis(
         AnalysisInput(
             base=ensemble,
@@ -275,6 +276,7 @@ def test_without_localization_the_hybrid_has_the_kalman_gain():
             predicted=ensemble,
             observation=torch.from_numpy(observation)[None],
             mask=torch.from_numpy(mask)[None],
+            phase=torch.tensor(0),
             tendency=torch.zeros_like(ensemble),
             memory=torch.zeros(1, sites, 3, dtype=torch.float64),
         )

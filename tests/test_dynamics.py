@@ -1,7 +1,10 @@
 """A system's tendency is that of the literature, and its states are those of its attractor."""
 
 import json
+import math
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import ClassVar
 
 import jaxtyping
 import numpy as np
@@ -10,7 +13,16 @@ import torch
 from small import generator
 
 from assim_lib.dapper_bridge import import_dapper
-from assim_lib.dynamics import SYSTEMS, Dynamics, Lorenz96, system_of
+from assim_lib.dynamics import (
+    SYSTEMS,
+    Dynamics,
+    KuramotoSivashinsky,
+    Lorenz96,
+    TwoLevelLorenz96,
+    VissioLucarini20,
+    register_system,
+    system_of,
+)
 
 BATCHES = [(), (64,), (2, 3)]
 ALTERNATING = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(64)
@@ -42,6 +54,11 @@ def test_any_batch_prefix_is_the_same_computation(system, batch):
 def test_turning_the_ring_turns_the_tendency(system):
     x = states(system)
     torch.testing.assert_close(system.tendency(x.roll(5, -1)), system.tendency(x).roll(5, -1), rtol=0, atol=1e-12)
+
+
+def test_the_flow_turns_with_the_ring(system):
+    x = states(system)
+    torch.testing.assert_close(system.flow(x.roll(5, -1), 3), system.flow(x, 3).roll(5, -1), rtol=0, atol=1e-12)
 
 
 def test_a_flow_is_made_of_flows(system):
@@ -81,10 +98,55 @@ def test_the_description_says_everything(system):
     assert type(system)(**description) == system
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_rest_is_a_fixed_point(name):
-    system = system_of(name)
+def test_rest_is_a_fixed_point(system):
+    assert system.rest().dtype == torch.float64
     assert system.tendency(system.rest()).abs().max() < 1e-14
+
+
+def test_states_stay_where_they_are(system):
+    x = system.rest().to("meta").float()
+    for of in (system.tendency, system.flow):
+        assert of(x).device.type == "meta"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, from jvp
+def test_forward_and_backward_derivatives_of_the_flow_agree(system):
+    x, towards = states(system), states(system, seed=1) - system.rest()
+    _, forward = torch.func.jvp(lambda x: system.flow(x, 2), (x,), (towards,))
+    step = 1e-6
+    difference = (system.flow(x + step * towards, 2) - system.flow(x - step * towards, 2)) / (2 * step)
+    torch.testing.assert_close(forward, difference, rtol=1e-6, atol=1e-7)
+    with torch.inference_mode():
+        system.flow(x)  # must leave nothing behind that gradients cannot pass
+    x.requires_grad_()
+    weights = torch.randn(x.shape, generator=generator(2), dtype=torch.float64)
+    (backward,) = torch.autograd.grad((weights * system.flow(x, 2)).sum(), x)
+    torch.testing.assert_close((backward * towards).sum(), (weights * forward).sum(), rtol=1e-11, atol=1e-11)
+
+
+# Mean and standard deviation of each kind of variable, and the largest value that a million of them may reach.
+CLIMATOLOGY = {
+    "l96": [(2.34, 3.64, 18)],
+    "two_level": [(2.58, 3.54, 18), (0.099, 0.237, 2.5)],
+    "vl20": [(2.32, 3.53, 19), (1.80, 4.48, 23)],
+    "ks": [(0.0, 1.31, 4)],
+}
+
+
+@pytest.mark.parametrize("name", CLIMATOLOGY)
+def test_climatology(name):
+    system = system_of(name)
+    spinup = {"two_level": 4.0, "ks": None}.get(name, 20.0)
+    x = system.on_attractor(48 if name == "two_level" else 256, generator(2), spinup)
+    slow, other = x[:, 0], x[:, 1:]
+    for variable, (mean, std, most) in zip((slow, other), CLIMATOLOGY[name], strict=False):
+        assert float(variable.mean()) == pytest.approx(mean, abs=0.05 * std)
+        assert float(variable.std()) == pytest.approx(std, rel=0.05)
+        assert variable.abs().max() < most
+    # The spin-up was long enough: later states have the same statistics.
+    later = system.flow(x, round(0.4 / system.dt) or 2)
+    assert float(later.mean()) == pytest.approx(float(x.mean()), abs=0.05 * float(x.std()))
+    assert float(later.std()) == pytest.approx(float(x.std()), rel=0.03)
 
 
 # ---- the same equations and steps as DAPPER's
@@ -156,22 +218,186 @@ def test_lorenz_96_by_its_indices():
     np.testing.assert_allclose(ours[0], expected, rtol=1e-14)
 
 
-def test_advection_conserves_energy():
-    system = Lorenz96()
-    x = states(system, (64,))
-    advection = system.tendency(x) + x - system.forcing
-    assert (x * advection).sum(-1).abs().max() < 1e-11
-    assert (x * advection).abs().sum(-1).min() > 1e2  # terms that cancel, not zeros
+@pytest.mark.parametrize(
+    "unforced",
+    [Lorenz96(forcing=0.0), TwoLevelLorenz96(forcing=0.0), VissioLucarini20(momentum_forcing=0.0, heating=0.0)],
+    ids=lambda system: system.name,
+)
+def test_advection_and_exchange_conserve_energy(unforced):
+    """What is left without forcing and damping only moves energy: between sites, levels, or kinds."""
+    x, damping = states(unforced, (64,)), torch.ones(unforced.channels, 1, dtype=torch.float64)
+    if isinstance(unforced, TwoLevelLorenz96):
+        damping[1:] = unforced.c
+    power = x * (unforced.tendency(x) + damping * x)
+    assert power.sum((-2, -1)).abs().max() < 1e-11
+    assert power.abs().sum((-2, -1)).min() > 10  # terms that cancel, not zeros
 
 
-def test_climatology_of_lorenz_96():
-    x = Lorenz96().on_attractor(512, generator(2))
-    assert float(x.mean()) == pytest.approx(2.34, abs=0.06)
-    assert float(x.std()) == pytest.approx(3.64, abs=0.05)
-    # The spin-up was long enough: later states have the same statistics.
-    later = Lorenz96().flow(x, 40)
-    assert float(later.mean()) == pytest.approx(float(x.mean()), abs=0.08)
-    assert float(later.std()) == pytest.approx(float(x.std()), abs=0.06)
+# ---- the two-level model
+
+
+def test_the_two_level_model_by_its_indices():
+    sites, fast, h, b, c, forcing = 5, 3, 0.7, 4.0, 6.0, 9.0
+    system = TwoLevelLorenz96(sites=sites, fast=fast, coupling=h, b=b, c=c, forcing=forcing)
+    assert system.channels == 4
+    state = np.random.RandomState(1).standard_normal((1 + fast, sites))
+    x, y, ring = state[0], state[1:].T.flatten(), sites * fast
+    slow = [
+        (x[(i + 1) % sites] - x[i - 2]) * x[i - 1] - x[i] + forcing - h * c / b * y[fast * i : fast * (i + 1)].sum()
+        for i in range(sites)
+    ]
+    quick = [
+        c * b * y[(k + 1) % ring] * (y[k - 1] - y[(k + 2) % ring]) - c * y[k] + h * c / b * x[k // fast]
+        for k in range(ring)
+    ]
+    expected = np.vstack([slow, np.reshape(quick, (sites, fast)).T])
+    np.testing.assert_allclose(system.tendency(torch.from_numpy(state)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_uncoupled_slow_level_is_lorenz_96():
+    system = TwoLevelLorenz96(coupling=0.0, forcing=8.0)
+    x = states(system, (8,))
+    after = system.flow(x, 40)
+    torch.testing.assert_close(system.resolved(after), Lorenz96(dt=system.dt).flow(system.resolved(x), 40))
+    # The fast level is then damped at the rate c, whatever its advection does.
+    energy = [float(state[:, 1:].square().sum()) for state in (x, after)]
+    assert energy[1] / energy[0] == pytest.approx(math.exp(-2 * system.c * 40 * system.dt), rel=1e-4)
+
+
+def test_one_fast_variable_is_refused():
+    with pytest.raises(ValueError, match=r"^fast = 1 must be at least 2, for the equations to reach one site on\.$"):
+        TwoLevelLorenz96(fast=1)
+
+
+def test_the_forecast_model_resolves_what_is_slow():
+    for name in SYSTEMS:
+        system = system_of(name)
+        x = states(system, (3,))
+        assert torch.equal(system.resolved(x), x[..., :1, :] if name == "two_level" else x)
+
+
+# ---- VL20
+
+
+def test_vl20_by_its_indices():
+    alpha, gamma, f, g, sites = 0.8, 1.3, 5.0, 3.0, 7
+    system = VissioLucarini20(sites=sites, momentum_forcing=f, heating=g, conversion=alpha, dissipation=gamma)
+    state = np.random.RandomState(1).standard_normal((2, sites))
+    x, theta = state
+    ring = [((i + 1) % sites, (i + 2) % sites, i, i - 1, i - 2) for i in range(sites)]
+    expected = [
+        [(x[a] - x[e]) * x[d] - gamma * x[i] - alpha * theta[i] + f for a, b, i, d, e in ring],
+        [x[a] * theta[b] - x[d] * theta[e] - gamma * theta[i] + alpha * x[i] + g for a, b, i, d, e in ring],
+    ]
+    np.testing.assert_allclose(system.tendency(torch.from_numpy(state)), expected, rtol=1e-13, atol=1e-13)
+    assert system.tendency(system.rest()).abs().max() < 1e-14
+
+
+# ---- Kuramoto–Sivashinsky
+
+
+@pytest.mark.parametrize("sites", [32, 33])
+def test_small_waves_grow_or_decay_by_their_length(sites):
+    system = KuramotoSivashinsky(sites=sites, length=30.0)
+    place = torch.arange(sites, dtype=torch.float64) / sites
+    for waves in (1, 3, 5, 7):
+        k = 2 * np.pi * waves / system.length
+        wave = 1e-9 * torch.cos(2 * np.pi * waves * place)[None]
+        growth = math.exp((k**2 - k**4) * 2 * system.dt)
+        torch.testing.assert_close(system.flow(wave, 2), growth * wave, rtol=1e-6, atol=1e-16)
+        torch.testing.assert_close(system.tendency(wave), (k**2 - k**4) * wave, rtol=1e-6, atol=1e-16)
+
+
+def test_a_moving_observer_sees_the_same_equation():
+    system = KuramotoSivashinsky(dt=0.05)
+    x = system_of("ks").on_attractor(4, generator(1))
+    speed = 2 * (system.length / system.sites) / (20 * system.dt)  # two sites in twenty steps
+    expected = system.flow(x, 20).roll(2, -1) + speed
+    torch.testing.assert_close(system.flow(x + speed, 20), expected, rtol=0, atol=1e-4)
+
+
+def test_the_mean_is_conserved():
+    system = system_of("ks")
+    x = states(system, (8,)) + 0.3
+    torch.testing.assert_close(system.flow(x, 50).mean(-1), x.mean(-1), rtol=0, atol=1e-13)
+    assert system.on_attractor(8, generator(0), 5.0).mean(-1).abs().max() < 1e-14
+
+
+def test_the_shortest_wave_decays():
+    system = system_of("ks")
+    x = without_shortest_wave(system.on_attractor(4, generator(1), 20.0))
+    shortest = 0.5 * ALTERNATING
+    assert system.flow(shortest[None]).abs().max() < 1e-14
+    assert (system.flow(x + shortest) * ALTERNATING).mean(-1).abs().max() < 1e-14
+    # It is not advected: the square of it is constant, and so is its derivative, zero.
+    k = np.pi * system.sites / system.length
+    torch.testing.assert_close(system.tendency(shortest[None]), (k**2 - k**4) * shortest[None], rtol=1e-12, atol=1e-10)
+
+
+# ---- systems by name
+
+
+@pytest.fixture
+def define():
+    """Run the cell of a reader's notebook that defines a system."""
+
+    def run(value):
+        @register_system
+        @dataclass(frozen=True)
+        class Mine(Lorenz96):
+            forcing: float = value
+            name: ClassVar[str] = "mine"
+
+        return Mine
+
+    yield run
+    SYSTEMS.pop("mine", None)
+
+
+def test_a_readers_system_is_known_by_its_name(define):
+    assert define(5.0)() == system_of("mine")
+    assert define(6.0)() == system_of("mine")  # the cell is run again
+    assert system_of("mine", 0.01).describe() == {"system": "mine", "sites": 40, "dt": 0.01, "forcing": 6.0}
+
+
+def test_the_librarys_names_are_taken():
+    with pytest.raises(ValueError, match=r"^system = 'l96' is the library's own already; choose another name\.$"):
+
+        @register_system
+        class Mine(Lorenz96):
+            pass
+
+    assert SYSTEMS["l96"] is Lorenz96
+    with pytest.raises(
+        ValueError, match=r"^Nameless needs a class attribute `name` that experiments can call it by\.$"
+    ):
+
+        @register_system
+        class Nameless(Dynamics):
+            pass
+
+
+def test_a_system_with_another_step():
+    assert system_of("ks") == KuramotoSivashinsky()
+    x = states(system_of("ks"))
+    for name in SYSTEMS:
+        assert replace(system_of(name, 0.01), dt=system_of(name).dt) == system_of(name)
+    assert system_of("ks", 0.25).dt == 0.25
+    torch.testing.assert_close(system_of("ks", 0.25).flow(x, 2), system_of("ks").flow(x), rtol=0, atol=0.05)
+    assert not torch.equal(system_of("ks", 0.25).flow(x, 2), system_of("ks").flow(x))
+
+
+@pytest.mark.parametrize("dt", [0.0, -0.1, float("nan")])
+def test_wrong_steps_are_refused(dt):
+    with pytest.raises(ValueError, match=rf"^dt = {dt} must be greater than 0\.$"):
+        system_of("l96", dt)
+
+
+def test_unknown_systems_are_refused():
+    with pytest.raises(
+        ValueError, match=r"^system = 'l95' is not registered .*'l96'.*; known: l96, two_level, vl20, ks\.$"
+    ):
+        system_of("l95")
 
 
 def test_shapes_are_checked_under_pytest():

@@ -1,6 +1,8 @@
 """Steps have the order they claim, and are those of the other implementations."""
 
 import math
+from fractions import Fraction
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from small import climatology, generator
 from torchdiffeq import odeint_adjoint
 
 from assim_lib import integrators
-from assim_lib.dynamics import Lorenz96
-from assim_lib.integrators import integrate, rk4_step, rollout
+from assim_lib.dapper_bridge import import_dapper
+from assim_lib.dynamics import KuramotoSivashinsky, Lorenz96
+from assim_lib.integrators import ETDRK4, integrate, rk4_step, rollout
 
 BATCHES = [(), (64,)]
 
@@ -28,6 +31,11 @@ def swing(x):
     return torch.stack([x[..., 1], -torch.sin(x[..., 0])], -1)
 
 
+def orders(errors):
+    """The orders observed between steps of which each is half the one before."""
+    return np.log2(errors[:-1]) - np.log2(errors[1:])
+
+
 @pytest.mark.parametrize("batch", BATCHES)
 def test_rk4_has_order_four(batch):
     x = 0.1 + 0.3 * torch.rand((*batch, 3), generator=generator(), dtype=torch.float64)
@@ -35,8 +43,7 @@ def test_rk4_has_order_four(batch):
         float((integrate(logistic, x, 2.0 / steps, steps) - logistic_exact(x, 2.0)).abs().max())
         for steps in (10, 20, 40, 80)
     ]
-    orders = np.log2(errors[:-1]) - np.log2(errors[1:])
-    np.testing.assert_allclose(orders, 4.0, atol=0.25)
+    np.testing.assert_allclose(orders(errors), 4.0, atol=0.25)
     assert errors[-1] < 1e-8
 
 
@@ -50,7 +57,9 @@ def test_rk4_of_a_linear_system_is_the_taylor_polynomial():
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_rk4_is_dappers(batch):
-    pytest.importorskip("dapper", reason="needs the extra `baselines`")
+    if find_spec("dapper") is None:
+        pytest.skip("needs the extra `baselines`")
+    import_dapper()
     from dapper.mods.integration import rk4
 
     x = torch.randn((*batch, 5, 2), generator=generator(), dtype=torch.float64)
@@ -110,6 +119,113 @@ def test_the_adjoint_gradient_is_the_direct_one(monkeypatch):
 def test_wrong_arguments_are_refused(arguments, sentence):
     with pytest.raises(ValueError, match=rf"^{sentence}$"):
         integrate(swing, torch.zeros(2), 0.1, **arguments)
+
+
+# ---- exponential time differencing
+
+
+def phi(order, z):
+    """Σ zⁿ/(n + order)!, in exact arithmetic."""
+    term = total = Fraction(1, math.factorial(order))
+    n = 0
+    while abs(term) > Fraction(1, 10**40):
+        n += 1
+        term *= Fraction(z) / (n + order)
+        total += term
+    return total
+
+
+@pytest.mark.parametrize("points", [32, 64])
+def test_the_coefficients_are_exact_to_rounding(points):
+    # The mode of the mean (0), modes next to it, where the formulas cancel, a growing one and strongly damped ones.
+    growth, dt = np.array([0.0, 1e-9, -1e-5, 1e-2, 0.25, -0.5, -3.0, -40.0, -240.0]), 0.5
+    exact = []
+    for z in (Fraction(dt) * Fraction(rate) for rate in growth):
+        one, two, three = (phi(order, z) for order in (1, 2, 3))
+        means = phi(1, z / 2) / 2, one - 3 * two + 4 * three, 2 * two - 4 * three, 4 * three - two
+        exact.append([math.exp(z), math.exp(z / 2), *(dt * float(mean) for mean in means)])
+    coefficients = ETDRK4(growth, dt, points).coefficients
+    assert coefficients.dtype == np.float64
+    np.testing.assert_allclose(coefficients.T, exact, rtol=2e-12, atol=0)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_etdrk4_without_a_linear_part_is_rk4(batch):
+    x = torch.randn((*batch, 5, 2), generator=generator(), dtype=torch.float64)
+    torch.testing.assert_close(ETDRK4(np.zeros(2), 0.2)(swing, x), rk4_step(swing, x, 0.2), rtol=1e-13, atol=1e-13)
+
+
+def test_etdrk4_is_exact_for_a_linear_system_with_a_constant_source():
+    rates = np.array([0.0, 0.3, -2.0, -500.0])
+    source = torch.tensor([1.0, 2.0, -1.0, 4.0], dtype=torch.float64)
+    x, time = torch.ones(4, dtype=torch.float64), 1.5
+    growth = torch.from_numpy(np.exp(rates * time))
+    gain = torch.from_numpy(np.concatenate([[time], np.expm1(rates[1:] * time) / rates[1:]]))
+    after = ETDRK4(rates, 0.5)(lambda x: source, x, 3)
+    torch.testing.assert_close(after, growth * x + gain * source, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_etdrk4_has_order_four(batch):
+    x = 0.1 + 0.3 * torch.rand((*batch, 3), generator=generator(), dtype=torch.float64)
+    errors = [
+        float((ETDRK4(np.ones(3), 2.0 / steps)(lambda x: -x * x, x, steps) - logistic_exact(x, 2.0)).abs().max())
+        for steps in (10, 20, 40, 80)
+    ]
+    np.testing.assert_allclose(orders(errors), 4.0, atol=0.25)
+    assert errors[-1] < 1e-8
+
+
+def test_etdrk4_with_a_complex_spectrum():
+    """The Stuart–Landau oscillator, v' = (a + iω)v − |v|²v, of which radius and phase are known."""
+    a, omega, time = 0.6, 7.0, 2.0
+    v = torch.randn(16, 1, dtype=torch.complex128, generator=generator())
+    radius = (a / (1 + (a / v.abs().square() - 1) * math.exp(-2 * a * time))).sqrt()
+    exact = torch.polar(radius, v.angle() + omega * time)
+    errors = []
+    for steps in (80, 160, 320):
+        step = ETDRK4(np.array([a + 1j * omega]), time / steps)
+        errors.append(float((step(lambda v: -v.abs().square() * v, v, steps) - exact).abs().max()))
+    np.testing.assert_allclose(orders(errors), 4.0, atol=0.2)
+    assert errors[-1] < 1e-6
+
+
+def test_order_four_for_the_kuramoto_sivashinsky_equation():
+    # Sites so far apart that Runge–Kutta steps, too, resolve the fastest wave: their solution is the reference.
+    def system(dt):
+        return KuramotoSivashinsky(sites=64, dt=dt)
+
+    x = system(0.5).on_attractor(8, generator(3))
+    fine = integrate(system(0.5).tendency, x, 1 / 256, 256)
+    errors = [float((system(1 / n).flow(x, n) - fine).square().mean().sqrt()) for n in (2, 8, 16, 32, 64)]
+    np.testing.assert_allclose(orders(errors[1:]), 4.0, atol=0.35)
+    assert errors[-1] < 1e-8
+    assert errors[0] < 2e-3  # the step that experiments take
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_etdrk4_keeps_type_and_device(dtype):
+    step = ETDRK4(-np.arange(4.0), 0.1)
+    for device in ("cpu", "meta"):
+        x = torch.ones(2, 4, dtype=dtype, device=device)
+        after = step(lambda x: -x * x, x, 2)
+        assert after.dtype == dtype
+        assert after.device.type == device
+
+
+def test_gradients_of_etdrk4():
+    system = KuramotoSivashinsky(sites=10, length=20.0)
+    x = torch.randn(2, 1, 10, generator=generator(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: system.flow(x, 2), x)
+    assert torch.autograd.gradcheck(system.tendency, x)
+
+
+def test_etdrk4_refuses_negative_steps():
+    with pytest.raises(ValueError, match=r"^steps = -1: the number of steps must be at least 0\.$"):
+        ETDRK4(np.zeros(2), 0.1)(swing, torch.zeros(2), -1)
+
+
+# ---- paths
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -5,7 +5,7 @@ import torch
 from small import built, generator, shaken
 from torch.nn import functional as F
 
-from assim_lib.networks import RingConv, RingConvTrunk
+from assim_lib.networks import NETWORKS, FeedForwardBank, FeedForwardTrunk, RingConv, RingConvTrunk, Sizes
 
 BATCHES = [(), (64,)]
 
@@ -14,8 +14,8 @@ def features(batch, sites=10, inputs=3):
     return torch.randn((*batch, sites, inputs), generator=generator(), dtype=torch.float64)
 
 
-def trunk(dropout=0.0, blocks=2):
-    return shaken(built(RingConvTrunk, 3, 4, hidden=8, blocks=blocks, kernel=5, dropout=dropout))
+def trunk(dropout=0.0, blocks=2, kind=RingConvTrunk):
+    return shaken(built(kind, 3, 4, Sizes(sites=10, operators=2, hidden=8, blocks=blocks, kernel=5, dropout=dropout)))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -63,22 +63,59 @@ def test_a_site_sees_as_far_as_the_windows_reach():
     assert touched.nonzero().flatten().tolist() == list(range(6, 15))  # two windows of five: four to each side
 
 
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_feed_forward_network_is_the_formula_on_the_whole_ring(batch):
+    network, x = trunk(kind=FeedForwardTrunk), features(batch)
+    h = network.embed(x.reshape(*batch, 30))
+    for block in network.blocks:
+        h = h + block(F.silu(h))
+    out = network(x)
+    assert out.shape == (*batch, 10, 4)
+    torch.testing.assert_close(out.reshape(*batch, 40), F.silu(h) @ network.head.weight.T + network.head.bias)
+    changed = x.clone()
+    changed[..., 5, :] += 1
+    assert ((network(changed) - out).abs() > 1e-6).any(-1).all()  # every site sees every other
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_bank_uses_the_network_of_each_operator(batch):
+    bank, x = trunk(kind=FeedForwardBank), features((*batch, 3))
+    phase = torch.randint(2, batch, generator=generator(5))
+    out = bank(x, phase)
+    assert out.shape == (*batch, 3, 10, 4)
+    for place in [()] if batch == () else [(0,), (17,), (63,)]:
+        mine, other = (bank.trunks[int(p)](x[place]) for p in (phase[place], 1 - phase[place]))
+        torch.testing.assert_close(out[place], mine)
+        assert not torch.allclose(out[place], other)
+
+
+def test_a_bank_whose_operators_are_not_all_there():
+    bank, x = trunk(kind=FeedForwardBank), features((4, 1))
+    torch.testing.assert_close(bank(x, torch.ones(4, dtype=torch.long)), bank.trunks[1](x))
+
+
+PHASE = torch.zeros(64, dtype=torch.long)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_an_untrained_network_changes_nothing(dropout):
-    network = built(RingConvTrunk, 3, 4, hidden=8, blocks=2, kernel=5, dropout=dropout)
-    assert (network(features((64,)), generator()) == 0).all()
-    network(features((64,))).sum().backward()
-    assert network.head.weight.grad.abs().max() > 0  # but it can learn
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_untrained_network_changes_nothing(name, dropout):
+    network = built(NETWORKS[name], 3, 4, Sizes(sites=10, operators=2, hidden=8, blocks=2, kernel=5, dropout=dropout))
+    assert (network(features((64, 1)), PHASE, generator()) == 0).all()
+    network(features((64, 1)), PHASE).sum().backward()
+    heads = [p for key, p in network.named_parameters() if key.endswith("head.weight")]
+    assert heads[0].grad.abs().max() > 0  # but it can learn
 
 
-def test_dropout_happens_only_with_a_generator_and_is_its_function():
-    x = features((64,))
-    silent, network = trunk(), trunk(dropout=0.4)
-    assert torch.equal(network(x), silent(x))
-    assert torch.equal(silent(x, generator()), silent(x))
-    assert torch.equal(network(x, generator(3)), network(x, generator(3)))
-    assert not torch.equal(network(x, generator(3)), network(x, generator(4)))
-    assert not torch.equal(network(x, generator(3)), network(x))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_happens_only_with_a_generator_and_is_its_function(name):
+    x = features((64, 1))
+    silent, network = trunk(kind=NETWORKS[name]), trunk(dropout=0.4, kind=NETWORKS[name])
+    assert torch.equal(network(x, PHASE), silent(x, PHASE))
+    assert torch.equal(silent(x, PHASE, generator()), silent(x, PHASE))
+    assert torch.equal(network(x, PHASE, generator(3)), network(x, PHASE, generator(3)))
+    assert not torch.equal(network(x, PHASE, generator(3)), network(x, PHASE, generator(4)))
+    assert not torch.equal(network(x, PHASE, generator(3)), network(x, PHASE))
 
 
 def test_dropout_drops_whole_channels_and_keeps_the_mean():

@@ -25,7 +25,7 @@ from assim_lib.runs import (
     run_filter,
     score,
     train,
-    training_observations,
+    training_record,
     validation_rmse,
 )
 from assim_lib.trajectories import freeze, training_trajectories
@@ -96,7 +96,7 @@ def test_an_experiment_says_all_about_its_filter(analysis, m):
 
 def test_only_observations_leave_the_simulation():
     chosen = tiny(noise=2.0)
-    observations = training_observations(chosen)
+    observations = training_record(chosen)
     assert isinstance(observations, torch.Tensor)
     assert observations.shape == (2, 40, 1, 40)
     data = training_trajectories(Lorenz96(), 0.1, 40, 2, chosen.seed)
