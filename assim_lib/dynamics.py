@@ -312,7 +312,8 @@ class KuramotoSivashinsky(Dynamics):
         return ETDRK4(self._growth, self.dt)
 
     def _advection(self, like: Complex[Tensor, "*batch mode"]) -> Tendency:
-        # The derivative of the shortest wave vanishes at all sites.
+        # The derivative of the shortest wave vanishes at all sites; FFT libraries differ in what they make of the
+        # imaginary amplitude that it would have.
         k = np.where(2 * np.arange(self.sites // 2 + 1) < self.sites, self._wavenumbers, 0.0)
         factor = torch.tensor(-0.5j * k, dtype=like.dtype, device=like.device)
         return lambda v: factor * torch.fft.rfft(torch.fft.irfft(v, self.sites).square())
