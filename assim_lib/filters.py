@@ -119,7 +119,7 @@ class AmortizedFilter(nn.Module):
         generator : turns dropout on, where the analysis has any.
         """
         base, forecast, memory = carry
-        phase = torch.as_tensor(number, device=base.device) % len(self.schedule)
+        phase = (torch.as_tensor(number, device=base.device) % len(self.schedule)).expand(base.shape[:-3])
         predicted = self.observation_model.operator(forecast)
         if self.observation_model.unknown:
             predicted = predicted * self.known[phase].unsqueeze(-3)
