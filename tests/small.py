@@ -69,12 +69,14 @@ def small_analysis(
     scales: Scales = SCALES,
     network: str = "conv",
     operators: int = 1,
+    hidden: int = 6,
+    memory: int = 3,
     dropout: float = 0.0,
     sites: int = SITES,
     **options,
 ) -> Analysis:
-    sizes = Sizes(sites=sites, operators=operators, hidden=6, blocks=1, kernel=3, dropout=dropout)
-    return built(ANALYSES[name], channels, members, scales, NETWORKS[network], sizes, memory=3, **options)
+    sizes = Sizes(sites=sites, operators=operators, hidden=hidden, blocks=1, kernel=3, dropout=dropout)
+    return built(ANALYSES[name], channels, members, scales, NETWORKS[network], sizes, memory=memory, **options)
 
 
 def small_filter(

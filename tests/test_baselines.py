@@ -79,7 +79,7 @@ def partial():
 
 
 def tuned(obs_conf, label):
-    return next(b for b in BASELINES["l96", obs_conf, 1.0] if b.label == label)
+    return next(b for b in BASELINES["l96", obs_conf, STEP_SIZE, 1.0] if b.label == label)
 
 
 def scored(run, test_set):
@@ -367,7 +367,10 @@ def test_a_baseline_is_validated():
 
 
 def test_labels_are_unique_and_the_wanted_sizes_are_there():
-    for entry in BASELINES.values():
-        labels = [baseline.label for baseline in entry]
-        assert len(set(labels)) == len(labels)
-        assert {"LETKF N=5", "LETKF N=10", "LETKF N=20", "iEnKS N=30 Lag=1", "4D-Var", "Climatology"} <= set(labels)
+    labels = {setting: [baseline.label for baseline in entry] for setting, entry in BASELINES.items()}
+    for entry in labels.values():
+        assert len(set(entry)) == len(entry)
+        assert "Climatology" in entry
+    wanted = {"LETKF N=5", "LETKF N=10", "LETKF N=20", "iEnKS N=30 Lag=1", "4D-Var", "Climatology"}
+    for obs_conf in (FULL, PARTIAL):
+        assert wanted <= set(labels["l96", obs_conf, STEP_SIZE, 1.0])

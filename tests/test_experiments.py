@@ -3,14 +3,17 @@
 import json
 import math
 import types
+from itertools import product
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from assim_lib.dynamics import Lorenz96
 from assim_lib.experiments import (
     ANALYSIS_DEFAULTS,
     EXPERIMENTS,
+    HYBRID_STARTS,
     PRESETS,
     Experiment,
     ParameterError,
@@ -20,6 +23,7 @@ from assim_lib.experiments import (
 from assim_lib.observations import OBS_CONFS
 
 ANALYSES = list(ANALYSIS_DEFAULTS)
+UNKNOWN = "unstructured_partial_obs"
 
 
 # ---- mistakes
@@ -49,16 +53,29 @@ ANALYSES = list(ANALYSIS_DEFAULTS)
         ({"lag": 21}, "lag = 21 (of type int) is not allowed; lag is "),
         ({"dropout": 1.0}, "dropout = 1.0 (of type float) is not allowed; dropout is "),
         ({"seed": -1}, "seed = -1 (of type int) is not allowed; seed is a whole number ≥ 0."),
-        ({"analysis": "magic"}, "analysis = 'magic' (of type str) is not allowed; analysis is 'original', "),
+        ({"analysis": "hybird"}, "analysis = 'hybird' is not registered (did you mean 'hybrid'?); known: original, "),
+        ({"analysis": 3}, "analysis = 3 (of type int) is not allowed; analysis is the name of an analysis: 'original'"),
+        ({"network": "cnn"}, "network = 'cnn' is not registered; known: conv, ff, ff_per_operator."),
+        ({"network": True}, "network = True (of type bool) is not allowed; network is the name of a network: 'conv', "),
         ({"preset": "fast"}, "preset = 'fast' (of type str) is not allowed; preset is 'quick' "),
         ({"preset": ["quick"]}, "preset = ['quick'] (of type list) is not allowed; preset is 'quick' "),
-        ({"loss": "mse"}, "loss = 'mse' (of type str) is not allowed; loss is 'ss_forecast'."),
+        ({"loss": "mse"}, "loss = 'mse' (of type str) is not allowed; loss is 'ss_forecast', 'ss_analysis' or "),
+        ({"start": "truths"}, "start = 'truths' (of type str) is not allowed; start is 'climatology', 'first_"),
+        ({"inflation": 0.4}, "inflation = 0.4 (of type float) is not allowed; inflation is the factor on the "),
+        ({"inflation": 2.1}, "inflation = 2.1 (of type float) is not allowed; inflation is the factor on the "),
+        ({"taper_length": 0.0}, "taper_length = 0.0 (of type float) is not allowed; taper_length is the reach "),
+        ({"dt": 0.0}, "dt = 0.0 (of type float) is not allowed; dt is the forecast model's integration step, "),
+        ({"dt": "0.05"}, "dt = '0.05' (of type str) is not allowed; dt is the forecast model's integration step, "),
+        ({"dt": 0.03}, "step_size = 0.1 must be a positive multiple of the integration step 0.03."),
+        ({"clamp": 2.9}, "clamp = 2.9 (of type float) is not allowed; clamp is the largest state allowed, "),
         (
             {"obs_conf": "ful_obs"},
             "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs, ",
         ),
         ({"obs_conf": 3}, "obs_conf = 3 (of type int) is not allowed; obs_conf is "),
-        ({"system": "l95"}, "system = 'l95' is not known; known: l96."),
+        ({"system": "l95"}, "system = 'l95' is not registered (did you mean 'l96'?); known: l96, "),
+        # Two steps of the model, but no whole one of the truth.
+        ({"system": "ks", "dt": 0.05}, "step_size = 0.1 must be a positive multiple of the integration step 0.5."),
         ({"step_size": 0.07}, "step_size = 0.07 must be a positive multiple of the integration step 0.05."),
         ({"step_size": -0.1}, "step_size = -0.1 (of type float) is not allowed; step_size is "),
         ({"m": 1, "analysis": "hybrid"}, "m = 1 does not work with analysis = 'hybrid', "),
@@ -69,6 +86,43 @@ ANALYSES = list(ANALYSIS_DEFAULTS)
         ({"batch": 33, "pool": 32}, "batch = 33 must be at most pool = 32."),
         ({"analysis": "recurrent", "test_dropout": True}, "test_dropout = True needs dropout > 0, and dropout = 0.0."),
         ({"analysis": "recurrent", "band": 1}, "band = 1 is not used by analysis = 'recurrent'; set it to 0."),
+        (
+            {"m": 1, "analysis": "recurrent", "inflation": 1.1},
+            "inflation = 1.1 does nothing to m = 1; set it to 1.",
+        ),
+        (
+            {"analysis": "hybrid", "lag": 0, "network": "ff", "obs_conf": UNKNOWN},
+            f"analysis = 'hybrid' needs operators it may use, and some of obs_conf = '{UNKNOWN}' are unknown; take "
+            "'original' or 'recurrent'.",
+        ),
+        (
+            {"obs_conf": UNKNOWN},
+            f"network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = '{UNKNOWN}' do not; "
+            "take 'ff' or 'ff_per_operator'.",
+        ),
+        (
+            {"network": "ff_per_operator"},
+            "network = 'ff_per_operator' needs a schedule of several operators, and obs_conf = 'full_obs' has one; "
+            "take 'ff'.",
+        ),
+        (
+            {"network": "ff_per_operator", "obs_conf": "every_4th_fixed"},
+            "network = 'ff_per_operator' needs a schedule of several operators, and obs_conf = 'every_4th_fixed' has one; ",
+        ),
+        (
+            {"start": "truth", "lag": 2},
+            "start = 'truth' knows the state at the observation only, and lag = 2 starts before it; take lag = 0, or "
+            "start = 'climatology'.",
+        ),
+        (
+            {"start": "first_observation", "analysis": "hybrid"},
+            "start = 'first_observation' knows the state at the observation only, and lag = 3 starts before it; ",
+        ),
+        (
+            {"start": "first_observation", "network": "ff", "obs_conf": UNKNOWN},
+            f"start = 'first_observation' needs observations of the state itself, and obs_conf = '{UNKNOWN}' has others; "
+            "take 'climatology'.",
+        ),
         ({"experiment": "l96_conv"}, "Unknown parameter `experiment`: "),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -97,40 +151,122 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_an_unknown_experiment():
-    with pytest.raises(ParameterError, match=r"^experiment = 'l97' is not known; known: l96_conv"):
+    with pytest.raises(ParameterError, match=r"^experiment = 'l97' is not known; known: l96_ff, l96_conv, "):
         configure("l97")
 
 
 # ---- layers
 
 
-@pytest.mark.parametrize("obs_conf", list(OBS_CONFS))
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("analysis", ANALYSES)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_preset_of_every_analysis_is_valid(experiment, analysis, preset, obs_conf):
-    chosen = configure(experiment, analysis=analysis, preset=preset, obs_conf=obs_conf)
-    layers = [EXPERIMENTS[experiment], ANALYSIS_DEFAULTS[analysis], PRESETS[preset][analysis]]
-    expected = {name: field.default for name, field in Experiment.model_fields.items()}
-    for layer in layers:
-        expected |= layer
-    expected |= {"experiment": experiment, "analysis": analysis, "preset": preset, "obs_conf": obs_conf}
-    assert chosen.model_dump() == expected
+def test_every_preset_of_every_analysis_is_its_layers(experiment):
+    for analysis, preset, obs_conf in product(ANALYSES, PRESETS, OBS_CONFS):
+        layers = [ANALYSIS_DEFAULTS[analysis], PRESETS[preset][analysis], EXPERIMENTS[experiment]]
+        if analysis == "hybrid":
+            layers.append(HYBRID_STARTS.get(experiment, {}))
+        expected = {name: field.default for name, field in Experiment.model_fields.items()}
+        for layer in layers:
+            expected |= layer
+        requested = {"analysis": analysis, "preset": preset, "obs_conf": obs_conf}
+        senseless = obs_conf == UNKNOWN and (analysis == "hybrid" or expected["network"] == "conv")
+        if senseless:
+            with pytest.raises(ParameterError, match=r"^(analysis = 'hybrid' needs|network = 'conv' treats) [^\n]+\.$"):
+                configure(experiment, **requested)
+        else:
+            chosen = configure(experiment, **requested)
+            assert chosen.model_dump() == expected | {"experiment": experiment} | requested
 
 
-def test_what_is_asked_for_beats_preset_beats_analysis_beats_default(monkeypatch):
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_by_its_name_alone(experiment):
+    chosen = configure(experiment)
+    assert chosen.experiment == experiment
+    assert chosen.preset == "quick"
+    assert {name: getattr(chosen, name) for name in EXPERIMENTS[experiment]} == EXPERIMENTS[experiment]
+
+
+def test_the_experiments_are_those_announced():
+    systems = {name: configure(name).system for name in EXPERIMENTS}
+    assert (
+        systems.items()
+        >= {"l96_ff": "l96", "l96_conv": "l96", "ks": "ks", "misspec": "two_level", "vl20": "vl20"}.items()
+    )
+    assert configure("misspec").forecast_model == Lorenz96()
+    assert configure("ks").step_size == 1.0
+    assert configure("vl20").obs_conf == "every_4th_dim_partial_obs"
+    assert configure("unknown_operators").obs_conf == UNKNOWN
+    networks = {name: configure(name).network for name in ("l96_ff", "l96_conv", "ks", "misspec", "vl20")}
+    assert networks == {"l96_ff": "ff", "l96_conv": "conv", "ks": "conv", "misspec": "conv", "vl20": "conv"}
+
+
+def test_what_is_asked_for_beats_experiment_beats_preset_beats_analysis_beats_default(monkeypatch):
     def width(**options):
-        return configure(**options).hidden_size
+        return configure("l96_conv", **options).hidden_size
 
-    monkeypatch.setitem(EXPERIMENTS["l96_conv"], "hidden_size", 2)
+    assert width() == Experiment.model_fields["hidden_size"].default
+    monkeypatch.setitem(ANALYSIS_DEFAULTS["original"], "hidden_size", 2)
     assert width() == 2
-    monkeypatch.setitem(ANALYSIS_DEFAULTS["original"], "hidden_size", 3)
+    monkeypatch.setitem(PRESETS["quick"]["original"], "hidden_size", 3)
     assert width() == 3
-    monkeypatch.setitem(PRESETS["quick"]["original"], "hidden_size", 4)
-    assert width() == 4
-    assert width(preset="cpu") == 3
+    assert width(preset="cpu") == 2
+    monkeypatch.setitem(EXPERIMENTS["l96_conv"], "hidden_size", 4)
+    assert width() == width(preset="cpu") == 4
     assert width(hidden_size=5) == 5
-    assert width(hidden_size=None) == 4  # None: whatever the preset says
+    assert width(hidden_size=None) == 4  # None: whatever the experiment says
+
+
+def test_where_the_hybrid_starts_is_the_experiments_and_the_hybrids_alone(monkeypatch):
+    def start(**options):
+        chosen = configure("misspec", **options)
+        return chosen.inflation, chosen.lag
+
+    monkeypatch.setitem(HYBRID_STARTS, "misspec", {"inflation": 1.35, "lag": 2})
+    hybrid = {"analysis": "hybrid"}
+    assert start(**hybrid) == (1.35, 2)
+    assert start(**hybrid, preset="cpu", inflation=1.1) == (1.1, 2)
+    assert start() == start(analysis="original") == (1.0, 0)
+    assert configure("l96_conv", **hybrid).inflation == ANALYSIS_DEFAULTS["hybrid"]["inflation"]
+    # Also for an experiment that is a hybrid by itself.
+    monkeypatch.setitem(EXPERIMENTS["misspec"], "analysis", "hybrid")
+    assert start() == (1.35, 2)
+    assert start(analysis="original") == (1.0, 0)
+
+
+def test_the_starts_are_of_known_experiments():
+    assert HYBRID_STARTS.keys() <= EXPERIMENTS.keys()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dt": 0.025},
+        {"dt": 0.1},
+        {"network": "ff"},
+        {"network": "ff_per_operator", "obs_conf": "partial_obs"},
+        {"network": "ff", "obs_conf": UNKNOWN},
+        {"inflation": 0.5},
+        {"inflation": 2},
+        {"taper_length": 3},
+        {"start": "truth"},
+        {"start": "first_observation", "obs_conf": "every_4th_dim_partial_obs"},
+        {"loss": "ss_analysis"},
+        {"loss": "clean_analysis"},
+        {"system": "two_level", "dt": 0.05},
+        {"system": "ks", "step_size": 0.5},
+    ],
+    ids=str,
+)
+def test_every_option_may_be_set(options):
+    chosen = configure("l96_conv", **options)
+    assert {name: getattr(chosen, name) for name in options} == options
+
+
+def test_a_step_of_the_models_own():
+    """The truth keeps its step: what differs is a model error."""
+    chosen = configure("l96_conv", dt=0.025)
+    assert chosen.forecast_model == Lorenz96(dt=0.025)
+    assert configure("l96_conv").forecast_model == Lorenz96()
+    assert configure("misspec", dt=0.1).forecast_model == Lorenz96(dt=0.1)
 
 
 def test_presets_know_every_analysis():
@@ -157,7 +293,7 @@ def test_an_experiment_does_not_change():
 def test_names_tell_runs_apart():
     changes = [
         {}, {"seed": 1}, {"m": 5}, {"analysis": "hybrid"}, {"analysis": "hybrid", "lag": 5}, {"noise": 0.5}, {"step_size": 0.2},
-        {"obs_conf": "every_4th_fixed"},
+        {"obs_conf": "every_4th_fixed"}, {"network": "ff"}, {"loss": "ss_analysis"}, {"loss": "clean_analysis"},
     ]  # fmt: skip
     names = [configure(**change).name for change in changes]
     assert len(set(names)) == len(names)
@@ -165,6 +301,7 @@ def test_names_tell_runs_apart():
 
 def test_the_methods_name_in_the_table():
     assert [configure(analysis=a).method for a in ANALYSES] == ["amortized_original", "amortized", "amortized"]
+    assert {configure("l96_ff", analysis=a).method for a in ANALYSES} == {"amortized_ff"}
 
 
 # ---- notebooks

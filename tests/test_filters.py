@@ -15,12 +15,12 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 PARTIAL = "every_4th_dim_partial_obs"
 
 
-def observed(model, batch=(), seed=3):
-    """Something to see in one cycle: a noisy state of the climatology, at the sites of the first mask."""
+def observed(model, batch=(), seed=3, number=0):
+    """Something to see in a cycle, and its number: a noisy state of the climatology, where its mask is."""
     source = generator(seed)
     states = climatology()[torch.randint(64, batch, generator=source)]
-    mask = model.observation_model.mask(0).expand(states.shape).double()
-    return (states + torch.randn(states.shape, generator=source, dtype=torch.float64)) * mask, mask
+    noisy = states + torch.randn(states.shape, generator=source, dtype=torch.float64)
+    return noisy * model.observation_model.mask(number), number
 
 
 @pytest.fixture(params=[0, 1, 3])
@@ -50,9 +50,11 @@ def test_a_cold_start_is_drawn_from_the_climatology(model, batch):
     torch.testing.assert_close(carry.forecast, model.dynamics.flow(carry.base, model.lag * 2), **EXACT)
 
 
-def test_a_cold_start_knows_its_generator_alone(model):
+def test_a_cold_start_knows_its_generator_alone_if_not_told_more(model):
     # Neither truth nor observations can enter.
-    assert list(inspect.signature(AmortizedFilter.cold_start).parameters) == ["self", "batch", "generator"]
+    parameters = inspect.signature(AmortizedFilter.cold_start).parameters
+    assert list(parameters) == ["self", "batch", "generator", "near"]
+    assert parameters["near"].default is None
     first, again, other = (model.cold_start(8, generator=generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.base, other.base)
@@ -65,16 +67,22 @@ def test_a_cold_start_knows_its_generator_alone(model):
 def test_a_cycle_by_hand(model, lag, batch):
     carry = model.cold_start(*batch, generator=generator())
     carry.base[..., 0, 0, 5] = 40.0  # out of bounds
-    observation, mask = observed(model, batch)
-    after, analysis = model.cycle(carry, observation, mask)
+    observation, _ = observed(model, batch, number=2)
+    after, analysis = model.cycle(carry, observation, 6)
 
     given = AnalysisInput(
-        carry.base, carry.forecast, carry.forecast, observation, mask, model.dynamics.tendency(carry.base), carry.memory
+        base=carry.base,
+        forecast=carry.forecast,
+        predicted=carry.forecast,
+        observation=observation,
+        mask=model.observation_model.mask(2).expand(observation.shape).double(),
+        phase=torch.full(batch, 2),
+        tendency=model.dynamics.tendency(carry.base),
+        memory=carry.memory,
     )
     corrected, memory = model.analysis(given)
-    low, high = model.bounds
-    assert (corrected > high).any()
-    corrected = corrected.clamp(low, high)
+    assert (corrected > model.highest).any()
+    corrected = corrected.clamp(model.lowest, model.highest)
     torch.testing.assert_close(analysis, model.dynamics.flow(corrected, 2 * lag), **EXACT)
     torch.testing.assert_close(after.forecast, model.dynamics.flow(analysis, 2), **EXACT)
     torch.testing.assert_close(after.base, model.dynamics.flow(corrected, 2), **EXACT)
@@ -88,8 +96,8 @@ def test_states_are_kept_within_bounds(lag):
     model = shaken(small_filter("recurrent", lag=lag), size=10.0)
     carry = model.cold_start(64, generator=generator())
     carry = carry._replace(base=carry.base + 1000)
-    low, high = model.bounds
-    assert (low, high) == (2.3 - 4 * 3.6, 2.3 + 4 * 3.6)
+    low, high = model.lowest, model.highest
+    assert (low.item(), high.item()) == (2.3 - 4 * 3.6, 2.3 + 4 * 3.6)
     _, analysis = model.cycle(carry, *observed(model, (64,)))
     assert analysis.isfinite().all()
     if lag == 0:
@@ -99,9 +107,10 @@ def test_states_are_kept_within_bounds(lag):
 
 def test_a_batch_is_its_trajectories_one_by_one(model):
     carry = model.cold_start(64, generator=generator())
-    observation, mask = observed(model, (64,))
-    together = model.cycle(carry, observation, mask)
-    alone = model.cycle(Carry(*(part[5] for part in carry)), observation[5], mask[5])
+    number = torch.randint(100, (64,), generator=generator(4))
+    observation, _ = observed(model, (64,), number=number)
+    together = model.cycle(carry, observation, number)
+    alone = model.cycle(Carry(*(part[5] for part in carry)), observation[5], int(number[5]))
     torch.testing.assert_close(alone[1], together[1][5], **EXACT)
     for one, all_ in zip(alone[0], together[0], strict=True):
         torch.testing.assert_close(one, all_[5], **EXACT)
@@ -121,7 +130,7 @@ def test_detach_cuts_the_graph():
 def test_gradients_through_cycles_are_those_of_finite_differences(model):
     """Two whole cycles; the derivative along random directions of the weights and of the first ensemble."""
     start = model.cold_start(generator=generator())
-    seen = [observed(model, seed=seed) for seed in (3, 4)]
+    seen = [observed(model, seed=3 + number, number=number) for number in (0, 1)]
     parameters = dict(model.named_parameters())
     variables = {**parameters, "base": start.base, "forecast": start.forecast}
 
@@ -129,8 +138,8 @@ def test_gradients_through_cycles_are_those_of_finite_differences(model):
         carry = Carry(variables["base"], variables["forecast"], start.memory)
         total = torch.zeros((), dtype=torch.float64)
         weights = {f"cycle_model.{name}": variables[name] for name in parameters}
-        for observation, mask in seen:
-            carry, analysis = torch.func.functional_call(CycleOf(model), weights, (carry, observation, mask))
+        for arguments in seen:
+            carry, analysis = torch.func.functional_call(CycleOf(model), weights, (carry, *arguments))
             total = total + carry.forecast.mean(-3).square().mean() + analysis.square().mean()
         return total
 
@@ -185,8 +194,7 @@ def test_assimilation_is_a_loop_of_cycles(model, batch):
     assert not ensembles.requires_grad
     carry, by_hand = model.cold_start(*batch, generator=generator(5)), []
     for k in range(7):
-        seen = observations[..., k, :, :]
-        carry, analysis = model.cycle(carry, seen.nan_to_num(0.0), (~seen.isnan()).double())
+        carry, analysis = model.cycle(carry, observations[..., k, :, :].nan_to_num(0.0), k)
         by_hand.append(analysis)
     torch.testing.assert_close(ensembles, torch.stack(by_hand, -4), **EXACT)
 
@@ -207,8 +215,7 @@ def test_each_trajectory_may_stand_elsewhere_in_the_schedule():
     carry = model.cold_start(64, generator=generator())
     carry = Carry(*(part[6] for part in carry))
     for k in range(4):
-        seen = later[6, k]
-        carry, analysis = model.cycle(carry, seen.nan_to_num(0.0), (~seen.isnan()).double())
+        carry, analysis = model.cycle(carry, later[6, k].nan_to_num(0.0), 2 + k)
         torch.testing.assert_close(ensembles[6, k], analysis, **EXACT)
     assert not torch.allclose(ensembles, assimilate(model, later, generator()))
 

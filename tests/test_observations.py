@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from small import generator
 
-from assim_lib.observations import OBS_CONFS, ObservationModel, observation_model, register_obs_conf
+from assim_lib import observations
+from assim_lib.observations import OBS_CONFS, ObservationModel, identity, observation_model, register_obs_conf
 
 BATCHES = [(), (64,)]
 
@@ -30,11 +32,18 @@ def registry() -> Iterator[dict]:
 
 @pytest.mark.parametrize(
     ("name", "seen", "period"),
-    [("full_obs", 40, 1), ("every_4th_dim_partial_obs", 10, 4), ("every_4th_fixed", 10, 1)],
+    [
+        ("full_obs", 40, 1),
+        ("every_4th_dim_partial_obs", 10, 4),
+        ("every_4th_fixed", 10, 1),
+        ("partial_obs", 20, 2),
+        ("unstructured_partial_obs", 10, 8),
+    ],
 )
-def test_how_many_sites_are_seen(name, seen, period):
+def test_how_many_numbers_are_received(name, seen, period):
     model = observation_model(name, 1, 40)
     assert model.schedule.shape == (period, 1, 40)
+    assert model.period == period
     masks = model.mask(torch.arange(12))
     assert (masks.sum((-2, -1)) == seen).all()
     assert masks.dtype == torch.bool
@@ -46,6 +55,22 @@ def test_partial_observations_rotate_by_one_site_each_cycle():
         assert masks[k, 0].nonzero().flatten().tolist() == list(range(k % 4, 40, 4))
     for start in range(5):  # any four successive cycles see every site exactly once
         assert (masks[start : start + 4].sum(0) == 1).all()
+
+
+def test_every_second_site_alternates():
+    masks = observation_model("partial_obs", 1, 128).mask(torch.arange(6))
+    for k in range(6):
+        assert masks[k, 0].nonzero().flatten().tolist() == list(range(k % 2, 128, 2))
+
+
+@pytest.mark.parametrize("name", OBS_CONFS)
+@pytest.mark.parametrize(("channels", "sites"), [(1, 40), (1, 128), (2, 36), (2, 5)])
+def test_every_configuration_fits_every_grid(name, channels, sites):
+    model = observation_model(name, channels, sites)
+    assert model.schedule.shape == (model.period, channels, sites)
+    assert (model.known(torch.arange(model.period)).sum(0) > 0).any()
+    truth = torch.randn(2 * model.period, channels, sites, generator=generator())
+    assert model.observe(truth, torch.zeros_like(truth), 1.0).isfinite().all()
 
 
 def test_fixed_partial_observations_stay():
@@ -61,6 +86,11 @@ def test_masks_follow_the_shape_of_the_cycle_numbers(model, batch):
     for number, row in zip(cycle.flatten().tolist(), mask.reshape(-1, 2, 40), strict=True):
         assert torch.equal(row, model.mask(number))
         assert torch.equal(row, model.schedule[number % len(model.schedule)])
+    known = model.known(cycle)
+    assert known.shape == (*batch, 2, 40)
+    assert not (known & ~mask).any()
+    for number, row in zip(cycle.flatten().tolist(), known.reshape(-1, 2, 40), strict=True):
+        assert torch.equal(row, model.known(number))
 
 
 # ---- observations
@@ -73,10 +103,12 @@ def test_an_observation_is_truth_plus_noise_where_something_is_seen(model, batch
     unit = torch.randn(truth.shape, generator=generator(2))
     observations = model.observe(truth, unit, noise)
     assert observations.shape == truth.shape
-    mask = model.mask(torch.arange(50)).expand(truth.shape)
+    mask, known = (which(torch.arange(50)).expand(truth.shape) for which in (model.mask, model.known))
     assert (observations[~mask] == 0).all()
-    error = (observations - truth)[mask]
-    torch.testing.assert_close(error, noise * unit[mask], rtol=0, atol=1e-5)
+    error = (observations - truth)[known]
+    torch.testing.assert_close(error, noise * unit[known], rtol=0, atol=1e-5)
+    exact = model.observe(truth, torch.zeros_like(truth), noise)
+    torch.testing.assert_close((observations - exact)[mask], noise * unit[mask], rtol=0, atol=1e-5)
     assert abs(float(error.mean())) < 4 * noise / len(error) ** 0.5
     assert float(error.std()) == pytest.approx(noise, rel=4 / len(error) ** 0.5)
 
@@ -89,9 +121,98 @@ def test_the_first_state_is_seen_at_cycle_zero():
 
 
 def test_the_operator_acts_before_the_noise():
+    assert ObservationModel(torch.ones(1, 1, 3, dtype=torch.bool)).operator is identity
     model = ObservationModel(torch.ones(1, 1, 3, dtype=torch.bool), operator=torch.square)
     truth, unit = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[1.0, 0.0, -1.0]]])
     assert model.observe(truth, unit, 0.5).flatten().tolist() == [1.5, 4.0, 8.5]
+
+
+# ---- unknown instruments
+
+
+def with_unknown(*entries, period=3, channels=2, sites=4):
+    """A schedule whose given entries are random maps of the whole state."""
+    size = channels * sites
+    schedule = torch.rand((period, channels, sites), generator=generator(1)) < 0.6
+    matrices = torch.randn((period, size, size), generator=generator(2), dtype=torch.float64)
+    return ObservationModel(schedule, torch.square, {entry: matrices[entry] for entry in entries})
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_unknown_instrument_measures_its_map_of_the_whole_state(batch, dtype):
+    model = with_unknown(0, 2)
+    truth, unit = (torch.randn((*batch, 7, 2, 4), generator=generator(seed), dtype=dtype) for seed in (3, 4))
+    observations = model.observe(truth, unit, 0.5)
+    assert observations.dtype == dtype
+    for k in range(7):
+        state = truth[..., k, :, :]
+        seen = state.square()
+        if k % 3 != 1:
+            seen = torch.einsum("ij,...j->...i", model.unknown[k % 3].to(dtype), state.flatten(-2)).view_as(state)
+        expected = (seen + 0.5 * unit[..., k, :, :]) * model.schedule[k % 3]
+        torch.testing.assert_close(observations[..., k, :, :], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_an_unknown_instrument_receives_is_not_known():
+    model = with_unknown(0, 2)
+    for k in range(7):
+        assert torch.equal(model.known(k), model.mask(k) & torch.tensor(k % 3 == 1))
+    assert torch.equal(model.known(torch.arange(7)), torch.stack([model.known(k) for k in range(7)]))
+    every = with_unknown()
+    assert torch.equal(every.known(torch.arange(7)), every.mask(torch.arange(7)))
+
+
+@pytest.mark.parametrize("entries", [(0, 1, 2), (3,), (-1,)], ids=str)
+def test_something_has_to_be_known(entries):
+    schedule = torch.ones(3, 1, 4, dtype=torch.bool)
+    with pytest.raises(
+        ValueError, match=r"^unknown = \[.*\] must be entries of a schedule of period 3, not all of them\.$"
+    ):
+        ObservationModel(schedule, unknown=dict.fromkeys(entries, torch.eye(4)))
+
+
+@pytest.mark.parametrize(("channels", "sites"), [(1, 40), (2, 36)])
+def test_unstructured_observations_alternate_with_random_projections(channels, sites):
+    model, size = observation_model("unstructured_partial_obs", channels, sites), channels * sites
+    regular = observation_model("every_4th_dim_partial_obs", channels, sites)
+    random = np.random.RandomState(0)
+    for turn in range(4):
+        assert torch.equal(model.mask(2 * turn), regular.mask(turn))
+        assert torch.equal(model.known(2 * turn), regular.mask(turn))
+        assert not model.known(2 * turn + 1).any()
+        received = model.mask(2 * turn + 1).flatten()
+        assert received.sum() == size // 4
+        matrix = model.unknown[2 * turn + 1]
+        assert (matrix[~received] == 0).all()
+        weights = matrix[received].numpy()
+        np.testing.assert_allclose(weights @ weights.T, np.eye(size // 4), atol=1e-12)
+        # What they span was drawn once and for all; no site is left out, none stands for itself.
+        drawn = random.standard_normal((size, size // 4))
+        np.testing.assert_allclose(weights.T @ weights @ drawn, drawn, atol=1e-10)
+        assert (np.abs(weights).sum(0) > 0.1).all()
+        assert np.abs(weights).max() < 0.9
+
+
+def test_unstructured_weights_are_the_same_each_time():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, again = (observation_model("unstructured_partial_obs", 1, 40).unknown for _ in range(2))
+    assert first.keys() == {1, 3, 5, 7}
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_without_its_unknown_instruments_every_other_cycle_sees_nothing():
+    whole, part = (observation_model(f"unstructured_{name}", 1, 40) for name in ("partial_obs", "known_part"))
+    assert torch.equal(part.schedule, whole.known(torch.arange(8)))
+    assert not part.unknown
+    truth, unit = (torch.randn(16, 1, 40, generator=generator(seed)) for seed in (1, 2))
+    ours, theirs = (model.observe(truth, unit, 0.7) for model in (part, whole))
+    assert torch.equal(ours[::2], theirs[::2])
+    assert (ours[1::2] == 0).all()
 
 
 # ---- the registry
@@ -107,13 +228,25 @@ def test_a_new_configuration_is_one_function(registry):
     assert first_half(1, 10).schedule.shape == (1, 1, 10)  # the decorator leaves the function as it was
 
 
-def test_a_name_is_given_once(registry):
-    with pytest.raises(ValueError, match=r"^obs_conf 'full_obs' is registered already; choose another name\.$"):
-        register_obs_conf("full_obs")
+def test_a_cell_may_be_run_again(registry):
+    for seen in (3, 5):
+
+        @register_obs_conf("first")
+        def first(channels: int, sites: int, seen=seen) -> ObservationModel:
+            return ObservationModel((torch.arange(sites) < seen).expand(1, channels, sites).clone())
+
+        assert observation_model("first", 1, 10).mask(0).sum() == seen
+
+
+@pytest.mark.parametrize("name", OBS_CONFS)
+def test_the_librarys_names_are_taken(registry, name):
+    with pytest.raises(ValueError, match=rf"^obs_conf = '{name}' is the library's own already; choose another name\.$"):
+        register_obs_conf(name)(lambda channels, sites: None)
+    assert registry[name].__module__ == observations.__name__
 
 
 def test_tests_leave_no_configuration_behind():
-    assert list(OBS_CONFS) == ["full_obs", "every_4th_dim_partial_obs", "every_4th_fixed"]
+    assert {function.__module__ for function in OBS_CONFS.values()} == {observations.__name__}
 
 
 def test_an_unknown_name_is_answered_by_one_sentence():

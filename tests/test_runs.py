@@ -84,9 +84,10 @@ def test_an_experiment_says_all_about_its_filter(analysis, m):
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
     assert_same(weights(model), weights(build_filter(chosen)))
-    assert (model.steps, model.lag, model.analysis.members, model.analysis.scales.noise) == (3, 2, m, 0.5)
-    assert model.analysis.scales.mean == pytest.approx(2.34, abs=0.3)
-    assert model.analysis.scales.std == pytest.approx(3.64, abs=0.3)
+    assert (model.steps, model.lag, model.analysis.members, model.analysis.noise) == (3, 2, m, 0.5)
+    assert model.analysis.mean.shape == model.analysis.std.shape == (1, 1)
+    assert float(model.analysis.mean) == pytest.approx(2.34, abs=0.3)
+    assert float(model.analysis.std) == pytest.approx(3.64, abs=0.3)
     assert all(value.dtype == torch.float32 for value in weights(model).values())
     assert not torch.equal(
         build_filter(chosen.model_copy(update={"seed": 5})).analysis.trunk.embed.linear.weight,
@@ -96,8 +97,9 @@ def test_an_experiment_says_all_about_its_filter(analysis, m):
 
 def test_only_observations_leave_the_simulation():
     chosen = tiny(noise=2.0)
-    observations = training_record(chosen)
-    assert isinstance(observations, torch.Tensor)
+    observations, near, truth = training_record(chosen)
+    assert near is None
+    assert truth is None
     assert observations.shape == (2, 40, 1, 40)
     data = training_trajectories(Lorenz96(), 0.1, 40, 2, chosen.seed)
     expected = data.truth.values[:, 1:] + 2 * data.unit_noise.values
