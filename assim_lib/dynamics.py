@@ -33,6 +33,7 @@ class Dynamics(ABC):
     sites : number of sites on the ring.
     dt : integration step, in the system's time unit.
     name : what experiments call the system.
+    integrator : of :meth:`flow`, for records.
     forecast_model : name of the system that filters forecast with, if not this one.
     spinup : time after which a perturbed rest state is on the attractor.
     perturbation : standard deviation of the perturbations of the rest state.
@@ -41,6 +42,7 @@ class Dynamics(ABC):
     sites: int
     dt: float
     name: ClassVar[str]
+    integrator: ClassVar[str] = "RK4"
     forecast_model: ClassVar[str] = ""
     spinup: ClassVar[float] = 50.0
     perturbation: ClassVar[float] = 1.0
@@ -295,6 +297,7 @@ class KuramotoSivashinsky(Dynamics):
     dt: float = 0.5
     length: float = 32 * np.pi
     name: ClassVar[str] = "ks"
+    integrator: ClassVar[str] = "ETDRK4"
     spinup: ClassVar[float] = 150.0
 
     @cached_property

@@ -150,6 +150,8 @@ class Experiment(BaseModel):
     @property
     def method(self) -> str:
         """The method's name in the table of scores."""
+        if self.loss != "ss_forecast":
+            return f"amortized_{self.loss}"
         if self.network != "conv":
             return "amortized_ff"
         return "amortized_original" if self.analysis == "original" else "amortized"
@@ -158,6 +160,8 @@ class Experiment(BaseModel):
     def name(self) -> str:
         """A file name for this run's checkpoint and results."""
         setting = f"{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}"
+        setting += "" if self.dt is None else f"-model{self.dt:g}"
+        setting += "" if self.start == "climatology" else f"-{self.start}"
         network = "" if self.network == "conv" else f"-{self.network}"
         lag = f"-lag{self.lag}" if self.lag else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
@@ -175,7 +179,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "unknown_operators": {
         "system": "l96",
         "obs_conf": "unstructured_partial_obs",
-        "network": "ff_per_operator",
+        "network": "ff",
         "hidden_size": 250,
         "blocks": 2,
         "memory": 4,

@@ -15,6 +15,7 @@ of a model trajectory, and an observation corrects the past through the dynamics
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -171,3 +172,35 @@ def assimilate(
         )
         analyses.append(analysis.cpu())
     return torch.stack(analyses, -4)
+
+
+def mean_gain(
+    model: AmortizedFilter,
+    observations: Float[np.ndarray, "cycle channel site"],
+    spinup: int = 100,
+    cycles: int = 20,
+    seed: int = 0,
+) -> Float[np.ndarray, "state state"]:
+    """Derivative of the mean analysis with respect to the observation, averaged over some cycles.
+
+    Parameters
+    ----------
+    observations : NaN where nothing was seen; at least ``spinup + cycles`` of them.
+    spinup : cycles that the filter is given to find the truth.
+
+    Returns
+    -------
+    Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
+    """
+    seen = torch.from_numpy(observations[: spinup + cycles]).nan_to_num(0.0).to(model.climatology.device)
+    carry = model.cold_start(generator=torch.Generator().manual_seed(seed))
+    jacobians = []
+    for k, y in enumerate(seen):
+        if k >= spinup:
+            of_observation = torch.func.jacrev(
+                lambda y, k=k, carry=carry: model.cycle(carry, y, k)[1].mean(-3).flatten()
+            )
+            jacobians.append(of_observation(y).flatten(1).detach())
+        with torch.no_grad():
+            carry, _ = model.cycle(carry, y, k)
+    return torch.stack(jacobians).mean(0).cpu().numpy()

@@ -144,19 +144,29 @@ def every_2nd(channels: int, sites: int) -> ObservationModel:
 
 @register_obs_conf("unstructured_partial_obs")
 def unstructured(channels: int, sites: int) -> ObservationModel:
-    """Every fourth site as in ``every_4th_dim_partial_obs``, in every other cycle only; between them four unknown instruments.
+    """Every fourth site as in ``every_4th_dim_partial_obs``, but only in every other cycle; between them four unknown instruments.
 
-    Each unknown instrument measures a quarter as many random projections of the state as it has entries, with
-    orthonormal weights; which ones, was drawn once and for all.
+    Each unknown instrument measures projections of the state onto orthonormal random weights, as many as a quarter of the
+    state has entries. The weights were drawn once and for all; each instrument fills a quarter of the grid of its own.
     """
-    known, size = _every(4, channels, sites, moving=True), channels * sites
-    random = np.random.RandomState(0)
-    slots = (torch.arange(size) < size // 4).view(channels, sites)
-    unknown = {}
-    for turn in range(4):
-        weights, _ = np.linalg.qr(random.standard_normal((size, size // 4)))
+    size = channels * sites
+    turn = torch.arange(4)[:, None]
+    slots = (torch.arange(size) // -(-size // 4) == turn).view(4, channels, sites)
+    random, unknown = np.random.RandomState(0), {}
+    for i, slot in enumerate(slots.flatten(1)):
+        weights, _ = np.linalg.qr(random.standard_normal((size, int(slot.sum()))))
         matrix = torch.zeros(size, size, dtype=torch.float64)
-        matrix[: size // 4] = torch.from_numpy(weights.T)
-        unknown[2 * turn + 1] = matrix
-    schedule = torch.stack([entry for mask in known for entry in (mask, slots)])
-    return ObservationModel(schedule, unknown=unknown)
+        matrix[slot] = torch.from_numpy(weights.T)
+        unknown[2 * i + 1] = matrix
+    return ObservationModel(_alternating(_every(4, channels, sites, moving=True), slots), unknown=unknown)
+
+
+@register_obs_conf("unstructured_known_part")
+def unstructured_known_part(channels: int, sites: int) -> ObservationModel:
+    """``unstructured_partial_obs`` without its unknown instruments: every other cycle sees nothing."""
+    known = _every(4, channels, sites, moving=True)
+    return ObservationModel(_alternating(known, torch.zeros_like(known)))
+
+
+def _alternating(even: Tensor, odd: Tensor) -> Tensor:
+    return torch.stack([even, odd], 1).flatten(0, 1)

@@ -28,7 +28,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 METHOD_COLORS = {
-    "amortized": RED, "amortized_original": ORANGE, "LETKF": BLUE, "iEnKS": GREEN, "4D-Var": PURPLE, "3D-Var": SKY,
+    "amortized": RED, "amortized_original": ORANGE, "amortized_ff": BLACK, "LETKF": BLUE, "iEnKS": GREEN, "4D-Var": PURPLE, "3D-Var": SKY,
     "Climatology": "#777777",
 }  # fmt: skip
 STYLE: Any = {
@@ -87,19 +87,74 @@ def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = 
     return figure
 
 
-def climatology(truth: Field) -> Figure:
-    """How the values at a site are distributed over time, and how a state is correlated with its neighbours."""
+def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
+    """How the values at a site are distributed over time, and how a state is correlated with its neighbours.
+
+    Parameters
+    ----------
+    truths : label → (cycle, site).
+    reach : largest distance of the correlations, in sites.
+    """
     figure, (left, right) = _figure(1, 2, figsize=(8, 3))
-    left.hist(truth.ravel(), bins=60, density=True, color=BLUE)
-    left.axvline(truth.mean(), color=ORANGE, label=f"mean {truth.mean():.2f}")
-    left.set(xlabel="value at a site", ylabel="density")
-    left.legend()
-    anomaly = truth - truth.mean()
-    lags = np.arange(-10, 11)
-    correlation = [(anomaly * np.roll(anomaly, -k, 1)).mean() / anomaly.var() for k in lags]
     right.axhline(0, color="#bbbbbb", linewidth=0.8)
-    right.plot(lags, correlation, "o-", color=BLUE, markersize=4)
+    for color, (label, truth) in zip((BLUE, RED, GREEN), truths.items(), strict=False):
+        left.hist(truth.ravel(), bins=60, density=True, color=color, histtype="step", linewidth=1.5)
+        left.axvline(truth.mean(), color=color, linestyle=":", label=f"{label}: mean {truth.mean():.2f}")
+        anomaly = truth - truth.mean()
+        lags = np.arange(-reach, reach + 1)
+        correlation = [(anomaly * np.roll(anomaly, -k, 1)).mean() / anomaly.var() for k in lags]
+        right.plot(lags, correlation, "o-", color=color, markersize=4, label=label)
+    left.set(xlabel="value at a site", ylabel="density")
     right.set(xlabel="distance in sites", ylabel="correlation")
+    left.legend(fontsize="small")
+    return figure
+
+
+def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str) -> Figure:
+    """Matrices side by side, each on a colour scale of its own that is symmetric about zero."""
+    figure, axes = _figure(1, len(named), figsize=(4.0 * len(named), 3.6), squeeze=False)
+    for axis, (title, values) in zip(axes[0], named.items(), strict=True):
+        bound = float(np.abs(values).max())
+        figure.colorbar(axis.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound), ax=axis, shrink=0.8)
+        axis.set(title=title, xlabel=columns, ylabel=rows, aspect="equal")
+    return figure
+
+
+def convergence(steps: Float[np.ndarray, " step"], errors: Float[np.ndarray, " step"], order: int) -> Figure:
+    """Error of an integration against its step, beside the slope that its order promises."""
+    figure, axis = _figure(figsize=(5.2, 3.2))
+    axis.loglog(steps, errors, "o-", color=BLUE, label="measured")
+    axis.loglog(steps, errors[-1] * (steps / steps[-1]) ** order, "--", color=ORANGE, label=f"order {order}")
+    axis.set(xlabel="step (time units)", ylabel="RMS error")
+    axis.legend()
+    return figure
+
+
+def by_value(
+    series: dict[str, tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]],
+    x_label: str,
+    y_label: str,
+    bins: int = 24,
+) -> Figure:
+    """Mean of one quantity given another, with the standard deviation of the first series as a band.
+
+    Parameters
+    ----------
+    series : label → (given, quantity).
+    """
+    figure, axis = _figure(figsize=(6, 3.4))
+    axis.axhline(0, color="#bbbbbb", linewidth=0.8)
+    for number, (color, (label, (given, quantity))) in enumerate(zip((BLACK, RED, BLUE), series.items(), strict=False)):
+        edges = np.quantile(given, np.linspace(0.001, 0.999, bins + 1))
+        place = np.digitize(given, edges) - 1
+        kept = [place == b for b in range(bins)]
+        middle, mean = (np.array([values[k].mean() for k in kept]) for values in (given, quantity))
+        axis.plot(middle, mean, color=color, linewidth=2, label=label)
+        if number == 0:
+            width = np.array([quantity[k].std() for k in kept])
+            axis.fill_between(middle, mean - width, mean + width, color=color, alpha=0.12, linewidth=0)
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.legend(fontsize="small")
     return figure
 
 
@@ -152,6 +207,23 @@ def error_and_spread(
     axis.set(xlabel="cycle", ylabel="RMSE, spread")
     _plain_numbers(axis.yaxis)
     axis.legend(fontsize="small", ncols=2)
+    return figure
+
+
+def phase_plane(
+    truth: Float[np.ndarray, "cycle 2"],
+    observations: Float[np.ndarray, "cycle 2"],
+    analysis: Float[np.ndarray, "cycle 2"],
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """Two variables against each other: the true path, what was seen of it, and the mean analysis."""
+    figure, axis = _figure(figsize=(6.2, 3.8))
+    axis.plot(*truth.T, "-", color=BLACK, linewidth=0.6, label="truth")
+    axis.plot(*observations.T, "o", color=ORANGE, markersize=3, label="observations")
+    axis.plot(*analysis.T, "o", color=RED, markersize=3, label="analysis")
+    axis.set(xlabel=x_label, ylabel=y_label)
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 

@@ -102,16 +102,20 @@ def write_scores() -> Path:
 
 
 def load_scores(**setting: Any) -> pd.DataFrame:
-    """The rows of ``scores.csv`` in a setting, e.g. ``load_scores(system="l96", obs_conf="full_obs")``."""
+    """The rows of ``scores.csv`` in a setting, e.g. ``load_scores(system="l96", method=["LETKF", "iEnKS"])``."""
     table = pd.read_csv(results_dir() / "scores.csv")
     for column, value in setting.items():
-        table = table.loc[table[column] == value]
+        table = table.loc[table[column].isin(_choices(value))]
     return table.reset_index(drop=True)
+
+
+def _choices(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _learned(**setting: Any) -> list[tuple[str, dict[str, Any]]]:
     results = [(path.stem, json.loads(path.read_text())) for path in sorted(results_dir().glob("*.json"))]
-    return [(n, r) for n, r in results if "history" in r and all(r[key] == value for key, value in setting.items())]
+    return [(n, r) for n, r in results if "history" in r and all(r[k] in _choices(v) for k, v in setting.items())]
 
 
 def histories(**setting: Any) -> dict[str, list[dict[str, float]]]:

@@ -70,7 +70,7 @@ def simulate(
         attrs={
             **dynamics.describe(),
             "step_size": step_size,
-            "integrator": "RK4 in float64, stored as float32",
+            "integrator": f"{dynamics.integrator} in float64, stored as float32",
             "seed": seed,
             "software": f"torch {version('torch')}, numpy {version('numpy')}",
         },
