@@ -5,9 +5,21 @@ import pytest
 import torch
 from small import CASES, SCALES, SITES, generator, scales, shaken, small_analysis
 
-from assim_lib.analyses import ANALYSES, AnalysisInput, HybridAnalysis, covariance_band, remember
+from assim_lib import analyses
+from assim_lib.analyses import (
+    ANALYSES,
+    AnalysisInput,
+    HybridAnalysis,
+    RecurrentAnalysis,
+    Scales,
+    covariance_band,
+    register_analysis,
+    remember,
+)
+from assim_lib.networks import NETWORKS
 
 BATCHES = [(), (64,)]
+OPERATORS = 3
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
@@ -29,7 +41,7 @@ def given(analysis, batch=(), seed=0, sites=SITES, share=0.5) -> AnalysisInput:
         predicted=forecast,
         observation=2 + 3 * normal(*state[1:]),
         mask=mask,
-        phase=torch.zeros(batch, dtype=torch.long),
+        phase=torch.randint(OPERATORS, batch, generator=source),
         tendency=8 * normal(*state),
         memory=0.5 * normal(*memories),
     )
@@ -45,11 +57,16 @@ def lagged(request):
     return request.param
 
 
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return request.param
+
+
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-m{case[1]}")
-def analysis(request, lagged):
-    """Every analysis, with random weights."""
+def analysis(request, lagged, network):
+    """Every analysis with every network, with random weights."""
     name, members = request.param
-    return shaken(small_analysis(name, members, lagged=lagged))
+    return shaken(small_analysis(name, members, lagged=lagged, network=network, operators=OPERATORS))
 
 
 # ---- what holds for all of them
@@ -64,6 +81,14 @@ def test_shapes(analysis, batch):
     assert corrected.isfinite().all()
     assert (corrected != x.base).any()
     assert (memory != x.memory).any()
+
+
+def test_gradients_reach_every_parameter(analysis):
+    x = given(analysis, (64,))  # in which every phase of the schedule occurs
+    corrected, memory = analysis(x)
+    (corrected.square().sum() + memory.square().sum()).backward()
+    unmoved = [name for name, p in analysis.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert unmoved == []
 
 
 def test_a_batch_is_its_trajectories_one_by_one(analysis):
@@ -142,8 +167,62 @@ def test_units_do_not_matter(name, members):
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_dropout_needs_a_generator(name):
-    analysis = shaken(small_analysis(name, 4, dropout=0.5))
+def test_each_channel_has_its_own_unit(name, lagged, network):
+    """What an observation error is worth is one number for all channels: beside it, units do not matter."""
+    unit, origin = torch.tensor([[7.0], [0.1]]).double(), torch.tensor([[-20.0], [3.0]]).double()
+    same = scales(channels=2)
+    converted = Scales(origin + unit * same.mean, unit * same.std, same.noise)
+    settings = {"channels": 2, "lagged": lagged, "network": network, "operators": OPERATORS}
+    settings["band"] = 2 * (name != "recurrent")
+    ours, theirs = (shaken(small_analysis(name, 4, scales=s, **settings)) for s in (same, converted))
+    # The original method has no innovations; the others see nothing here, and what they do remains.
+    x = given(ours, (3,), share=0.5 if name == "original" else 0.0)
+    states = {k: origin + unit * getattr(x, k) for k in ("base", "forecast", "predicted", "observation")}
+    corrected, memory = theirs(x._replace(**states, tendency=unit * x.tendency))
+    expected, expected_memory = ours(x)
+    nearly = {"rtol": 0, "atol": 1e-3}  # the floor under a spread has a unit
+    torch.testing.assert_close(corrected, origin + unit * expected, **nearly)
+    torch.testing.assert_close(memory, expected_memory, **nearly)
+    assert (expected - x.base).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_scales_are_those_of_each_channel(channels):
+    states = torch.randn((50, channels, SITES), generator=generator(), dtype=torch.float64)
+    states = states * torch.tensor([[3.0], [0.2]])[:channels] + torch.tensor([[1.0], [-5.0]])[:channels]
+    found = Scales.of(states, 0.7)
+    assert found.noise == 0.7
+    assert found.mean.shape == found.std.shape == (channels, 1)
+    for c in range(channels):
+        assert float(found.mean[c]) == pytest.approx(states[:, c].numpy().mean(), rel=1e-12)
+        assert float(found.std[c]) == pytest.approx(states[:, c].numpy().std(ddof=1), rel=1e-12)
+
+
+# ---- inflation
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("inflation", [0.7, 1.3])
+@pytest.mark.parametrize("name", ["original", "recurrent"])
+def test_inflation_multiplies_the_perturbations_and_leaves_the_mean(name, inflation, batch):
+    plain, inflated = (shaken(small_analysis(name, 4, inflation=factor)) for factor in (1.0, inflation))
+    x = given(plain, batch)
+    (expected, expected_memory), (corrected, memory) = plain(x), inflated(x)
+    mean = expected.mean(-3, keepdim=True)
+    torch.testing.assert_close(corrected.mean(-3, keepdim=True), mean, **EXACT)
+    torch.testing.assert_close(corrected - mean, inflation * (expected - mean), **EXACT)
+    assert torch.equal(memory, expected_memory)
+
+
+def test_the_hybrid_starts_where_it_is_told():
+    analysis = small_analysis("hybrid", 4, inflation=1.25, taper_length=2.5)
+    learned = {name: float(p.detach().exp()) for name, p in analysis.named_parameters() if name.startswith("log_")}
+    assert learned == pytest.approx({"log_inflation": 1.25, "log_taper_length": 2.5})
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_dropout_needs_a_generator(name, network):
+    analysis = shaken(small_analysis(name, 4, dropout=0.5, network=network, operators=OPERATORS))
     x = given(analysis)
     assert torch.equal(analysis(x)[0], analysis(x)[0])
     assert torch.equal(analysis(x, generator(1))[0], analysis(x, generator(1))[0])
@@ -172,6 +251,38 @@ def test_remember_keeps_or_writes():
 def test_a_single_member_has_no_covariances(name):
     with pytest.raises(ValueError, match=r"^m = 1 is too small for this analysis, [^\n]+ works with m = 1\)\.$"):
         small_analysis(name, 1)
+
+
+# ---- the registry
+
+
+def test_a_readers_analysis_may_be_defined_again():
+    try:
+        for step in (1.0, 2.0):
+
+            @register_analysis("mine")
+            class Mine(RecurrentAnalysis):
+                def forward(self, given, generator=None, step=step):
+                    return given.base + step, given.memory
+
+            analysis = small_analysis("mine", 2)
+            x = given(analysis)
+            torch.testing.assert_close(analysis(x)[0], x.base + step)
+            assert ANALYSES.find("mine") is Mine
+    finally:
+        del ANALYSES["mine"]
+
+
+def test_tests_leave_no_analysis_behind():
+    assert {analysis.__module__ for analysis in ANALYSES.values()} == {analyses.__name__}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_the_librarys_names_are_taken(name):
+    before = ANALYSES[name]
+    with pytest.raises(ValueError, match=rf"^analysis = '{name}' is the library's own already; choose another name\.$"):
+        register_analysis(name)(type("Mine", (RecurrentAnalysis,), {"__module__": "notebook"}))
+    assert ANALYSES[name] is before
 
 
 # ---- covariances among the features

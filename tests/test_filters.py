@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
-from small import CASES, SITES, climatology, generator, shaken, small_filter
+from small import CASES, SITES, STEP_SIZE, climatology, generator, scales, shaken, small_analysis, small_filter
 
-from assim_lib.analyses import AnalysisInput
-from assim_lib.filters import AmortizedFilter, Carry, assimilate
+from assim_lib.analyses import AnalysisInput, Scales
+from assim_lib.dynamics import Lorenz96, VissioLucarini20
+from assim_lib.filters import AmortizedFilter, Carry, assimilate, mean_gain
+from assim_lib.observations import ObservationModel, observation_model
 
 BATCHES = [(), (64,)]
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -58,6 +60,34 @@ def test_a_cold_start_knows_its_generator_alone_if_not_told_more(model):
     first, again, other = (model.cold_start(8, generator=generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.base, other.base)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_cold_start_near_numbers_has_an_error_of_its_own_there(lag, batch):
+    noise, sites = 0.3, 200
+    analysis = small_analysis("recurrent", 8, lagged=lag > 0, sites=sites, scales=scales(noise=noise))
+    seen = observation_model("full_obs", 1, sites)
+    model = AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites))
+    near = torch.full((*batch, 1, sites), math.nan, dtype=torch.float64)
+    near[..., ::2] = torch.linspace(-20, 20, sites // 2, dtype=torch.float64)
+    carry, plain = (model.cold_start(*batch, generator=generator(1), near=n) for n in (near, None))
+    assert carry.base.shape == (*batch, 8, 1, sites)
+    # The same climatological members as ever where nothing is said.
+    assert torch.equal(carry.base[..., 1::2], plain.base[..., 1::2])
+    error = (carry.base - near.unsqueeze(-3))[..., ::2]
+    numbers = error.numel()
+    assert abs(float(error.mean())) < 4 * noise / numbers**0.5
+    assert float(error.std()) == pytest.approx(noise, rel=4 / (2 * numbers) ** 0.5)
+    members = error.movedim(-3, 0).flatten(1)
+    assert (torch.corrcoef(members) - torch.eye(8)).abs().max() < 5 / members.shape[1] ** 0.5
+    torch.testing.assert_close(carry.forecast, model.dynamics.flow(carry.base, lag * 2), **EXACT)
+    assert (carry.memory == 0).all()
+
+
+def test_a_cold_start_near_nothing_is_the_plain_one(model):
+    nothing = torch.full((5, 1, SITES), math.nan)
+    near, plain = (model.cold_start(5, generator=generator(), near=n) for n in (nothing, None))
+    assert all(torch.equal(a, b) for a, b in zip(near, plain, strict=True))
 
 
 # ---- one cycle
@@ -114,6 +144,107 @@ def test_a_batch_is_its_trajectories_one_by_one(model):
     torch.testing.assert_close(alone[1], together[1][5], **EXACT)
     for one, all_ in zip(alone[0], together[0], strict=True):
         torch.testing.assert_close(one, all_[5], **EXACT)
+
+
+def given_to(model, carry, observation, number) -> AnalysisInput:
+    """What the analysis of a cycle is given."""
+    seen = []
+    handle = model.analysis.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.cycle(carry, observation, number)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 7, 2**24 + 1, 10**12 + 3])
+def test_a_cycles_number_says_what_is_seen(number):
+    """Whole numbers do not drift; sums of times in single precision would have, long before 2²⁴."""
+    model = small_filter("recurrent", obs_conf=PARTIAL)
+    carry = model.cold_start(3, generator=generator())
+    given = given_to(model, carry, torch.zeros(3, 1, SITES, dtype=torch.float64), number)
+    assert (given.phase == number % 4).all()
+    assert (given.mask == (torch.arange(SITES) % 4 == number % 4)).all()
+    assert torch.equal(given.predicted, carry.forecast)  # also where nothing is seen
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_the_operator_is_applied_to_the_forecast(lag):
+    seen = ObservationModel(torch.ones(1, 1, SITES, dtype=torch.bool), torch.square)
+    analysis = small_analysis("recurrent", 4, lagged=lag > 0)
+    model = AmortizedFilter(Lorenz96(sites=SITES), seen, analysis, STEP_SIZE, lag, climatology())
+    carry = model.cold_start(generator=generator())
+    given = given_to(model, carry, climatology()[0], 0)
+    assert torch.equal(given.predicted, carry.forecast.square())
+    assert torch.equal(given.forecast, carry.forecast)
+
+
+# ---- unknown instruments
+
+
+@pytest.mark.parametrize("name", ["original", "recurrent"])
+def test_what_an_unknown_instrument_shows_is_not_predicted(name):
+    model = shaken(small_filter(name, obs_conf="unstructured_partial_obs", network="ff"))
+    number = torch.arange(16)
+    carry = model.cold_start(16, generator=generator())
+    observation, _ = observed(model, (16,), number=number)
+    given = given_to(model, carry, observation, number)
+    for k in range(16):
+        known = model.observation_model.known(k)
+        assert known.any() == (k % 2 == 0)
+        assert torch.equal(given.predicted[k], carry.forecast[k] * known)
+        assert torch.equal(given.mask[k], model.observation_model.mask(k).double())
+    # But it is used.
+    analysis = model.cycle(carry, observation, number)[1]
+    moved = model.cycle(carry, observation + 5 * given.mask, number)[1]
+    assert ((moved - analysis).abs().amax((1, 2, 3)) > 1e-3).all()
+
+
+def test_the_weights_of_an_unknown_instrument_are_not_looked_at():
+    model = shaken(small_filter("recurrent", obs_conf="unstructured_partial_obs", network="ff"))
+    observation, _ = observed(model, number=1)
+    carry = model.cold_start(generator=generator())
+    before = model.cycle(carry, observation, 1)[1]
+    for matrix in model.observation_model.unknown.values():
+        matrix.fill_(math.nan)
+    assert torch.equal(model.cycle(carry, observation, 1)[1], before)
+
+
+# ---- a network for each operator
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_bank_uses_the_network_of_the_cycle(batch):
+    """Each network of the bank shifts all sites by a number of its own."""
+    model = small_filter("recurrent", obs_conf=PARTIAL, network="ff_per_operator")
+    trunks = model.analysis.trunk.trunks
+    assert len(trunks) == 4
+    for operator, trunk in enumerate(trunks):
+        trunk.head.bias.data.unflatten(0, (SITES, -1))[:, 0] = 0.1 * (operator + 1)  # outputs: increment, …
+    carry = model.cold_start(*batch, generator=generator())
+    first = torch.randint(100, batch, generator=generator(1))
+    for k in range(5):
+        _, analysis = model.cycle(carry, torch.zeros(*batch, 1, SITES, dtype=torch.float64), first + k)
+        shift = 0.1 * ((first + k) % 4 + 1).double() * float(model.analysis.std)
+        expected = carry.base + shift[..., None, None, None]
+        torch.testing.assert_close(analysis, expected.clamp(model.lowest, model.highest), **EXACT)
+
+
+# ---- several channels
+
+
+def test_each_channel_is_kept_within_bounds_of_its_own():
+    dynamics = VissioLucarini20(sites=SITES)
+    climate = dynamics.on_attractor(64, generator(), 4.0) * torch.tensor([[1.0], [0.01]])
+    own = Scales.of(climate, 1.0)
+    analysis = small_analysis("recurrent", 4, channels=2, scales=own)
+    seen = observation_model("full_obs", 2, SITES)
+    model = AmortizedFilter(dynamics, seen, analysis, STEP_SIZE, 0, climate, clamp=3.0)
+    assert torch.equal(model.lowest, own.mean - 3 * own.std)
+    assert torch.equal(model.highest, own.mean + 3 * own.std)
+    carry = model.cold_start(generator=generator())
+    lost = carry._replace(base=carry.base + torch.tensor([[1e3], [-1e3]]))
+    _, analysis = model.cycle(lost, torch.zeros(2, SITES, dtype=torch.float64), 0)
+    assert torch.equal(analysis[:, 0], model.highest[0].expand(4, SITES))
+    assert torch.equal(analysis[:, 1], model.lowest[1].expand(4, SITES))
 
 
 def test_detach_cuts_the_graph():
@@ -220,6 +351,23 @@ def test_each_trajectory_may_stand_elsewhere_in_the_schedule():
     assert not torch.allclose(ensembles, assimilate(model, later, generator()))
 
 
+def test_an_assimilation_may_start_near_numbers():
+    model = shaken(small_filter("recurrent", obs_conf=PARTIAL))
+    observations = record(model, (64,))
+    near = observations[:, 0]  # NaN where nothing is seen
+    ensembles = assimilate(model, observations, generator(5), near=near)
+    carry = model.cold_start(64, generator=generator(5), near=near)
+    _, analysis = model.cycle(carry, near.nan_to_num(0.0), 0)
+    torch.testing.assert_close(ensembles[:, 0], analysis, **EXACT)
+    assert not torch.allclose(ensembles, assimilate(model, observations, generator(5)))
+
+
+def test_dropout_is_off_unless_asked_for():
+    with_, without = (shaken(small_filter("original", dropout=p)) for p in (0.3, 0.0))
+    observations = record(with_)
+    assert torch.equal(assimilate(with_, observations, generator()), assimilate(without, observations, generator()))
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 def test_a_seed_is_a_run(dropout):
     model = shaken(small_filter("original", dropout=0.3))
@@ -244,3 +392,29 @@ def test_progress_is_shown_when_asked_for(capsys):
     assert capsys.readouterr().err == ""
     assimilate(model, record(model), generator(), progress=True)
     assert "assimilate" in capsys.readouterr().err
+
+
+# ---- how an analysis answers to an observation
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_mean_gain_is_that_of_finite_differences(lag):
+    model = shaken(small_filter("hybrid", lag=lag, obs_conf=PARTIAL))
+    observations = record(model)
+    found = mean_gain(model, observations.numpy(), spinup=3, cycles=2, seed=6)
+    assert found.shape == (SITES, SITES)
+    expected, eps = torch.zeros(SITES, SITES, dtype=torch.float64), 1e-5
+    carry = model.cold_start(generator=generator(6))
+    for k in range(5):
+        seen = observations[k].nan_to_num(0.0)
+        if k >= 3:
+            for j in range(SITES):
+                step = eps * torch.eye(SITES, dtype=torch.float64)[j][None]
+                with torch.no_grad():
+                    above, below = (model.cycle(carry, seen + sign * step, k)[1].mean(-3)[0] for sign in (1, -1))
+                expected[:, j] += (above - below) / (2 * eps) / 2
+        carry = model.cycle(carry, seen, k)[0].detach()
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-6, atol=1e-7)
+    unseen = [j for j in range(SITES) if j % 4 not in (3, 0)]  # by the cycles 3 and 4
+    assert (found[:, unseen] == 0).all()
+    assert (abs(found).max(0)[[j for j in range(SITES) if j not in unseen]] > 0.01).all()

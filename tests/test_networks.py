@@ -5,7 +5,16 @@ import torch
 from small import built, generator, shaken
 from torch.nn import functional as F
 
-from assim_lib.networks import NETWORKS, FeedForwardBank, FeedForwardTrunk, RingConv, RingConvTrunk, Sizes
+from assim_lib import networks
+from assim_lib.networks import (
+    NETWORKS,
+    FeedForwardBank,
+    FeedForwardTrunk,
+    RingConv,
+    RingConvTrunk,
+    Sizes,
+    register_network,
+)
 
 BATCHES = [(), (64,)]
 
@@ -124,3 +133,51 @@ def test_dropout_drops_whole_channels_and_keeps_the_mean():
     assert (dropped == dropped[:, :1]).all()
     assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+
+
+def test_a_feed_forward_network_drops_each_number_of_its_own():
+    network = trunk(dropout=0.25, kind=FeedForwardTrunk)
+    dropped = network._drop(torch.ones(500, 8), generator())
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert (dropped.std(0) > 0).all()
+    assert (dropped.std(1) > 0).any()
+
+
+def test_a_bank_has_a_network_for_each_operator():
+    sizes = Sizes(sites=10, operators=5, hidden=8, blocks=2)
+    bank, one = (built(kind, 3, 4, sizes) for kind in (FeedForwardBank, FeedForwardTrunk))
+    assert len(bank.trunks) == 5
+    numbers = [sum(p.numel() for p in network.parameters()) for network in (bank, one)]
+    assert numbers[0] == 5 * numbers[1]
+    firsts = [t.embed.weight for t in bank.trunks]
+    assert not any(torch.equal(firsts[0], other) for other in firsts[1:])
+
+
+# ---- the registry
+
+
+def test_a_readers_network_may_be_defined_again():
+    try:
+        for factor in (1.0, 2.0):
+
+            @register_network("mine")
+            class Mine(torch.nn.Module):
+                def __init__(self, inputs, outputs, sizes, factor=factor):
+                    super().__init__()
+                    self.factor = factor
+
+            assert NETWORKS.find("mine")(3, 4, Sizes(10)).factor == factor
+    finally:
+        del NETWORKS["mine"]
+
+
+def test_tests_leave_no_network_behind():
+    assert {network.__module__ for network in NETWORKS.values()} == {networks.__name__}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_librarys_names_are_taken(name):
+    before = NETWORKS[name]
+    with pytest.raises(ValueError, match=rf"^network = '{name}' is the library's own already; choose another name\.$"):
+        register_network(name)(type("Mine", (torch.nn.Module,), {"__module__": "notebook"}))
+    assert NETWORKS[name] is before
