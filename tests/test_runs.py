@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from small import soon_on_attractor
 
 from assim_lib import runs, storage, trajectories
-from assim_lib.dynamics import Lorenz96
-from assim_lib.experiments import Experiment, configure
+from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
+from assim_lib.dynamics import SYSTEMS, Lorenz96, register_system
+from assim_lib.experiments import EXPERIMENTS, Experiment, configure
+from assim_lib.networks import NETWORKS, FeedForwardTrunk, RingConvTrunk, register_network
+from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
 from assim_lib.runs import (
     build_filter,
     load_filter,
@@ -55,6 +58,13 @@ def home(tmp_path_factory) -> Iterator[Path]:
         for split in ("test", "validation"):
             freeze(Lorenz96(), 0.1, split)
         yield folder
+
+
+@pytest.fixture
+def short_spinup(monkeypatch):
+    """Enough to run, if not to score."""
+    for system in SYSTEMS.values():
+        monkeypatch.setattr(system, "spinup", min(system.spinup, 20.0 if system.name == "ks" else 4.0))
 
 
 @pytest.fixture
@@ -105,6 +115,161 @@ def test_only_observations_leave_the_simulation():
     expected = data.truth.values[:, 1:] + 2 * data.unit_noise.values
     seen = np.arange(40) % 4 == np.arange(40)[:, None, None] % 4
     np.testing.assert_allclose(observations, np.where(seen, expected, 0.0), atol=1e-5)
+
+
+def test_the_truth_is_forgotten_before_training_starts(quiet, monkeypatch):
+    """With the default loss and start nothing changes if it is lost as soon as it has been observed."""
+    losses = {}
+    for loss, start in (("ss_forecast", "climatology"), ("clean_analysis", "climatology"), ("ss_forecast", "truth")):
+        for forgetful in (False, True):
+            metrics, loaded = [], []
+
+            def load(*arguments, loaded=loaded):
+                loaded.append(training_trajectories(*arguments))
+                return loaded[-1]
+
+            def record(*arguments, loaded=loaded, forgetful=forgetful):
+                made = training_record(*arguments)
+                if forgetful:
+                    loaded[-1].truth.values[:] = math.nan
+                return made
+
+            with monkeypatch.context() as patch:
+                patch.setattr(runs, "training_trajectories", load)
+                patch.setattr(runs, "training_record", record)
+                train(
+                    tiny(loss=loss, start=start, updates=3), on_metrics=metrics.append, **{**quiet, "curve_points": 0}
+                )
+            losses[loss, start, forgetful] = [m["loss"] for m in metrics]
+    assert losses["ss_forecast", "climatology", False] == losses["ss_forecast", "climatology", True]
+    # What uses the truth shows that it would have been noticed.
+    assert all(math.isnan(loss) for loss in losses["clean_analysis", "climatology", True])
+    assert losses["ss_forecast", "truth", False] != losses["ss_forecast", "truth", True]
+
+
+def test_supervision_gets_the_truth_that_the_observations_see():
+    chosen = tiny(loss="clean_analysis", noise=1e-6)
+    observations, near, truth = training_record(chosen)
+    assert near is None
+    seen = np.arange(40) % 4 == np.arange(40)[:, None, None] % 4
+    np.testing.assert_allclose(observations, np.where(seen, truth, 0.0), atol=1e-4)
+    assert (truth != 0).all()
+
+
+@pytest.mark.parametrize("loss", ["ss_forecast", "clean_analysis"])
+def test_what_members_start_around_is_a_choice(loss):
+    observations, near, truth = training_record(tiny(start="truth", loss=loss))
+    supervised = training_record(tiny(loss="clean_analysis")).truth
+    assert torch.equal(near, supervised)
+    assert (truth is None) == (loss == "ss_forecast")
+    same, near, _ = training_record(tiny(start="first_observation", loss=loss))
+    assert torch.equal(same, observations)
+    unseen = torch.arange(40) % 4 != torch.arange(40)[:, None, None] % 4
+    assert torch.equal(near.isnan(), unseen.expand(near.shape))
+    assert torch.equal(near.nan_to_num(0.0), observations)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "network"), [("original", "ff_per_operator"), ("recurrent", "ff"), ("hybrid", "conv")]
+)
+def test_every_option_of_an_experiment_reaches_its_filter(analysis, network):
+    options = {"inflation": 1.15, "taper_length": 2.5, "dt": 0.025, "clamp": 3.5, "blocks": 2, "hidden_size": 7}
+    band = {"band": 0 if analysis == "recurrent" else 3}
+    model = build_filter(tiny(analysis, network=network, **options, **band, dropout=0.2, test_dropout=False))
+    assert model.dynamics == Lorenz96(dt=0.025)
+    assert model.steps == 4
+    assert (model.analysis.memory, model.analysis.band) == (3, band["band"])
+    torch.testing.assert_close(model.highest, model.analysis.mean + 3.5 * model.analysis.std)
+    torch.testing.assert_close(model.lowest, model.analysis.mean - 3.5 * model.analysis.std)
+    trunk = model.analysis.trunk
+    if network == "ff_per_operator":
+        assert len(trunk.trunks) == 4
+        trunk = trunk.trunks[0]
+    assert type(trunk) is (RingConvTrunk if network == "conv" else FeedForwardTrunk)
+    assert (len(trunk.blocks), trunk.head.in_features, trunk.dropout) == (2, 7, 0.2)
+    if analysis == "hybrid":
+        assert float(model.analysis.log_inflation.detach().exp()) == pytest.approx(1.15)
+        assert float(model.analysis.log_taper_length.detach().exp()) == pytest.approx(2.5)
+    else:
+        assert model.analysis.inflation == 1.15
+
+
+def test_truth_keeps_its_own_step():
+    """An integration step of the forecast model's alone is a model error, not another truth."""
+    for one, other in zip(training_record(tiny(dt=0.1)), training_record(tiny()), strict=True):
+        assert (one is other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs(experiment, short_spinup, quiet):
+    """As it is, but small: two updates, and a score on validation data."""
+    sizes = {k: v for k, v in TINY.items() if k != "obs_conf"}
+    chosen = configure(experiment, m=2, **{**sizes, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
+    model, record = train(chosen, **{**quiet, "curve_points": 1})
+    assert 0 < record["history"][0]["loss"] < 10
+    assert record["history"][0]["skipped"] == 0
+    # Far from trained, but not off the attractor.
+    assert record["history"][0]["validation_rmse"] < 2.5 * float(model.climatology.std())
+
+
+# ---- what a reader adds
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    before = [(registry, dict(registry)) for registry in (SYSTEMS, OBS_CONFS, NETWORKS, ANALYSES)]
+    yield
+    for registry, names in before:
+        registry.clear()
+        registry.update(names)
+
+
+def test_what_a_reader_registers_is_trained_and_scored_by_its_name(registries, quiet):
+    @register_system
+    class Ring(Lorenz96):
+        name = "ring"
+
+        def __init__(self):
+            super().__init__(sites=10)
+
+    @register_obs_conf("two_of_five")
+    def two_of_five(channels, sites):
+        return ObservationModel((torch.arange(sites) % 5 < 2).expand(1, channels, sites).clone())
+
+    @register_network("shallow")
+    class Shallow(RingConvTrunk):
+        def __init__(self, inputs, outputs, sizes):
+            super().__init__(inputs, outputs, sizes._replace(blocks=1))
+
+    @register_analysis("plain")
+    class Plain(RecurrentAnalysis):
+        pass
+
+    names = {"system": "ring", "obs_conf": "two_of_five", "network": "shallow"}
+    chosen = tiny("plain", **names, blocks=3)
+    assert "two_of_five" in chosen.name
+    model, record = train(chosen, **quiet)
+    assert len(model.analysis.trunk.blocks) == 1
+    assert type(model.analysis) is Plain
+    assert model.climatology.shape[1:] == (1, 10)
+    assert record["history"][-1]["validation_rmse"] < 8
+    assert score(chosen, model, "validation")[0].cycles == 210
+    with pytest.raises(
+        LookupError,
+        match=r"^system = 'ring' with step_size = 0\.1 has no frozen test set; make one with `python -m assim_lib test-sets` "
+        r"before publishing\.$",
+    ):
+        publish(chosen, model, record)
+    assert not runs.published(chosen.name).exists()
+
+
+def test_another_interval_cannot_be_published_either(quiet):
+    chosen = tiny(step_size=0.15)
+    model, record = train(chosen, **{**quiet, "curve_points": 0})
+    with pytest.raises(LookupError, match=r"^system = 'l96' with step_size = 0\.15 has no frozen test set; "):
+        publish(chosen, model, record)
+    assert not runs.published(chosen.name).exists()
 
 
 # ---- training, interrupted
@@ -263,6 +428,32 @@ def test_validation_knows_the_phase_of_each_segment(monkeypatch):
 
     monkeypatch.setattr(runs, "assimilate", check)
     validation_rmse(tiny(), build_filter(tiny()))
+
+
+@pytest.mark.parametrize(("start", "dropout"), [("climatology", True), ("first_observation", False), ("truth", True)])
+def test_how_members_start_and_spread_at_test_time(monkeypatch, start, dropout):
+    """As asked for, in the curve and in the score: from the truth, or with dropout, only then."""
+    asked = []
+
+    def note(model, observations, generator, first_cycle=None, *, dropout, near, progress=None):
+        asked.append((dropout, near))
+        return observations.nan_to_num(0.0).unsqueeze(-3)
+
+    monkeypatch.setattr(runs, "assimilate", note)
+    chosen = tiny(start=start, dropout=0.1, test_dropout=dropout)
+    model = build_filter(chosen)
+    validation_rmse(chosen, model)
+    score(chosen, model)
+    assert [spread for spread, _ in asked] == [dropout] * 2
+    segments, whole = (near for _, near in asked)
+    sets = [runs.test_set_of(chosen, split) for split in ("validation", "test")]
+    if start == "climatology":
+        assert segments is None
+        assert whole is None
+        return
+    for near, data in zip((segments[0], whole), sets, strict=True):
+        expected = data.truth[1] if start == "truth" else data.observations[0]
+        np.testing.assert_array_equal(near, expected)
 
 
 @pytest.fixture(scope="module")

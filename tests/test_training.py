@@ -159,6 +159,33 @@ def test_the_expected_loss_is_the_distance_to_the_truth_plus_one(noise):
     assert error < 0.06
 
 
+@pytest.mark.parametrize(("noise", "error"), [(0.5, 0.5), (2.0, 1.0)])
+def test_only_an_observation_that_is_not_seen_knows_the_best_weight(noise, error, monkeypatch):
+    """Analyses x + w (y − x) of a forecast x: the expected losses, by the arithmetic of independent errors."""
+    monkeypatch.setattr(training, "LARGEST_LOSS", 1e9)
+    draws, sites = 500, 400
+    unit = torch.randn((4, draws, 1, sites), generator=generator(), dtype=torch.float64)
+    truth, forecast = 3 * unit[0], 3 * unit[0] + error * unit[1]
+    observation, another = truth + noise * unit[2], truth + noise * unit[3]
+    best = error**2 / (error**2 + noise**2)
+    expected: dict[str, list[float]] = {name: [] for name in LOSSES}
+    weights = [0.0, best - 0.1, best, best + 0.1, 1.0]
+    for w in weights:
+        analysis = (forecast + w * (observation - forecast))[:, None]
+        seen = step(analysis, observation, noise=noise, next_observation=another, truth=truth)
+        clean = ((1 - w) ** 2 * error**2 + w**2 * noise**2) / noise**2
+        seen_itself = (1 - w) ** 2 * (error**2 + noise**2) / noise**2
+        for name, value in {"clean_analysis": clean, "ss_analysis": seen_itself, "ss_forecast": clean + 1}.items():
+            found = float(LOSSES[name](seen))
+            assert found == pytest.approx(value, abs=0.02)
+            expected[name].append(found)
+    least = {name: weights[values.index(min(values))] for name, values in expected.items()}
+    # The counterexample copies the observation, at no cost, while its error is that of the observation.
+    assert least == {"clean_analysis": best, "ss_analysis": 1.0, "ss_forecast": best}
+    assert expected["ss_analysis"][-1] == pytest.approx(0, abs=1e-20)
+    assert expected["clean_analysis"][-1] == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_loss_is_least_where_it_looks(loss):
     observation = torch.randn(5, 1, 8, generator=generator())
@@ -181,6 +208,83 @@ def test_the_truth_cannot_enter(data, loss):
     with pytest.raises(ValueError, match=rf"^loss = '{loss}' and a record {word} the truth\.$"):
         Trainer(chosen, model, other)
     assert math.isfinite(next(Trainer(chosen, model, fits).fit())["loss"])
+
+
+def test_the_truth_behind_the_observations_does_not_matter(data):
+    """What the trainer is given is all there is: the truth may be forgotten."""
+    forgetful = data.copy(deep=True)
+    ours, theirs = trainer(data, updates=3), trainer(forgetful, updates=3)
+    forgetful.truth.values[:] = math.nan
+    assert list(ours.fit()) == list(theirs.fit())
+    assert_same_run(ours, theirs)
+
+
+def test_starts_near_numbers_are_near_those_of_the_cycle_of_entry(data, monkeypatch):
+    """At first, and whenever a filter starts anew."""
+    truth = truth_of(data)
+    near = torch.where(torch.arange(12) < 8, truth, math.nan)
+    ours = trainer(data, near=near, pool=64, batch=64, noise=0.5)
+    monkeypatch.setattr(training, "RESTART_SHARE", 1.0)  # all of them, after each update
+    for update in range(3):
+        around = truth[ours.segment, ours.position][:, None]
+        error = (ours.pool.base - around)[..., :8]
+        assert float(error.std()) == pytest.approx(float(ours.model.analysis.noise), rel=0.1), update
+        assert abs(float(error.mean())) < 0.1
+        elsewhere = (ours.pool.base - around)[..., 8:]
+        assert float(elsewhere.std()) > 3
+        assert torch.equal(ours.pool.forecast, ours.pool.base)
+        advance(ours, 1)
+
+
+def test_without_numbers_to_start_near_filters_start_from_the_climatology(data, monkeypatch):
+    ours = trainer(data, pool=64, batch=64)
+    monkeypatch.setattr(training, "RESTART_SHARE", 1.0)
+    states = {tuple(state) for state in ours.model.climatology.flatten(1).tolist()}
+    for _ in range(2):
+        assert {tuple(state) for state in ours.pool.base.reshape(-1, 12).tolist()} <= states
+        advance(ours, 1)
+
+
+# ---- unknown instruments
+
+
+def losses_of_windows(data, position, perturbed, loss="ss_forecast", window=2, by=3.0):
+    """The loss of windows from that position, and where they end; some cycles' observations are other ones."""
+    ours = trainer(data, obs_conf="unstructured_partial_obs", network="ff", loss=loss, window=window, batch=6)
+    ours.segment, ours.position = torch.arange(6), torch.full((6,), position)
+    for cycle in perturbed:
+        ours.observations[:, cycle] += by * ours.model.observation_model.mask(cycle)
+    value, carry = ours._unroll(torch.arange(6))
+    return float(value.detach()), carry.base
+
+
+def test_what_unknown_instruments_show_is_no_target_but_is_used(data):
+    # From an odd cycle on: seen by an unknown instrument, by a known one, and an unknown one's to be forecast.
+    loss, carry = losses_of_windows(data, 9, [])
+    assert loss > 0.1
+    same, same_carry = losses_of_windows(data, 9, [11])
+    assert same == loss
+    assert torch.equal(same_carry, carry)
+    other, other_carry = losses_of_windows(data, 9, [9])
+    assert other != loss
+    assert ((other_carry - carry).abs().amax((1, 2, 3)) > 1e-3).all()
+    assert losses_of_windows(data, 9, [10])[0] != loss  # a known target
+
+
+def test_what_unknown_instruments_show_is_no_target_of_an_analysis_either(data):
+    alone = {"loss": "ss_analysis", "window": 1}
+    assert losses_of_windows(data, 8, [], **alone)[0] > 0
+    (loss, carry), (same, other_carry) = (losses_of_windows(data, 9, which, **alone) for which in ([], [9]))
+    assert loss == same == 0
+    assert not torch.equal(carry, other_carry)
+
+
+def test_supervision_knows_the_truth_of_every_cycle(data):
+    for position in (8, 9):
+        assert losses_of_windows(data, position, [], "clean_analysis", window=1)[0] > 0
+
+
+# ---- windows
 
 
 def test_a_window_by_hand(data, case, monkeypatch):
