@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from assim_lib.dynamics import system_of
 from assim_lib.experiments import Experiment, ParameterError, configure
 from assim_lib.results import write_scores
+from assim_lib.systems import system_of
 from assim_lib.trajectories import CYCLES, freeze, load_test_set
 
 

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from assim_lib.dapper_bridge import Recorder, hidden_markov_model, import_dapper, quiet_dapper
-from assim_lib.dynamics import Dynamics, forecast_model_of
+from assim_lib.dynamics import Dynamics
+from assim_lib.systems import forecast_model_of
 from assim_lib.trajectories import TestSet
 
 _WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")

@@ -99,7 +99,9 @@ def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
     right.axhline(0, color="#bbbbbb", linewidth=0.8)
     for color, (label, truth) in zip((BLUE, RED, GREEN), truths.items(), strict=False):
         left.hist(truth.ravel(), bins=60, density=True, color=color, histtype="step", linewidth=1.5)
-        left.axvline(truth.mean(), color=color, linestyle=":", label=f"{label}: mean {truth.mean():.2f}")
+        left.axvline(
+            truth.mean(), color=color, linestyle=":", label=f"{label}: mean {round(float(truth.mean()), 2) + 0.0:g}"
+        )
         anomaly = truth - truth.mean()
         lags = np.arange(-reach, reach + 1)
         correlation = [(anomaly * np.roll(anomaly, -k, 1)).mean() / anomaly.var() for k in lags]

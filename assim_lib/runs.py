@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from assim_lib.analyses import ANALYSES, Scales
-from assim_lib.dynamics import system_of
 from assim_lib.evaluation import Scores, evaluate, rmse
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, assimilate
@@ -26,6 +25,7 @@ from assim_lib.networks import NETWORKS, Sizes
 from assim_lib.observations import observation_model
 from assim_lib.results import load_scores, store_result
 from assim_lib.storage import data_dir, provenance
+from assim_lib.systems import system_of
 from assim_lib.training import NEEDS_TRUTH, Record, Trainer, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, training_trajectories
 

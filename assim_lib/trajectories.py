@@ -19,9 +19,10 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from assim_lib.dynamics import Dynamics, system_of
+from assim_lib.dynamics import Dynamics
 from assim_lib.observations import observation_model
 from assim_lib.storage import atomic_path, cache_dir, content_key, data_dir, sha256, verify
+from assim_lib.systems import system_of
 
 BURN_IN = 200
 CYCLES = {"test": 5000, "validation": 2000}

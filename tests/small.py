@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from assim_lib.analyses import ANALYSES, Analysis, Scales
-from assim_lib.dynamics import Dynamics, Lorenz96
+from assim_lib.dynamics import Dynamics
 from assim_lib.filters import AmortizedFilter
 from assim_lib.networks import NETWORKS, Sizes
 from assim_lib.observations import observation_model
+from assim_lib.systems import Lorenz96
 
 SITES = 12
 STEP_SIZE = 0.1

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from assim_lib import baselines, dapper_bridge
 from assim_lib.baselines import BASELINES, Baseline, run_baseline
 from assim_lib.dapper_bridge import hidden_markov_model
-from assim_lib.dynamics import Lorenz96
+from assim_lib.systems import Lorenz96
 from assim_lib.trajectories import TestSet
 
 # Not importorskip: importing DAPPER without the library's precautions has side effects.

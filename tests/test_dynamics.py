@@ -13,16 +13,8 @@ import torch
 from small import generator
 
 from assim_lib.dapper_bridge import import_dapper
-from assim_lib.dynamics import (
-    SYSTEMS,
-    Dynamics,
-    KuramotoSivashinsky,
-    Lorenz96,
-    TwoLevelLorenz96,
-    VissioLucarini20,
-    register_system,
-    system_of,
-)
+from assim_lib.dynamics import SYSTEMS, Dynamics, register_system
+from assim_lib.systems import KuramotoSivashinsky, Lorenz96, TwoLevelLorenz96, VissioLucarini20, system_of
 
 BATCHES = [(), (64,), (2, 3)]
 ALTERNATING = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(64)

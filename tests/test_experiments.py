@@ -9,7 +9,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from assim_lib.dynamics import Lorenz96
 from assim_lib.experiments import (
     ANALYSIS_DEFAULTS,
     EXPERIMENTS,
@@ -21,6 +20,7 @@ from assim_lib.experiments import (
     notebook_parameters,
 )
 from assim_lib.observations import OBS_CONFS
+from assim_lib.systems import Lorenz96
 
 ANALYSES = list(ANALYSIS_DEFAULTS)
 UNKNOWN = "unstructured_partial_obs"

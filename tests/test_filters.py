@@ -8,9 +8,9 @@ import torch
 from small import CASES, SITES, STEP_SIZE, climatology, generator, scales, shaken, small_analysis, small_filter
 
 from assim_lib.analyses import AnalysisInput, Scales
-from assim_lib.dynamics import Lorenz96, VissioLucarini20
 from assim_lib.filters import AmortizedFilter, Carry, assimilate, mean_gain
 from assim_lib.observations import ObservationModel, observation_model
+from assim_lib.systems import Lorenz96, VissioLucarini20
 
 BATCHES = [(), (64,)]
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

@@ -12,8 +12,8 @@ from torchdiffeq import odeint_adjoint
 
 from assim_lib import integrators
 from assim_lib.dapper_bridge import import_dapper
-from assim_lib.dynamics import KuramotoSivashinsky, Lorenz96
 from assim_lib.integrators import ETDRK4, integrate, rk4_step, rollout
+from assim_lib.systems import KuramotoSivashinsky, Lorenz96
 
 BATCHES = [(), (64,)]
 

@@ -17,7 +17,7 @@ from small import soon_on_attractor
 
 from assim_lib import runs, storage, trajectories
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
-from assim_lib.dynamics import SYSTEMS, Lorenz96, register_system
+from assim_lib.dynamics import SYSTEMS, register_system
 from assim_lib.experiments import EXPERIMENTS, Experiment, configure
 from assim_lib.networks import NETWORKS, FeedForwardTrunk, RingConvTrunk, register_network
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
@@ -31,6 +31,7 @@ from assim_lib.runs import (
     training_record,
     validation_rmse,
 )
+from assim_lib.systems import Lorenz96
 from assim_lib.trajectories import freeze, training_trajectories
 
 pytestmark = pytest.mark.usefixtures("own_cache", "home")
@@ -353,7 +354,7 @@ from pathlib import Path
 import torch
 from small import soon_on_attractor
 from assim_lib import storage
-from assim_lib.dynamics import Lorenz96
+from assim_lib.systems import Lorenz96
 from assim_lib.experiments import Experiment
 from assim_lib.runs import train
 

@@ -316,7 +316,7 @@ def test_a_window_by_hand(data, case, monkeypatch):
 
 
 def test_filters_stay_within_their_record(data):
-    ours = trainer(data, window=7, updates=60, pool=6, batch=4)
+    ours = trainer(data, window=7, updates=40, pool=6, batch=4)
     cycles, seen = ours.observations.shape[1], set()
     for _ in ours.fit():
         assert int(ours.position.min()) >= 0
@@ -344,13 +344,13 @@ def validation_rmse(data, model):
 
 
 @pytest.mark.parametrize(
-    ("name", "m", "updates", "bound"), [("original", 4, 300, 2.0), ("recurrent", 1, 150, 1.0), ("hybrid", 6, 150, 0.42)]
+    ("name", "m", "updates", "bound"), [("original", 4, 200, 1.0), ("recurrent", 1, 120, 0.8), ("hybrid", 6, 80, 0.42)]
 )
 def test_a_short_training_learns(data, name, m, updates, bound):
     model = small_filter(name, m, 0, "full_obs", hidden=16, memory=6).float()
     chosen = configure(
-        "l96_conv", analysis=name, m=m, lag=0, updates=updates, window=5, batch=8, pool=16, cycles=200, dropout=0.0,
-        test_dropout=False, lr=5e-3, adamw_lr=5e-3,
+        "l96_conv", analysis=name, m=m, lag=0, updates=updates, window=3, batch=8, pool=16, cycles=200, dropout=0.0,
+        test_dropout=False, lr=0.01, adamw_lr=0.01,
     )  # fmt: skip
     unseen = simulate(Quick(sites=12), 0.1, cycles=80, segments=8, seed=5)
     climatology = float(unseen.truth.std())

@@ -11,17 +11,10 @@ import xarray as xr
 from small import Quick, soon_on_attractor
 
 from assim_lib import trajectories
-from assim_lib.dynamics import (
-    SYSTEMS,
-    Dynamics,
-    Lorenz96,
-    TwoLevelLorenz96,
-    forecast_model_of,
-    register_system,
-    system_of,
-)
+from assim_lib.dynamics import SYSTEMS, Dynamics, register_system
 from assim_lib.observations import OBS_CONFS, observation_model
 from assim_lib.storage import IntegrityError, data_dir, verify
+from assim_lib.systems import Lorenz96, TwoLevelLorenz96, forecast_model_of, system_of
 from assim_lib.trajectories import (
     BURN_IN,
     CYCLES,
