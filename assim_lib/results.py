@@ -118,7 +118,7 @@ def _learned(**setting: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(n, r) for n, r in results if "history" in r and all(r[k] in _choices(v) for k, v in setting.items())]
 
 
-def histories(**setting: Any) -> dict[str, list[dict[str, float]]]:
+def histories(**setting: Any) -> dict[str, list[dict[str, int | float]]]:
     """Learning curves of the learned filters in a setting, by label and ensemble size."""
     return {f"{result['label']}, m = {result['m']}": result["history"] for _, result in _learned(**setting)}
 

@@ -1,13 +1,18 @@
 """The table of scores, and the files it is made of."""
 
 import json
+import shlex
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from assim_lib import comparison, results
-from assim_lib.baselines import Baseline, BaselineRun
+from assim_lib import __main__ as commands
+from assim_lib import comparison, results, runs
+from assim_lib.baselines import BASELINES, Baseline, BaselineRun
+from assim_lib.evaluation import rmse
+from assim_lib.experiments import Experiment, configure
 from assim_lib.storage import data_dir
 from assim_lib.training import load_checkpoint
 from assim_lib.trajectories import load_test_set
@@ -26,9 +31,47 @@ def test_every_learned_row_has_its_checkpoint_and_says_how_it_was_made():
     assert set(learned.obs_conf) >= {"full_obs", "every_4th_dim_partial_obs"}
     for row in learned.itertuples():
         _, record = load_checkpoint(data_dir() / "checkpoints" / row.checkpoint)
-        assert record["experiment"]["obs_conf"] == row.obs_conf
+        chosen = Experiment(**{**record["experiment"], "device": "auto"})
+        for column in ("obs_conf", "step_size", "noise", "method", "m", "seed"):
+            assert getattr(chosen, column) == getattr(row, column), column
+        assert chosen.system == row.system
+        assert load_test_set(row.system, row.obs_conf, row.step_size, row.noise).frozen
         assert record["history"][-1]["core_seconds"] > 0
         assert record["provenance"]["versions"]["torch"]
+
+
+def test_every_checkpoint_is_in_the_table():
+    files = sorted(path.name for path in (data_dir() / "checkpoints").glob("*.safetensors"))
+    assert files == sorted(results.collect().checkpoint.dropna())
+
+
+@pytest.mark.parametrize("checkpoint", sorted(path.name for path in (data_dir() / "checkpoints").glob("*.safetensors")))
+def test_a_committed_filter_still_finds_the_truth(checkpoint):
+    """From a cold start, with the library as it is now; a short slice scatters about the score."""
+    (row,) = results.collect().query("checkpoint == @checkpoint").itertuples()
+    experiment, model = runs.load_filter(data_dir() / "checkpoints" / checkpoint)
+    data = runs.test_set_of(experiment)
+    ensemble, _ = runs.run_filter(experiment, model, data, cycles=70)
+    errors = rmse(ensemble, data.truth[1:71])
+    assert errors[40:].mean() == pytest.approx(row.rmse, rel=0.4)
+    assert errors[0] > errors[40:].mean()
+
+
+def test_the_command_of_a_run_repeats_it(monkeypatch):
+    table = results.training_runs()
+    assert len(table) == results.collect().checkpoint.notna().sum()
+    for run in table.itertuples():
+        words = shlex.split(run.command)
+        assert words[:4] == ["python", "-m", "assim_lib", "train"]
+        monkeypatch.setattr(sys, "argv", words[2:])
+        arguments = vars(commands._parser().parse_args())
+        chosen = configure(
+            arguments.pop("experiment"), **{k: arguments[k] for k in arguments.keys() - {"command", "runs"}}
+        )
+        _, record = load_checkpoint(data_dir() / "checkpoints" / f"{run.name}.safetensors")
+        # Options that came later are not in an early record.
+        assert chosen.model_dump().items() >= record["experiment"].items(), run.name
+        assert chosen.name == run.name
 
 
 # The bars of the first edition: what the committed filters must keep.
@@ -51,14 +94,55 @@ def test_all_classical_rows_are_there(obs_conf):
     assert ((scored.rmse_lo <= scored.rmse) & (scored.rmse <= scored.rmse_hi)).all()
 
 
+def write_result(folder, label, validation=0.3, test=0.2, **changed):
+    scores = {"rmse": test, "rmse_lo": 0.1, "rmse_hi": 0.4, "spread": 0.2, "crps": 0.1, "cycles": 500}
+    row = {**SETTING, "method": "LETKF", "m": 5, "label": label, "test": scores, "validation": {"rmse": validation}}
+    row |= {"provenance": {"commit": "c"}, "seed": 0, "ms_per_cycle": 1.0, "diverged": False, "checkpoint": None}
+    (folder / f"{label}.json").write_text(json.dumps(row | changed))
+
+
 def test_best_is_chosen_on_validation_data(tmp_path):
     for label, validation, test in (("a", 0.3, 0.2), ("b", 0.2, 0.3)):
-        scores = {"rmse": test, "rmse_lo": 0.1, "rmse_hi": 0.4, "spread": 0.2, "crps": 0.1, "cycles": 500}
-        row = {**SETTING, "method": "LETKF", "m": 5, "label": label, "test": scores, "validation": {"rmse": validation}}
-        row |= {"provenance": {"commit": "c"}, "seed": 0, "ms_per_cycle": 1.0, "diverged": False, "checkpoint": None}
-        (tmp_path / f"{label}.json").write_text(json.dumps(row))
+        write_result(tmp_path, label, validation, test)
     table = results.collect(tmp_path)
     assert table.set_index("label").best.to_dict() == {"a": False, "b": True}
+
+
+def test_best_is_one_in_each_setting(tmp_path):
+    """Another system, interval, noise or loss is another competition."""
+    changes = [{}, {"system": "ks"}, {"step_size": 0.2}, {"noise": 2.5}, {"obs_conf": "partial_obs"}, {"m": 6}]
+    changes += [{"method": "amortized_ss_analysis"}]
+    for i, changed in enumerate(changes):
+        write_result(tmp_path, f"good{i}", 0.3 + i / 10, **changed)
+        write_result(tmp_path, f"bad{i}", 1.5 + i / 10, **changed)
+    table = results.collect(tmp_path).set_index("label")
+    assert table.best.to_dict() == {
+        f"{word}{i}": word == "good" for i in range(len(changes)) for word in ("good", "bad")
+    }
+
+
+def test_rows_and_learning_curves_of_a_choice(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "results_dir", lambda: tmp_path)
+    for label, system in (("a", "l96"), ("b", "ks"), ("c", "vl20")):
+        learned = {"history": [{"update": 1, "loss": 1.5}]} if label != "c" else {}
+        write_result(tmp_path, label, system=system, **learned)
+    results.write_scores()
+
+    def labels(**setting):
+        return results.load_scores(**setting).label.tolist()
+
+    assert sorted(labels()) == ["a", "b", "c"]
+    assert labels(system="ks") == ["b"]
+    assert sorted(labels(system=["ks", "vl20"], m=5)) == ["b", "c"]
+    assert labels(system="ks", m=6) == []
+    assert results.histories(system=["ks", "vl20"]) == {"b, m = 5": [{"update": 1, "loss": 1.5}]}
+    assert results.histories().keys() == {"a, m = 5", "b, m = 5"}
+
+
+@pytest.mark.parametrize("setting", BASELINES, ids=str)
+def test_baselines_are_listed_for_settings_that_have_a_frozen_set(setting):
+    assert load_test_set(*setting).frozen
+    assert load_test_set(*setting, "validation").frozen
 
 
 def test_a_comparison_resumes_and_repeats_what_changed(tmp_path, monkeypatch):
