@@ -108,17 +108,26 @@ def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
         right.plot(lags, correlation, "o-", color=color, markersize=4, label=label)
     left.set(xlabel="value at a site", ylabel="density")
     right.set(xlabel="distance in sites", ylabel="correlation")
-    left.legend(fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(truths), fontsize="small")
     return figure
 
 
-def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str) -> Figure:
-    """Matrices side by side, each on a colour scale of its own that is symmetric about zero."""
-    figure, axes = _figure(1, len(named), figsize=(4.0 * len(named), 3.6), squeeze=False)
-    for axis, (title, values) in zip(axes[0], named.items(), strict=True):
+def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str | list[str]) -> Figure:
+    """Matrices side by side, each on a colour scale of its own that is symmetric about zero.
+
+    Parameters
+    ----------
+    columns : what a column stands for.
+    rows : what a row stands for, one text for all or one for each.
+    """
+    square = all(values.shape[0] == values.shape[1] for values in named.values())
+    figure, axes = _figure(1, len(named), figsize=(4.0 * len(named), 3.6 if square else 2.4), squeeze=False)
+    texts = [rows] * len(named) if isinstance(rows, str) else rows
+    for axis, (title, values), text in zip(axes[0], named.items(), texts, strict=True):
         bound = float(np.abs(values).max())
-        figure.colorbar(axis.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound), ax=axis, shrink=0.8)
-        axis.set(title=title, xlabel=columns, ylabel=rows, aspect="equal")
+        image = axis.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal" if square else "auto")
+        figure.colorbar(image, ax=axis, shrink=0.8)
+        axis.set(title=title, xlabel=columns, ylabel=text)
     return figure
 
 
