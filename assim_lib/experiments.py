@@ -231,19 +231,20 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         raise ParameterError(f"experiment = {experiment!r} is not known; known: {', '.join(EXPERIMENTS)}.")
     requested = {name: value for name, value in requested.items() if value is not None}
     refuse_unknown(requested, options())
-    fixed = {"experiment": experiment, **EXPERIMENTS[experiment]}
-    if {**fixed, **requested}.get("analysis") == "hybrid":
-        fixed |= HYBRID_STARTS.get(experiment, {})
-    chosen = {
-        name: {**fixed, **requested}.get(name, Experiment.model_fields[name].default) for name in ("analysis", "preset")
-    }
+    own = {"experiment": experiment, **EXPERIMENTS[experiment]}
     # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.
+    analysis, preset = (
+        str({**own, **requested}.get(name, Experiment.model_fields[name].default)) for name in ("analysis", "preset")
+    )
     layers = (
-        ANALYSIS_DEFAULTS.get(str(chosen["analysis"]), {}),
-        PRESETS.get(str(chosen["preset"]), {}).get(str(chosen["analysis"]), {}),
+        ANALYSIS_DEFAULTS.get(analysis, {}),
+        PRESETS.get(preset, {}).get(analysis, {}),
+        own,
+        HYBRID_STARTS.get(experiment, {}) if analysis == "hybrid" else {},
+        requested,
     )
     try:
-        return Experiment(**{**layers[0], **layers[1], **fixed, **requested})
+        return Experiment(**{name: value for layer in layers for name, value in layer.items()})
     except ValidationError as error:
         raise ParameterError(_sentence(error)) from None
 
