@@ -78,6 +78,12 @@ def case(request):
     return {"name": name, "m": m, "lag": lag}
 
 
+@pytest.fixture
+def unbounded(monkeypatch):
+    """Losses are exact squares, however large."""
+    monkeypatch.setattr(training, "LARGEST_LOSS", 1e9)
+
+
 # ---- losses
 
 
@@ -160,9 +166,8 @@ def test_the_expected_loss_is_the_distance_to_the_truth_plus_one(noise):
 
 
 @pytest.mark.parametrize(("noise", "error"), [(0.5, 0.5), (2.0, 1.0)])
-def test_only_an_observation_that_is_not_seen_knows_the_best_weight(noise, error, monkeypatch):
+def test_only_an_observation_that_is_not_seen_knows_the_best_weight(noise, error, unbounded):
     """Analyses x + w (y − x) of a forecast x: the expected losses, by the arithmetic of independent errors."""
-    monkeypatch.setattr(training, "LARGEST_LOSS", 1e9)
     draws, sites = 500, 400
     unit = torch.randn((4, draws, 1, sites), generator=generator(), dtype=torch.float64)
     truth, forecast = 3 * unit[0], 3 * unit[0] + error * unit[1]
@@ -258,7 +263,7 @@ def losses_of_windows(data, position, perturbed, loss="ss_forecast", window=2, b
     return float(value.detach()), carry.base
 
 
-def test_what_unknown_instruments_show_is_no_target_but_is_used(data):
+def test_what_unknown_instruments_show_is_no_target_but_is_used(data, unbounded):
     # From an odd cycle on: seen by an unknown instrument, by a known one, and an unknown one's to be forecast.
     loss, carry = losses_of_windows(data, 9, [])
     assert loss > 0.1
@@ -271,7 +276,7 @@ def test_what_unknown_instruments_show_is_no_target_but_is_used(data):
     assert losses_of_windows(data, 9, [10])[0] != loss  # a known target
 
 
-def test_what_unknown_instruments_show_is_no_target_of_an_analysis_either(data):
+def test_what_unknown_instruments_show_is_no_target_of_an_analysis_either(data, unbounded):
     alone = {"loss": "ss_analysis", "window": 1}
     assert losses_of_windows(data, 8, [], **alone)[0] > 0
     (loss, carry), (same, other_carry) = (losses_of_windows(data, 9, which, **alone) for which in ([], [9]))
@@ -288,10 +293,9 @@ def test_supervision_knows_the_truth_of_every_cycle(data):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_window_by_hand(data, case, loss, monkeypatch):
+def test_a_window_by_hand(data, case, loss, unbounded, monkeypatch):
     """Filters of the pool go on where they stood: same trajectory, next cycle, right mask."""
     monkeypatch.setattr(training, "RESTART_SHARE", 0.0)
-    monkeypatch.setattr(training, "LARGEST_LOSS", 1e9)
     ours = trainer(data, **case, batch=6, noise=0.5, loss=loss)
     # Middle of the record: nobody starts anew.
     ours.position = torch.tensor([0, 1, 2, 3, 50, 101])
