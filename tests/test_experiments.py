@@ -19,7 +19,7 @@ from assim_lib.experiments import (
     configure,
     notebook_parameters,
 )
-from assim_lib.observations import OBS_CONFS
+from assim_lib.observations import OBS_CONFS, ObservationModel
 from assim_lib.systems import Lorenz96
 
 ANALYSES = list(ANALYSIS_DEFAULTS)
@@ -136,6 +136,19 @@ def test_a_mistake_is_one_sentence(options, beginning):
     assert "\n" not in sentence
     assert caught.value.__suppress_context__ or not caught.value.__context__  # no second traceback above it
     assert caught.value._render_traceback_() == [f"ParameterError: {sentence}"]
+
+
+def test_a_first_observation_of_something_else_is_no_start(monkeypatch):
+    def squares(channels, sites):
+        return ObservationModel(torch.ones(1, channels, sites, dtype=torch.bool), torch.square)
+
+    monkeypatch.setitem(OBS_CONFS, "squares", squares)
+    sentence = (
+        r"^start = 'first_observation' needs observations of the state itself, and obs_conf = 'squares' has others; "
+    )
+    with pytest.raises(ParameterError, match=sentence):
+        configure(start="first_observation", obs_conf="squares")
+    assert configure(start="truth", obs_conf="squares", analysis="hybrid", lag=0).obs_conf == "squares"
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
@@ -294,6 +307,7 @@ def test_names_tell_runs_apart():
     changes = [
         {}, {"seed": 1}, {"m": 5}, {"analysis": "hybrid"}, {"analysis": "hybrid", "lag": 5}, {"noise": 0.5}, {"step_size": 0.2},
         {"obs_conf": "every_4th_fixed"}, {"network": "ff"}, {"loss": "ss_analysis"}, {"loss": "clean_analysis"},
+        {"dt": 0.025}, {"start": "truth"}, {"start": "first_observation"},
     ]  # fmt: skip
     names = [configure(**change).name for change in changes]
     assert len(set(names)) == len(names)
@@ -302,6 +316,9 @@ def test_names_tell_runs_apart():
 def test_the_methods_name_in_the_table():
     assert [configure(analysis=a).method for a in ANALYSES] == ["amortized_original", "amortized", "amortized"]
     assert {configure("l96_ff", analysis=a).method for a in ANALYSES} == {"amortized_ff"}
+    # A method that is trained otherwise never competes with those that saw observations alone.
+    for loss in ("ss_analysis", "clean_analysis"):
+        assert {configure(analysis=a, loss=loss).method for a in ANALYSES} == {f"amortized_{loss}"}
 
 
 # ---- notebooks
