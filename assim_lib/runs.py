@@ -252,12 +252,16 @@ def run_filter(
 
 
 def score(
-    experiment: Experiment, model: AmortizedFilter, split: str = "test", progress: bool = False
+    experiment: Experiment,
+    model: AmortizedFilter,
+    split: str = "test",
+    cycles: int | None = None,
+    progress: bool = False,
 ) -> tuple[Scores, float]:
-    """Scores over a whole frozen set, and milliseconds per cycle."""
+    """Scores over a whole frozen set, or its first ``cycles``, burn-in included; and milliseconds per cycle."""
     data = test_set_of(experiment, split)
-    ensemble, milliseconds = run_filter(experiment, model, data, progress=progress)
-    return evaluate(ensemble, data.truth[1:], data.burn_in), milliseconds
+    ensemble, milliseconds = run_filter(experiment, model, data, cycles, progress)
+    return evaluate(ensemble, data.truth[1:][:cycles], data.burn_in), milliseconds
 
 
 def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
