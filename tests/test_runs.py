@@ -18,6 +18,7 @@ from small import soon_on_attractor
 from assim_lib import runs, storage, trajectories
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
 from assim_lib.dynamics import SYSTEMS, register_system
+from assim_lib.evaluation import evaluate
 from assim_lib.experiments import EXPERIMENTS, Experiment, configure
 from assim_lib.networks import NETWORKS, FeedForwardTrunk, RingConvTrunk, register_network
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
@@ -511,6 +512,15 @@ def test_a_slice_is_the_start_of_the_whole(published):
     assert whole.shape == (30, 3, 1, 40)
     np.testing.assert_array_equal(part, whole[:12])
     assert 0 < milliseconds < math.inf
+
+
+def test_a_part_of_a_set_can_be_scored(published):
+    experiment, model = load_filter(published[0])
+    data = runs.test_set_of(experiment)
+    ensemble, _ = run_filter(experiment, model, data, cycles=225)
+    part, _ = score(experiment, model, cycles=225)
+    assert part == evaluate(ensemble, data.truth[1:226], 20)
+    assert part.cycles == 205
 
 
 def test_a_damaged_published_filter_is_refused(published, tmp_path):
