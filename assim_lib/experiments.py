@@ -158,6 +158,13 @@ class Experiment(BaseModel):
         return "amortized_original" if self.analysis == "original" else "amortized"
 
     @property
+    def label(self) -> str:
+        """What tells this run from others of the same method and size, in figures and tables."""
+        network = "" if self.network == "conv" else f" {self.network}"
+        loss = "" if self.loss == "ss_forecast" else f", {self.loss}"
+        return f"{self.analysis}{network}, lag {self.lag}{loss}"
+
+    @property
     def name(self) -> str:
         """A file name for this run's checkpoint and results."""
         setting = f"{self.obs_conf}-dt{self.step_size:g}-s{self.noise:g}"

@@ -285,7 +285,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
         test_set_of(experiment),
         method=experiment.method,
         m=experiment.m,
-        label=f"{experiment.analysis}, lag {experiment.lag}",
+        label=experiment.label,
         test=test,
         validation=validation,
         ms_per_cycle=milliseconds,
