@@ -55,7 +55,8 @@ def _figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
 def _plain_numbers(*axes: Any) -> None:
     """Write 0.3 on a logarithmic axis, not 3 · 10⁻¹."""
     for axis in axes:
-        axis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 4, 6)))
+        low, high = axis.get_view_interval()
+        axis.set_minor_locator(LogLocator(subs=(2, 5) if high > 30 * low else (1.5, 2, 3, 4, 6)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")
 
