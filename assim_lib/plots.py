@@ -138,6 +138,8 @@ def convergence(steps: Float[np.ndarray, " step"], errors: Float[np.ndarray, " s
     axis.loglog(steps, errors, "o-", color=BLUE, label="measured")
     axis.loglog(steps, errors[-1] * (steps / steps[-1]) ** order, "--", color=ORANGE, label=f"order {order}")
     axis.set(xlabel="step (time units)", ylabel="RMS error")
+    axis.set_xticks(steps, [f"1/{1 / step:g}" for step in steps])
+    axis.minorticks_off()
     axis.legend()
     return figure
 
