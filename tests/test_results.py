@@ -51,10 +51,10 @@ def test_a_committed_filter_still_finds_the_truth(checkpoint):
     (row,) = results.collect().query("checkpoint == @checkpoint").itertuples()
     experiment, model = runs.load_filter(data_dir() / "checkpoints" / checkpoint)
     data = runs.test_set_of(experiment)
-    ensemble, _ = runs.run_filter(experiment, model, data, cycles=70)
-    errors = rmse(ensemble, data.truth[1:71])
-    assert errors[40:].mean() == pytest.approx(row.rmse, rel=0.4)
-    assert errors[0] > errors[40:].mean()
+    ensemble, _ = runs.run_filter(experiment, model, data, cycles=160)
+    errors = rmse(ensemble, data.truth[1:161])
+    assert errors[120:].mean() == pytest.approx(row.rmse, rel=0.4)
+    assert errors[0] > errors[120:].mean()
 
 
 def test_the_command_of_a_run_repeats_it(monkeypatch):

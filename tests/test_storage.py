@@ -120,3 +120,9 @@ def test_a_result_says_where_it_comes_from(monkeypatch, tmp_path):
     assert origin["commit"]
     monkeypatch.setattr(storage, "PACKAGE", tmp_path)
     assert provenance()["commit"] == "not a checkout"
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1.5, float("nan"), {"b": float("inf")}], "c": "NaN", "d": True})
+    strict = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert strict == {"a": [1.5, None, {"b": None}], "c": "NaN", "d": True}
