@@ -19,6 +19,7 @@ fixed-lag smoother: the ensemble at :math:`t-L` is corrected by its covariance w
 With :math:`L = 0` base and forecast are the same tensor.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ class Scales(NamedTuple):
         return cls(by_channel.mean(1, keepdim=True), by_channel.std(1, keepdim=True), noise)
 
 
-class Analysis(nn.Module):
+class Analysis(nn.Module, ABC):
     """Base class: the sizes that every analysis shares.
 
     Parameters
@@ -121,11 +122,13 @@ class Analysis(nn.Module):
         """An empty memory for a batch of filters."""
         return torch.zeros(*batch, self.members if self.memory_per_member else 1, sites, self.memory)
 
+    @abstractmethod
     def _inputs(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} must say how many features it has.")
+        """Number of features per site."""
 
+    @abstractmethod
     def _outputs(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} must say how many outputs it needs.")
+        """Number of outputs per site."""
 
     def _normal(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

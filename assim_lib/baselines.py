@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from assim_lib.dapper_bridge import Recorder, hidden_markov_model, import_dapper, quiet_dapper
 from assim_lib.dynamics import Dynamics
+from assim_lib.observations import identity, observation_model
 from assim_lib.systems import forecast_model_of
 from assim_lib.trajectories import TestSet
 
@@ -170,7 +171,8 @@ def run_baseline(
     Raises
     ------
     ImportError : if DAPPER is not installed.
-    ValueError : if ``cycles`` or ``seed`` is out of range, or ``dynamics`` has another state than the test set.
+    ValueError : if ``cycles`` or ``seed`` is out of range, ``dynamics`` has another state than the test set, or the
+        observations are not of the state itself.
     TypeError : if DAPPER's method does not know one of the settings.
     """
     available, shape = len(test_set.observations), test_set.observations.shape[1:]
@@ -179,6 +181,12 @@ def run_baseline(
         raise ValueError(f"cycles = {cycles} must be between 1 and the {available} cycles of {test_set.name}.")
     if seed < 0:
         raise ValueError(f"seed = {seed} must not be negative.")
+    seen = observation_model(test_set.obs_conf, *shape)
+    if seen.unknown or seen.operator is not identity:
+        raise ValueError(
+            f"obs_conf = {test_set.obs_conf!r} does not observe the state itself; the baselines here can use direct "
+            "observations only."
+        )
     dynamics = dynamics or forecast_model_of(test_set.system)
     if (dynamics.channels, dynamics.sites) != shape:
         state = dynamics.channels, dynamics.sites

@@ -201,7 +201,7 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
     "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3, "inflation": 1.05},
 }
 
-# Where the numbers that the hybrid analysis learns start: what tracks best untrained, on validation data.
+# Where the numbers that the hybrid analysis learns start: untrained, it tracks well with these on validation data.
 HYBRID_STARTS: dict[str, dict[str, Any]] = {
     "ks": {"inflation": 1.02, "taper_length": 12.0, "batch": 8},
     "misspec": {"inflation": 1.3, "lag": 0},

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from assim_lib import baselines, dapper_bridge
 from assim_lib.baselines import BASELINES, Baseline, run_baseline
 from assim_lib.dapper_bridge import hidden_markov_model
+from assim_lib.observations import OBS_CONFS, ObservationModel
 from assim_lib.systems import Lorenz96
 from assim_lib.trajectories import TestSet
 
@@ -350,6 +351,16 @@ def test_missing_dapper_is_one_clear_sentence(full, monkeypatch):
 def test_wrong_arguments_are_refused(full, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         run_baseline(tuned(FULL, "LETKF N=5"), full, progress=False, **arguments)
+
+
+@pytest.mark.parametrize("obs_conf", ["unstructured_partial_obs", "magnitudes"])
+def test_what_is_no_observation_of_the_state_is_refused(full, obs_conf, monkeypatch):
+    def magnitudes(channels, sites):
+        return ObservationModel(torch.ones(1, channels, sites, dtype=torch.bool), operator=torch.abs)
+
+    monkeypatch.setitem(OBS_CONFS, "magnitudes", magnitudes)
+    with pytest.raises(ValueError, match=rf"^obs_conf = '{obs_conf}' does not observe the state itself;"):
+        run_baseline(tuned(FULL, "LETKF N=5"), dataclasses.replace(full, obs_conf=obs_conf), progress=False)
 
 
 def test_an_unknown_setting_is_refused(full):
