@@ -2,7 +2,7 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
-baselines   score DAPPER's methods on the frozen test sets; those already stored are not run again
+baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 scores      collect data/results/*.json into data/results/scores.csv
 """
 
@@ -14,7 +14,7 @@ from typing import get_args
 from assim_lib.experiments import Experiment, ParameterError, configure
 from assim_lib.results import write_scores
 from assim_lib.systems import system_of
-from assim_lib.trajectories import CYCLES, freeze, load_test_set
+from assim_lib.trajectories import CYCLES, freeze
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,7 +27,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     sets.add_argument("--system", default="l96")
     sets.add_argument("--step-size", type=float, default=0.1)
-    commands.add_parser("baselines", help="score the classical methods that are not scored yet")
+    baselines = commands.add_parser(
+        "baselines",
+        help="tune and score classical methods",
+        description="Tune and score classical methods: those that are not scored yet, of the settings, methods and sizes "
+        "that are asked for (all by default). Stop it at any time: it goes on where it was.",
+    )
+    for name, kind in {
+        "system": str,
+        "obs_conf": str,
+        "step_size": float,
+        "noise": float,
+        "method": str,
+        "m": int,
+    }.items():
+        baselines.add_argument(f"--{name}", type=kind, nargs="+")
+    baselines.add_argument("--processes", type=int, default=1)
+    baselines.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
     commands.add_parser("scores", help="collect the results into one table")
     train = commands.add_parser("train", help="train an experiment and publish it")
     train.add_argument("experiment")
@@ -53,12 +69,16 @@ def main() -> None:
             print("wrote", freeze(dynamics, arguments["step_size"], split))
     elif command == "baselines":
         # Imported late, here and below: the other commands need neither DAPPER nor the learned filters.
-        from assim_lib.baselines import BASELINES
-        from assim_lib.comparison import compare
+        from assim_lib.comparison import compare_all
+        from assim_lib.tuning import choose
 
-        for setting in BASELINES:
-            for path in compare(load_test_set(*setting)):
-                print("scored", path.stem)
+        processes, again = arguments.pop("processes"), arguments.pop("again")
+        try:
+            chosen = choose(**{name: values for name, values in arguments.items() if values})
+        except ValueError as error:
+            sys.exit(f"assim_lib baselines: {error}")
+        for path in compare_all(chosen, processes, again):
+            print("scored", path.stem)
         print("wrote", write_scores())
     elif command == "scores":
         print("wrote", write_scores())

@@ -28,9 +28,13 @@ from tqdm import tqdm
 
 from assim_lib.dapper_bridge import Recorder, hidden_markov_model, import_dapper, quiet_dapper
 from assim_lib.dynamics import Dynamics
+from assim_lib.evaluation import Scores, summarize
 from assim_lib.observations import identity, observation_model
 from assim_lib.systems import forecast_model_of
 from assim_lib.trajectories import TestSet
+
+# system, obs_conf, step_size, noise
+Setting = tuple[str, str, float, float]
 
 _WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")
 _DAPPER_CLASS = {"3D-Var": "Var3D", "4D-Var": "Var4D", "EnKF-N": "EnKF_N"}  # the others have the same name there
@@ -67,55 +71,10 @@ class Baseline(BaseModel):
 
     @property
     def label(self) -> str:
-        """Method, size and lag in a few characters; unique within each entry of :data:`BASELINES`."""
+        """Method, size and lag in a few characters."""
         size = f" N={self.m}" if self.m > 1 else ""
         lag = f" Lag={self.settings.get('Lag', 1)}" if self.method == "iEnKS" else ""
         return self.method + size + lag
-
-
-_CLIMATOLOGY = Baseline(method="Climatology")
-_IENKS = {"upd_a": "Sqrt", "nIter": 10, "wtol": 1e-4, "rot": True}
-
-# Keys: system, obs_conf, step_size, noise. `loc_rad` is in sites (Gaspari–Cohn taper), `infl` multiplies the perturbations, `xB`
-# the background covariance (`B`: the identity or the climatological one), `Lag` is in cycles. LETKF, 4D-Var and iEnKS
-# with Lag 1: the grid search published with the original implementation (its tables `dappper_cv_results_*`). Tuned for
-# this book, on other data than the test set: iEnKS with more lag, 3D-Var, and the inflation of LETKF N=5 and 20 with
-# partial observations (1.15 for 1.2 has a lower RMSE, and 1.04 for N=20 breaks down on our validation data). One more
-# size or method is one more line.
-BASELINES: dict[tuple[str, str, float, float], tuple[Baseline, ...]] = {
-    ("l96", "full_obs", 0.1, 1.0): (
-        _CLIMATOLOGY,
-        Baseline(method="3D-Var", settings={"B": "clim", "xB": 0.04}),
-        Baseline(method="4D-Var", settings={"B": "eye", "xB": 0.2, "Lag": 1}),
-        Baseline(method="LETKF", m=5, settings={"loc_rad": 2, "infl": 1.1, "rot": True}),
-        Baseline(method="LETKF", m=10, settings={"loc_rad": 4, "infl": 1.04, "rot": False}),
-        Baseline(method="LETKF", m=20, settings={"loc_rad": 10, "infl": 1.04, "rot": True}),
-        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 1, "infl": 1.02}),
-        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 6, "infl": 1.02}),
-    ),
-    ("l96", "every_4th_dim_partial_obs", 0.1, 1.0): (
-        _CLIMATOLOGY,
-        Baseline(method="3D-Var", settings={"B": "clim", "xB": 0.2}),
-        Baseline(method="4D-Var", settings={"B": "eye", "xB": 1.0, "Lag": 1}),
-        Baseline(method="LETKF", m=5, settings={"loc_rad": 2, "infl": 1.15, "rot": True}),
-        Baseline(method="LETKF", m=10, settings={"loc_rad": 4, "infl": 1.07, "rot": False}),
-        Baseline(method="LETKF", m=20, settings={"loc_rad": 4, "infl": 1.07, "rot": True}),
-        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 1, "infl": 1.04}),
-        Baseline(method="iEnKS", m=30, settings=_IENKS | {"Lag": 3, "infl": 1.04}),
-    ),
-    ("l96", "full_obs", 0.1, 2.5): (_CLIMATOLOGY,),
-    ("l96", "every_4th_dim_partial_obs", 0.1, 2.5): (_CLIMATOLOGY,),
-    ("ks", "full_obs", 1.0, 1.0): (
-        _CLIMATOLOGY,
-        Baseline(method="LETKF", m=5, settings={"loc_rad": 7, "infl": 1.07, "rot": False}),
-        Baseline(method="LETKF", m=10, settings={"loc_rad": 10, "infl": 1.02, "rot": True}),
-    ),
-    ("ks", "full_obs", 1.0, 2.5): (_CLIMATOLOGY,),
-    ("ks", "partial_obs", 1.0, 1.0): (_CLIMATOLOGY,),
-    ("two_level", "full_obs", 0.1, 1.0): (_CLIMATOLOGY,),
-    ("two_level", "full_obs", 0.1, 2.5): (_CLIMATOLOGY,),
-    ("vl20", "every_4th_dim_partial_obs", 0.1, 1.0): (_CLIMATOLOGY,),
-}
 
 
 @dataclass(frozen=True)
@@ -132,6 +91,7 @@ class BaselineRun:
         empirical distribution; the absolute error for one state.
     ms_per_cycle : processor time of a cycle in milliseconds, scores excluded.
     diverged : whether the method lost the truth, see :func:`run_baseline`.
+    survived : number of cycles until then, or of all.
     outcome : ``"completed"``, or where and why it stopped.
     """
 
@@ -142,6 +102,7 @@ class BaselineRun:
     crps: Float[np.ndarray, " cycle"]
     ms_per_cycle: float
     diverged: bool
+    survived: int
     outcome: str
 
 
@@ -157,7 +118,7 @@ def run_baseline(
 
     The start is drawn from the first observations and the climatology, see :func:`~assim_lib.dapper_bridge.first_guess`. Divergence is a result,
     not an error: a run has *diverged* if it stopped on a numerical failure, or if over some 100 consecutive scored
-    cycles its mean RMSE exceeds that of the climatological mean.
+    cycles its mean RMSE exceeds that of the climatological mean; it then ends there.
 
     Parameters
     ----------
@@ -200,8 +161,9 @@ def run_baseline(
     size = {"N": baseline.m} if baseline.m > 1 else {}
     dapper_class = getattr(dapper.da_methods, _DAPPER_CLASS.get(baseline.method, baseline.method))
     method = dapper_class(**size, **baseline.settings)
+    climatology = np.sqrt(np.mean((truth[1 : cycles + 1] - truth.mean(0)) ** 2, axis=1))
     with quiet_dapper(seed), tqdm(total=cycles, desc=baseline.label, disable=not progress) as bar:
-        method.stats = recorder = Recorder(truth[1 : cycles + 1], bar)
+        method.stats = recorder = Recorder(truth[1 : cycles + 1], climatology, test_set.burn_in, bar)
         outcome = "completed"
         start = time.process_time()
         try:
@@ -211,7 +173,6 @@ def run_baseline(
         except (FloatingPointError, np.linalg.LinAlgError) as error:
             outcome = f"stopped after {recorder.done} cycles: {error}"
         seconds = time.process_time() - start - recorder.seconds
-    climatology = np.sqrt(np.mean((truth[1 : cycles + 1] - truth.mean(0)) ** 2, axis=1))
     return BaselineRun(
         baseline=baseline,
         mean=recorder.mean.reshape(cycles, *shape),
@@ -219,13 +180,15 @@ def run_baseline(
         spread=recorder.spread,
         crps=recorder.crps,
         ms_per_cycle=1000 * seconds / max(recorder.done, 1),
-        diverged=outcome != "completed" or _worse_than(climatology, recorder.rmse, test_set.burn_in),
+        diverged=outcome != "completed",
+        survived=recorder.done,
         outcome=outcome,
     )
 
 
-def _worse_than(climatology: np.ndarray, rmse: np.ndarray, burn_in: int, window: int = 100) -> bool:
-    # A mean over all cycles would hide a filter that loses the truth near the end.
-    excess = (rmse - climatology)[burn_in if burn_in < len(rmse) else 0 :]
-    window = min(window, len(excess))
-    return bool((np.convolve(excess, np.ones(window) / window, mode="valid") > 1e-9).any())
+def scores_of(run: BaselineRun, burn_in: int) -> Scores:
+    """Scores of a baseline's run after the burn-in; NaN if it diverged."""
+    scored = [series[burn_in:] for series in (run.rmse, run.spread, run.crps)]
+    if run.diverged:
+        return Scores(*[float("nan")] * 5, cycles=len(scored[0]))
+    return summarize(*scored)

@@ -1,68 +1,105 @@
-"""Classical methods on the frozen test sets: one result file each, computed once.
+"""Classical methods on the frozen test sets: tuned on validation data, scored once, one result file each.
 
 The learned filters and these rows see the same truth, the same observations, the same burn-in and the same scores.
 """
 
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from assim_lib.baselines import BASELINES, Baseline, BaselineRun, run_baseline
-from assim_lib.evaluation import Scores, summarize
-from assim_lib.results import SETTING, results_dir, store_result
+from tqdm import tqdm
+
+from assim_lib.baselines import Baseline, run_baseline, scores_of
+from assim_lib.evaluation import Scores
+from assim_lib.results import results_dir, store_result
 from assim_lib.storage import provenance
-from assim_lib.trajectories import TestSet, load_test_set
+from assim_lib.trajectories import TestSet
+from assim_lib.tuning import Contender, Search
 
 SEED = 3000
+STARTS = 5
+START_CYCLES = 400
 
 
-def baseline_scores(run: BaselineRun, burn_in: int) -> Scores:
-    """Scores of a baseline's run after the burn-in; of its valid cycles only, if it crashed."""
-    scored = [series[burn_in:] for series in (run.rmse, run.spread, run.crps)]
-    return summarize(*scored)
+def compare(contender: Contender, again: bool = False, progress: bool = True) -> Path:
+    """Tune a contender, score it on the test set, and store both; return the path of the result.
 
-
-def result_name(test_set: TestSet, baseline: Baseline) -> str:
-    """The file name of a baseline's result."""
-    label = baseline.label.replace(" ", "-").replace("=", "")
-    return f"{test_set.system}-{test_set.obs_conf}-dt{test_set.step_size:g}-s{test_set.noise:g}-{label}"
-
-
-def compare(test_set: TestSet, baselines: Iterable[Baseline] | None = None, progress: bool = True) -> Iterator[Path]:
-    """Score classical methods on a frozen test set and on its validation set; yield each result's path.
-
-    A method that is stored with the same settings is not run again: an interrupted comparison resumes.
+    A search that was interrupted goes on; a result that is stored for the settings that were found is kept.
 
     Parameters
     ----------
-    baselines : those of :data:`~assim_lib.baselines.BASELINES` for the setting, by default.
-
-    Raises
-    ------
-    KeyError : if no baselines are listed for the setting, and none are given.
+    again : run on the test set even so.
     """
-    if baselines is None:
-        baselines = BASELINES[test_set.system, test_set.obs_conf, test_set.step_size, test_set.noise]
-    setting = {key: getattr(test_set, key) for key in SETTING}
-    validation_set = load_test_set(**setting, split="validation")
-    for baseline in baselines:
-        name, settings = result_name(test_set, baseline), baseline.model_dump()
-        path = results_dir() / f"{name}.json"
-        if not (path.exists() and json.loads(path.read_text())["baseline"] == settings):
-            origin = provenance()
-            validation = run_baseline(baseline, validation_set, seed=SEED, progress=progress)
-            test = run_baseline(baseline, test_set, seed=SEED, progress=progress)
-            store_result(
-                name,
-                test_set,
-                method=baseline.method,
-                m=baseline.m,
-                label=baseline.label,
-                test=baseline_scores(test, test_set.burn_in),
-                validation=baseline_scores(validation, validation_set.burn_in),
-                ms_per_cycle=test.ms_per_cycle,
-                seed=SEED,
-                diverged=test.diverged,
-                details={"baseline": settings, "outcome": test.outcome, "provenance": origin},
-            )
-        yield path
+    found = Search(contender, contender.data("validation"), progress).best()
+    baseline = contender.start.model_copy(update={"settings": found["settings"]})
+    path = results_dir() / f"{contender.name}.json"
+    if again or not path.exists() or json.loads(path.read_text()).get("baseline") != baseline.model_dump():
+        test_set, origin = contender.data("test"), provenance()
+        run = run_baseline(baseline, test_set, seed=SEED, progress=progress)
+        store_result(
+            contender.name,
+            test_set,
+            method=baseline.method,
+            m=baseline.m,
+            label=baseline.label,
+            test=scores_of(run, test_set.burn_in),
+            validation=Scores(**found["validation"]),
+            ms_per_cycle=run.ms_per_cycle,
+            seed=SEED,
+            diverged=run.diverged,
+            details={
+                "diverged_starts": _diverged_starts(baseline, test_set),
+                "starts": STARTS,
+                "baseline": baseline.model_dump(),
+                "role": contender.role,
+                "outcome": run.outcome,
+                "provenance": origin,
+            },
+        )
+    return path
+
+
+def _diverged_starts(baseline: Baseline, test_set: TestSet) -> int:
+    """How many of some short runs, each from its own start elsewhere in the test set, lose the truth."""
+    apart = len(test_set.observations) // STARTS
+    diverged = 0
+    for index in range(STARTS):
+        first, last = index * apart, index * apart + START_CYCLES
+        part = replace(
+            test_set,
+            truth=test_set.truth[first : last + 1],
+            observations=test_set.observations[first:last],
+            masks=test_set.masks[first:last],
+        )
+        diverged += run_baseline(baseline, part, seed=SEED + 1 + index, progress=False).diverged
+    return diverged
+
+
+def compare_all(contenders: Iterable[Contender], processes: int = 1, again: bool = False) -> Iterator[Path]:
+    """:func:`compare` for many, in parallel processes of one thread each; yield each result's path when it is there."""
+    contenders = list(contenders)
+    with tqdm(total=len(contenders), desc="contenders") as bar:
+        if processes == 1:
+            for contender in contenders:
+                yield compare(contender, again)
+                bar.update()
+            return
+        # Not forked: a copy of PyTorch's threads would wait for each other for ever.
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+            jobs = [pool.submit(compare, contender, again, False) for contender in contenders]
+            try:
+                for job in as_completed(jobs):
+                    yield job.result()
+                    bar.update()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_thread() -> Any:
+    import torch
+
+    torch.set_num_threads(1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from assim_lib import baselines, dapper_bridge
-from assim_lib.baselines import BASELINES, Baseline, run_baseline
+from assim_lib import dapper_bridge
+from assim_lib.baselines import Baseline, run_baseline, scores_of
 from assim_lib.dapper_bridge import hidden_markov_model
 from assim_lib.observations import OBS_CONFS, ObservationModel
 from assim_lib.systems import Lorenz96
@@ -79,8 +79,25 @@ def partial():
     return make_test_set(PARTIAL)
 
 
+_IENKS = {"upd_a": "Sqrt", "nIter": 10, "wtol": 1e-4, "rot": True}
+TUNED = {
+    (FULL, "LETKF N=5"): {"loc_rad": 2, "infl": 1.1, "rot": True},
+    (FULL, "LETKF N=10"): {"loc_rad": 4, "infl": 1.04, "rot": False},
+    (PARTIAL, "LETKF N=10"): {"loc_rad": 4, "infl": 1.07, "rot": False},
+    (FULL, "3D-Var"): {"B": "clim", "xB": 0.04},
+    (FULL, "4D-Var"): {"B": "eye", "xB": 0.2, "Lag": 1, "wtol": 1e-4},
+    (PARTIAL, "4D-Var"): {"B": "eye", "xB": 1.0, "Lag": 1, "wtol": 1e-4},
+    (FULL, "iEnKS N=30 Lag=6"): {"Lag": 6, "infl": 1.02} | _IENKS,
+    (PARTIAL, "iEnKS N=30 Lag=3"): {"Lag": 3, "infl": 1.04} | _IENKS,
+    (PARTIAL, "Climatology"): {},
+}
+
+
 def tuned(obs_conf, label):
-    return next(b for b in BASELINES["l96", obs_conf, STEP_SIZE, 1.0] if b.label == label)
+    method, _, size = label.partition(" N=")
+    baseline = Baseline(method=method, m=int(size.split()[0]) if size else 1, settings=TUNED[obs_conf, label])
+    assert baseline.label == label
+    return baseline
 
 
 def scored(run, test_set):
@@ -224,7 +241,7 @@ def test_scores_are_those_of_dappers_own_statistics(partial, monkeypatch):
 def test_crps_equals_the_direct_formula():
     random = np.random.RandomState(1)
     truth, ensemble = random.standard_normal((3, 6)), random.standard_normal((3, 4, 6))
-    recorder = dapper_bridge.Recorder(truth, dapper_bridge.tqdm(disable=True))
+    recorder = dapper_bridge.Recorder(truth, np.full(3, 9.0), 0, dapper_bridge.tqdm(disable=True))
     for k in range(3):
         recorder.assess(k + 1, k, "f", E=ensemble[k] + 100.0)  # a forecast is not scored
         recorder.assess(k + 1, k, "a", E=ensemble[k])
@@ -241,7 +258,11 @@ def test_crps_equals_the_direct_formula():
 def test_a_filter_that_loses_the_truth_is_recorded(partial):
     run = run_baseline(Baseline(method="EnKF", m=3, settings={"upd_a": "Sqrt"}), partial, progress=False)
     assert run.diverged
-    assert scored(run, partial) > 3.0
+    assert run.outcome == f"stopped after {run.survived} cycles: worse than climatology for 100 cycles"
+    assert 200 <= run.survived < 300
+    assert np.isfinite(run.rmse[: run.survived]).all()
+    assert np.isnan(run.rmse[run.survived :]).all()
+    assert np.isnan(scores_of(run, partial.burn_in).rmse)
 
 
 @pytest.mark.parametrize("error", [FloatingPointError("overflow"), np.linalg.LinAlgError("no convergence")])
@@ -275,14 +296,31 @@ def test_an_exploding_forecast_stops_the_run_without_a_warning(full, recwarn):
     assert not recwarn.list
 
 
+def track(rmse, burn_in):
+    """How many cycles a method with these errors is left to run."""
+    truth, climatology = np.zeros((len(rmse), 2)), np.full(len(rmse), 3.6)
+    recorder = dapper_bridge.Recorder(truth, climatology, burn_in, dapper_bridge.tqdm(disable=True))
+    try:
+        for k, error in enumerate(rmse):
+            recorder.assess(k + 1, k, "a", mu=np.full(2, error))
+    except FloatingPointError:
+        pass
+    return recorder.done
+
+
 def test_a_late_loss_of_the_truth_is_a_divergence():
-    climatology = np.full(1000, 3.6)
     rmse = np.full(1000, 0.5)
     rmse[:200] = 5.0  # in the burn-in nothing is held against a filter
-    assert not baselines._worse_than(climatology, rmse, burn_in=200)
-    rmse[-120:] = 4.0
+    assert track(rmse, burn_in=200) == 1000
+    assert track(rmse, burn_in=100) == 200
+    rmse[500:520] = 60.0  # lost on average over 100 cycles, though not in most of them
+    assert track(rmse, burn_in=200) == 506
+    rmse[500:520] = 0.5
+    rmse[-120:] = 3.7
     assert rmse[200:].mean() < 1.1
-    assert baselines._worse_than(climatology, rmse, burn_in=200)
+    assert track(rmse, burn_in=200) == 1000 - 120 + 97  # the first such hundred still has three good cycles
+    assert track(np.full(50, 3.7), burn_in=20) == 50
+    assert track(np.full(50, 3.6), burn_in=20) == 50
 
 
 # ---- repeatable, quiet, and clear about mistakes
@@ -375,13 +413,3 @@ def test_a_baseline_is_validated():
         Baseline(method="LETKF")
     with pytest.raises(ValidationError, match="method"):
         Baseline.model_validate({"method": "LETFK", "m": 10})
-
-
-def test_labels_are_unique_and_the_wanted_sizes_are_there():
-    labels = {setting: [baseline.label for baseline in entry] for setting, entry in BASELINES.items()}
-    for entry in labels.values():
-        assert len(set(entry)) == len(entry)
-        assert "Climatology" in entry
-    wanted = {"LETKF N=5", "LETKF N=10", "LETKF N=20", "iEnKS N=30 Lag=1", "4D-Var", "Climatology"}
-    for obs_conf in (FULL, PARTIAL):
-        assert wanted <= set(labels["l96", obs_conf, STEP_SIZE, 1.0])

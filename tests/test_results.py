@@ -4,13 +4,11 @@ import json
 import shlex
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from assim_lib import __main__ as commands
-from assim_lib import comparison, results, runs
-from assim_lib.baselines import BASELINES, Baseline, BaselineRun
+from assim_lib import results, runs
 from assim_lib.evaluation import rmse
 from assim_lib.experiments import Experiment, configure
 from assim_lib.storage import data_dir
@@ -137,33 +135,3 @@ def test_rows_and_learning_curves_of_a_choice(tmp_path, monkeypatch):
     assert labels(system="ks", m=6) == []
     assert results.histories(system=["ks", "vl20"]) == {"b, m = 5": [{"update": 1, "loss": 1.5}]}
     assert results.histories().keys() == {"a, m = 5", "b, m = 5"}
-
-
-@pytest.mark.parametrize("setting", BASELINES, ids=str)
-def test_baselines_are_listed_for_settings_that_have_a_frozen_set(setting):
-    assert load_test_set(*setting).frozen
-    assert load_test_set(*setting, "validation").frozen
-
-
-def test_a_comparison_resumes_and_repeats_what_changed(tmp_path, monkeypatch):
-    ran = []
-
-    def fake(baseline, test_set, seed, progress):
-        ran.append((baseline.label, test_set.name))
-        series = np.linspace(0.2, 0.3, len(test_set.observations))
-        return BaselineRun(baseline, test_set.truth[1:], series, series, series, 1.0, False, "completed")
-
-    monkeypatch.setattr(results, "results_dir", lambda: tmp_path)
-    monkeypatch.setattr(comparison, "results_dir", lambda: tmp_path)
-    monkeypatch.setattr(comparison, "run_baseline", fake)
-    data = load_test_set(**SETTING)
-    methods = [Baseline(method="Climatology"), Baseline(method="LETKF", m=5, settings={"infl": 1.1})]
-    first = next(comparison.compare(data, methods))  # interrupted after one
-    assert [label for label, _ in ran] == ["Climatology"] * 2
-    assert {name for _, name in ran} == {"l96-dt0.1-test", "l96-dt0.1-validation"}
-    assert len(list(comparison.compare(data, methods))) == 2
-    assert [label for label, _ in ran] == ["Climatology"] * 2 + ["LETKF N=5"] * 2
-    methods[1] = Baseline(method="LETKF", m=5, settings={"infl": 1.2})
-    list(comparison.compare(data, methods))
-    assert len(ran) == 6
-    assert json.loads(first.read_text())["test"]["rmse"] == pytest.approx(0.25, abs=0.01)

@@ -1,0 +1,193 @@
+"""A search starts where it should, forgets nothing, and never looks at the test set."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from assim_lib import comparison, results, tuning
+from assim_lib.baselines import Baseline, BaselineRun
+from assim_lib.comparison import compare, compare_all
+from assim_lib.trajectories import load_test_set
+from assim_lib.tuning import GRID, SETTINGS, Contender, Search, choose, contenders, error, load_trials, trial_table
+
+SETTING = ("l96", "full_obs", 0.1, 1.0)
+START = Baseline(method="LETKF", m=10, settings={"loc_rad": 4, "infl": 1.04, "rot": False})
+CONTENDER = Contender(SETTING, START)
+LOWEST = {"loc_rad": 7, "infl": 1.02, "rot": True}
+
+
+class Valley:
+    """Stands in for DAPPER: an error that falls toward :data:`LOWEST`, and a filter that is lost with little inflation.
+
+    calls : what was run, as (settings, data, cycles).
+    breaks_late : settings that are lost on long runs only.
+    """
+
+    def __init__(self):
+        self.calls, self.breaks_late = [], None
+
+    def __call__(self, baseline, data, cycles=None, seed=0, progress=False):
+        settings, cycles = baseline.settings, cycles or len(data.observations)
+        self.calls.append((settings, data.name, cycles))
+        away = sum(
+            abs(values.index(settings[name]) - values.index(LOWEST[name])) for name, values in GRID["LETKF"].items()
+        )
+        lost = settings["infl"] < 1.01 or (cycles > 1000 and settings == self.breaks_late)
+        series = np.full(cycles, np.nan if lost else 0.2 + 0.01 * away)
+        survived = round(1000 * settings["infl"]) if lost else cycles
+        outcome = "stopped" if lost else "completed"
+        return BaselineRun(baseline, data.truth[1 : cycles + 1], series, series, series, 1.0, lost, survived, outcome)
+
+
+@pytest.fixture
+def valley(tmp_path, monkeypatch):
+    valley = Valley()
+    monkeypatch.setattr(tuning, "data_dir", lambda: tmp_path)
+    for module in (results, comparison):
+        monkeypatch.setattr(module, "results_dir", lambda: tmp_path)
+    for module in (tuning, comparison):
+        monkeypatch.setattr(module, "run_baseline", valley)
+    return valley
+
+
+def search():
+    return Search(CONTENDER, CONTENDER.data("validation"))
+
+
+def test_a_search_goes_from_its_start_to_the_lowest_point(valley):
+    best = search().best()
+    assert valley.calls[0][0] == START.settings
+    assert best["settings"] == LOWEST
+    assert best["cycles"] == 2200
+    assert best["validation"]["rmse"] == pytest.approx(0.2)
+    # Few trials, most of them on a part of the data, none of them on the test set, and none twice.
+    assert len(valley.calls) < 20
+    assert [cycles for *_, cycles in valley.calls].count(2200) == tuning.FINALISTS
+    assert {name for _, name, _ in valley.calls} == {"l96-dt0.1-validation"}
+    assert len({(*s.items(), c) for s, _, c in valley.calls}) == len(valley.calls)
+
+
+def test_what_breaks_down_on_the_whole_data_makes_room_for_the_next(valley):
+    valley.breaks_late = LOWEST
+    best = search().best()
+    assert best["settings"] != LOWEST
+    assert not best["diverged"]
+    assert any(t["diverged"] and t["settings"] == LOWEST for t in load_trials(CONTENDER))
+
+
+def test_a_search_from_a_diverged_start_climbs_out(valley, monkeypatch):
+    lost = Contender(SETTING, START.model_copy(update={"settings": START.settings | {"infl": 1.0}}))
+    assert Search(lost, lost.data("validation")).best()["settings"] == LOWEST
+
+
+def test_every_trial_is_stored_and_a_second_search_runs_nothing(valley):
+    first = search().best()
+    stored = load_trials(CONTENDER)
+    assert len(stored) == len(valley.calls)
+    count = len(valley.calls)
+    assert search().best() == first
+    assert len(valley.calls) == count
+    diverged = [trial for trial in stored if trial["diverged"]]
+    assert all(trial["outcome"] == "stopped" and trial["settings"]["infl"] < 1.01 for trial in diverged)
+    table = trial_table([CONTENDER])
+    assert len(table) == count
+    assert table.rmse.isna().sum() == len(diverged)
+    assert {"loc_rad", "infl", "rot", "cycles", "m"} <= set(table.columns)
+
+
+def test_an_interrupted_search_goes_on_where_it_was(valley, monkeypatch):
+    def interrupted(*arguments, **options):
+        if len(valley.calls) == 3:
+            raise KeyboardInterrupt
+        return valley(*arguments, **options)
+
+    monkeypatch.setattr(tuning, "run_baseline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search().best()
+    assert len(load_trials(CONTENDER)) == 3
+    monkeypatch.setattr(tuning, "run_baseline", valley)
+    assert search().best()["settings"] == LOWEST
+    assert len({(*s.items(), c) for s, _, c in valley.calls}) == len(valley.calls)
+
+
+def test_of_two_that_diverged_the_one_that_lasted_is_ahead():
+    good, bad = ({"diverged": False, "survived": 600, "validation": {"rmse": r}} for r in (0.2, 0.3))
+    short, long = ({"diverged": True, "survived": n, "validation": {"rmse": None}} for n in (300, 400))
+    assert error(good) < error(bad) < error(long) < error(short)
+
+
+def test_a_comparison_is_stored_and_repeated_only_when_asked(valley):
+    path = compare(CONTENDER, progress=False)
+    stored = json.loads(path.read_text())
+    assert stored["baseline"]["settings"] == LOWEST
+    assert stored["test"]["cycles"] == 5000
+    assert stored["validation"]["rmse"] == pytest.approx(0.2)
+    assert (stored["diverged"], stored["diverged_starts"], stored["starts"]) == (False, 0, comparison.STARTS)
+    on_test = [(c, s) for s, name, c in valley.calls if name == "l96-dt0.1-test"]
+    assert [cycles for cycles, _ in on_test] == [5200] + [comparison.START_CYCLES] * comparison.STARTS
+    assert all(settings == LOWEST for _, settings in on_test)
+    count = len(valley.calls)
+    compare(CONTENDER, progress=False)
+    assert len(valley.calls) == count
+    compare(CONTENDER, again=True, progress=False)
+    assert len(valley.calls) == count + 1 + comparison.STARTS
+
+
+def test_starts_are_apart_and_are_parts_of_the_test_set(monkeypatch):
+    seen = []
+
+    def look(baseline, data, seed, progress):
+        seen.append((data, seed))
+        series = np.ones(len(data.observations))
+        return BaselineRun(baseline, data.truth[1:], series, series, series, 1.0, len(seen) % 2 == 0, 1, "")
+
+    monkeypatch.setattr(comparison, "run_baseline", look)
+    whole = load_test_set(*SETTING)
+    assert comparison._diverged_starts(START, whole) == 2
+    assert len({seed for _, seed in seen}) == len(seen) == 5
+    for index, (part, _) in enumerate(seen):
+        first = index * 1040
+        np.testing.assert_array_equal(part.observations, whole.observations[first : first + 400])
+        np.testing.assert_array_equal(part.truth, whole.truth[first : first + 401])
+        np.testing.assert_array_equal(part.masks, whole.masks[first : first + 400])
+
+
+def test_many_comparisons_yield_all_their_results(valley):
+    other = Contender(SETTING, START.model_copy(update={"m": 20}))
+    assert [path.stem for path in compare_all([CONTENDER, other])] == [CONTENDER.name, other.name]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_every_setting_has_its_contenders_and_a_frozen_set(setting):
+    assert load_test_set(*setting).frozen
+    assert load_test_set(*setting, split="validation").frozen
+    chosen = contenders(setting)
+    assert len({contender.name for contender in chosen}) == len(chosen)
+    sizes = {method: [c.start.m for c in chosen if c.start.method == method] for method in GRID}
+    assert sizes["LETKF"] == [5, 10, 20, 30]
+    assert set(sizes["iEnKS"]) == {5, 10, 20, 30, 100}
+    assert all(sizes[method] for method in GRID)
+    for contender in chosen:
+        # A search can start only on its grid, and DAPPER must be told nothing that is not there.
+        for name, values in contender.grid.items():
+            assert contender.start.settings[name] in values
+        assert (contender.role == "reference") == (contender.start.m > 30)
+
+
+def test_contenders_are_chosen_by_setting_method_and_size():
+    assert len(choose()) == sum(len(contenders(setting)) for setting in SETTINGS)
+    chosen = choose(system=["ks"], noise=[1.0], method=["LETKF", "4D-Var"], m=[10, 1])
+    assert {contender.setting[0] for contender in chosen} == {"ks"}
+    assert {contender.start.label for contender in chosen} == {"LETKF N=10", "4D-Var"}
+    with pytest.raises(ValueError, match=r"^m = 7 has no classical methods; take one of \[5, 10, 20, 30\]\.$"):
+        choose(method=["LETKF"], m=[7])
+
+
+def test_the_command_says_what_is_wrong():
+    command = [sys.executable, "-m", "assim_lib", "baselines", "--method", "LETFK"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("assim_lib baselines: method = LETFK has no classical methods; take one of ['3D-Var'")
