@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from assim_lib.baselines import Baseline, run_baseline, scores_of
 from assim_lib.evaluation import Scores
-from assim_lib.results import results_dir, store_result
+from assim_lib.results import SETTING, results_dir, store_result
 from assim_lib.storage import provenance
 from assim_lib.trajectories import TestSet
-from assim_lib.tuning import Contender, Search
+from assim_lib.tuning import Contender, Search, choose
 
 SEED = 3000
 STARTS = 5
@@ -61,6 +61,20 @@ def compare(contender: Contender, again: bool = False, progress: bool = True) ->
             },
         )
     return path
+
+
+def stored_baseline(test_set: TestSet, method: str, m: int = 1) -> Baseline:
+    """A classical method with the settings that it was scored with.
+
+    Raises
+    ------
+    LookupError : if it has no score in the test set's setting.
+    """
+    for contender in choose(**{key: [getattr(test_set, key)] for key in SETTING}):
+        path = results_dir() / f"{contender.name}.json"
+        if (contender.start.method, contender.start.m) == (method, m) and path.exists():
+            return Baseline(**json.loads(path.read_text())["baseline"])
+    raise LookupError(f"{method} with m = {m} has no score on {test_set.name} with {test_set.obs_conf}.")
 
 
 def _diverged_starts(baseline: Baseline, test_set: TestSet) -> int:

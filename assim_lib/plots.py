@@ -28,8 +28,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 METHOD_COLORS = {
-    "amortized": RED, "amortized_original": ORANGE, "amortized_ff": BLACK, "LETKF": BLUE, "iEnKS": GREEN, "4D-Var": PURPLE, "3D-Var": SKY,
-    "Climatology": "#777777",
+    "amortized": RED, "amortized_original": ORANGE, "amortized_ff": BLACK, "LETKF": BLUE, "iEnKS": GREEN, "EnKF-N": "#8a6d00",
+    "4D-Var": PURPLE, "3D-Var": SKY, "Climatology": "#777777",
 }  # fmt: skip
 STYLE: Any = {
     "figure.facecolor": "white",
@@ -272,6 +272,81 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     axis.axvline(noise, color=ORANGE, linestyle="--", linewidth=1)
     axis.set(xlabel="analysis RMSE (dashed: observation error σ)", xscale="log")
     _plain_numbers(axis.xaxis)
+    return figure
+
+
+def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
+    """RMSE against ensemble size, one panel a setting; what has no ensemble is a horizontal line.
+
+    Parameters
+    ----------
+    tables : title → rows of the table of scores, one for each method and size.
+    """
+    columns = min(3, len(tables))
+    rows = -(-len(tables) // columns)
+    figure, axes = _figure(rows, columns, figsize=(3.0 * columns, 2.7 * rows), squeeze=False)
+    for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
+        for method, group in table.dropna(subset="rmse").groupby("method"):
+            color, group = METHOD_COLORS.get(str(method), BLACK), group.sort_values("m")
+            if (group.m == 1).all():
+                axis.axhline(group.rmse.iloc[0], color=color, linestyle="--", linewidth=1.2, label=method)
+            else:
+                learned = str(method).startswith("amortized")
+                axis.plot(
+                    group.m,
+                    group.rmse,
+                    "*" if learned else "o-",
+                    color=color,
+                    markersize=9 if learned else 4,
+                    label=method,
+                )
+        axis.set(title=title, xscale="log", yscale="log")
+        axis.set_xticks([5, 10, 20, 30, 100], ["5", "10", "20", "30", "100"])
+        axis.minorticks_off()
+        _plain_numbers(axis.yaxis)
+    for axis in axes.flat[len(tables) :]:
+        axis.set_visible(False)
+    figure.supxlabel("ensemble size", fontsize="medium")
+    figure.supylabel("analysis RMSE", fontsize="medium")
+    entries = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=6, fontsize="small")
+    return figure
+
+
+def sensitivity(trials: pd.DataFrame, parameters: dict[str, str]) -> Figure:
+    """What a wrong value of one setting costs, all others being the best: RMSE over that of the best trial.
+
+    Parameters
+    ----------
+    trials : rows of :func:`assim_lib.tuning.trial_table`, all over the same cycles. One that diverged is a cross at the
+        upper edge.
+    parameters : name of a setting → what it is called.
+    """
+    figure, axes = _figure(1, len(parameters), figsize=(3.1 * len(parameters), 3.2), sharey=True, squeeze=False)
+    highest = 2.0
+    styles = dict(zip(sorted(trials.m.unique()), ("-", "--", "-.", ":", "-", "--"), strict=False))
+    for axis, (name, text) in zip(axes[0], parameters.items(), strict=True):
+        for _, group in trials.dropna(subset=name).groupby("contender"):
+            best = group.loc[group.rmse.idxmin()] if group.rmse.notna().any() else None
+            if best is None:
+                continue
+            others = [key for key in ("infl", "loc_rad", "rot", "Lag", "xB", "B") if key in group and key != name]
+            same = group[(group[others].isna() | (group[others] == best[others])).all(axis=1)].sort_values(name)
+            if len(same) < 2:
+                continue
+            height = (same.rmse / best.rmse).clip(upper=highest).fillna(highest)
+            color, method, m = METHOD_COLORS.get(best.method, BLACK), best.method, best.m
+            axis.plot(same[name], height, styles[m], color=color, label=f"{method} N={m}" if m > 1 else method)
+            kept = same.rmse.notna()
+            axis.plot(same[name][kept], height[kept], "o", color=color, markersize=4)
+            axis.plot(same[name][~kept], height[~kept], "x", color=color, markersize=7)
+        axis.set(xlabel=text)
+        if name in ("xB", "loc_rad"):
+            axis.set_xscale("log")
+            _plain_numbers(axis.xaxis)
+    axes[0, 0].set_ylabel("RMSE / best RMSE")
+    entries = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=5, fontsize="small")
     return figure
 
 

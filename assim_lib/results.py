@@ -19,7 +19,7 @@ from assim_lib.trajectories import TestSet
 SETTING = ["system", "obs_conf", "step_size", "noise"]
 COLUMNS = [
     *SETTING, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
-    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "validation_rmse", "best",
+    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "validation_rmse", "best",
 ]  # fmt: skip
 
 
@@ -107,6 +107,28 @@ def load_scores(**setting: Any) -> pd.DataFrame:
     for column, value in setting.items():
         table = table.loc[table[column].isin(_choices(value))]
     return table.reset_index(drop=True)
+
+
+def load_published() -> pd.DataFrame:
+    """Scores that others published, each with its source; ``rmse_longer`` is the same filter's over a longer run.
+
+    They were measured on other truths than ours, and not always in the same way.
+    """
+    return pd.read_csv(data_dir() / "published.csv")
+
+
+def beside_published() -> pd.DataFrame:
+    """Our classical scores beside the published ones of the same method, size and setting.
+
+    Of the iEnKS the published rows have a lag of one cycle; ours stand beside them with that lag and with the tuned one.
+    ``ratio`` is ours over the published one.
+    """
+    key = [*SETTING, "method", "m"]
+    published = load_published()[[*key, "rmse", "rmse_longer"]].rename(columns=lambda c: c.replace("rmse", "published"))
+    ours = load_scores()[[*key, "label", "rmse", "rmse_lo", "rmse_hi", "diverged"]]
+    table = published.merge(ours, on=key)
+    table["ratio"] = table.rmse / table.published
+    return table
 
 
 def _choices(value: Any) -> list[Any]:

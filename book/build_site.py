@@ -22,6 +22,8 @@ def stage(notebooks: Path, site: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    # Pages quote the library.
+    shutil.copytree(ROOT / "assim_lib", site / "assim_lib", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "notebooks").mkdir()
     for notebook in notebooks.glob("*.ipynb"):
         shutil.copy(notebook, site / "notebooks")

@@ -9,7 +9,7 @@ import pytest
 
 from assim_lib import comparison, results, tuning
 from assim_lib.baselines import Baseline, BaselineRun
-from assim_lib.comparison import compare, compare_all
+from assim_lib.comparison import compare, compare_all, stored_baseline
 from assim_lib.trajectories import load_test_set
 from assim_lib.tuning import GRID, SETTINGS, Contender, Search, choose, contenders, error, load_trials, trial_table
 
@@ -134,6 +134,14 @@ def test_a_comparison_is_stored_and_repeated_only_when_asked(valley):
     assert len(valley.calls) == count
     compare(CONTENDER, again=True, progress=False)
     assert len(valley.calls) == count + 1 + comparison.STARTS
+
+
+def test_the_stored_settings_are_found_again(valley):
+    compare(CONTENDER, progress=False)
+    data = load_test_set(*SETTING)
+    assert stored_baseline(data, "LETKF", 10).settings == LOWEST
+    with pytest.raises(LookupError, match="^LETKF with m = 20 has no score on l96-dt0.1-test with full_obs"):
+        stored_baseline(data, "LETKF", 20)
 
 
 def test_starts_are_apart_and_are_parts_of_the_test_set(monkeypatch):
