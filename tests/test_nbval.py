@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+# One that simulates, one that trains, one with Fourier transforms: nbval itself runs all of them, here as elsewhere.
+SENSITIVE = ("01_data", "03_l96_conv", "04_ks")
 
 
 def nbval(path: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -17,7 +18,7 @@ def nbval(path: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SENSITIVE)
 def test_committed_outputs_hold_on_another_processor(name):
     other = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "1"}
     run = nbval(NOTEBOOKS / f"{name}.ipynb", **other)

@@ -140,7 +140,7 @@ def test_the_stored_settings_are_found_again(valley):
     compare(CONTENDER, progress=False)
     data = load_test_set(*SETTING)
     assert stored_baseline(data, "LETKF", 10).settings == LOWEST
-    with pytest.raises(LookupError, match="^LETKF with m = 20 has no score on l96-dt0.1-test with full_obs"):
+    with pytest.raises(LookupError, match=r"^LETKF with m = 20 has no score on l96-dt0.1-test with full_obs"):
         stored_baseline(data, "LETKF", 20)
 
 
