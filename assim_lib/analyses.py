@@ -85,6 +85,8 @@ class Analysis(nn.Module, ABC):
     band : covariances between a site and its neighbours up to this distance are features.
     inflation : factor on the analysis perturbations.
     taper_length : reach of the localization in sites, where there is one.
+    drift : sites by which the centre of the localization moves between base and observation; positive toward larger
+        indices.
     """
 
     minimum_members = 1
@@ -104,6 +106,7 @@ class Analysis(nn.Module, ABC):
         band: int = 0,
         inflation: float = 1.0,
         taper_length: float = 5.0,
+        drift: float = 0.0,
     ):
         super().__init__()
         if members < self.minimum_members:
@@ -115,7 +118,7 @@ class Analysis(nn.Module, ABC):
         self.register_buffer("mean", scales.mean, persistent=False)
         self.register_buffer("std", scales.std, persistent=False)
         self.memory, self.lagged, self.band = memory, lagged, band
-        self.inflation, self.taper_length = inflation, taper_length
+        self.inflation, self.taper_length, self.drift = inflation, taper_length, drift
         self.trunk = network(self._inputs(), self._outputs(), sizes)
 
     def initial_memory(self, *batch: int, sites: int) -> Tensor:
@@ -282,18 +285,18 @@ class HybridAnalysis(Analysis):
 
     def _gain(self, deviations: Tensor, seen: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
         """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
-        sites = mask.shape[-1]
-        taper = self._taper(sites, mask.device).repeat(self.channels, self.channels)
         a, y, v = deviations.flatten(-2), seen.flatten(-2), vectors.flatten(-2)
-        cross = taper * (a.mT @ y) / (self.members - 1)
-        covariance = taper * (y.mT @ y) / (self.members - 1)
+        # What an observation says of the past is found upstream: where news travels, so does the localization.
+        cross = self._taper(mask, self.drift) * (a.mT @ y) / (self.members - 1)
+        covariance = self._taper(mask) * (y.mT @ y) / (self.members - 1)
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
         seen_variance = torch.full_like(mask, self.noise**2).where(mask > 0, 1.0).flatten(-2)
         factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 
-    def _taper(self, sites: int, device: torch.device) -> Tensor:
-        index = torch.arange(sites, device=device)
-        apart = (index[:, None] - index).abs()
-        distance = torch.minimum(apart, sites - apart)
-        return torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
+    def _taper(self, like: Tensor, drift: float = 0.0) -> Tensor:
+        sites = like.shape[-1]
+        index = torch.arange(sites, device=like.device, dtype=self.log_taper_length.dtype)
+        distance = (index - index[:, None] - drift + sites / 2) % sites - sites / 2
+        taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
+        return taper.repeat(self.channels, self.channels)

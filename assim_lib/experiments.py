@@ -78,6 +78,10 @@ class Experiment(BaseModel):
     taper_length: float = option(
         5.0, "the reach of the localization that 'hybrid' learns on from, in sites, a number > 0", gt=0
     )
+    drift: float = option(
+        0.0,
+        "sites per cycle by which the localization of 'hybrid' moves with the news, toward larger indices, a number",
+    )
     start: Literal["climatology", "first_observation", "truth"] = option(
         "climatology", "'climatology', 'first_observation' or 'truth': what a filter's members start around"
     )
@@ -112,6 +116,7 @@ class Experiment(BaseModel):
             f"m = 1 does not work with analysis = {self.analysis!r}, which needs ensemble covariances; take m ≥ 2, or "
             "analysis = 'recurrent'.": self.m < ANALYSES[self.analysis].minimum_members,
             f"inflation = {self.inflation} does nothing to m = 1; set it to 1.": self.m == 1 and self.inflation != 1,
+            f"drift = {self.drift} is used by analysis = 'hybrid' only; set it to 0.": bool(self.drift) and not hybrid,
             f"cycles = {self.cycles} must be more than window = {self.window}.": self.cycles <= self.window,
             f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
             f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
@@ -201,8 +206,10 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
     "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3, "inflation": 1.05},
 }
 
-# Where the numbers that the hybrid analysis learns start: untrained, it tracks well with these on validation data.
+# Where the hybrid analysis starts: untrained, it tracks well with these on validation data.
 HYBRID_STARTS: dict[str, dict[str, Any]] = {
+    "l96_conv": {"drift": 0.5},
+    "l96_ff": {"drift": 0.5},
     "ks": {"inflation": 1.02, "taper_length": 12.0, "batch": 8},
     "misspec": {"inflation": 1.3, "lag": 0},
     "vl20": {"inflation": 1.1, "taper_length": 3.0, "lag": 1},

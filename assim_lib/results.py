@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from assim_lib.evaluation import Scores
-from assim_lib.experiments import configure
+from assim_lib.experiments import Experiment, configure
 from assim_lib.storage import atomic_path, data_dir, write_json
 from assim_lib.trajectories import TestSet
 
@@ -149,7 +149,7 @@ def training_runs(**setting: Any) -> pd.DataFrame:
     """One row per learned filter: its size, its training time, its origin, and the command that repeats it."""
     rows = []
     for name, result in _learned(**setting):
-        experiment = result["experiment"]
+        experiment = Experiment.model_validate(result["experiment"]).model_dump()  # options that came later included
         base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
         options = {k: v for k, v in experiment.items() if v != base[k] or k in ("preset", "analysis", "obs_conf")}
         words = ["python -m assim_lib train", experiment["experiment"]]

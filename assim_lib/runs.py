@@ -69,6 +69,7 @@ def build_filter(experiment: Experiment, climate: Tensor | None = None) -> Amort
             band=experiment.band,
             inflation=experiment.inflation,
             taper_length=experiment.taper_length,
+            drift=experiment.drift * experiment.lag,
         )
     model = AmortizedFilter(dynamics, seen, analysis, experiment.step_size, experiment.lag, climate, experiment.clamp)
     return model.to(experiment.torch_device)

@@ -330,19 +330,21 @@ def kalman(members, length, inflation, **options):
     return analysis
 
 
-def localized_denkf(base, predicted, observation, mask, noise, length, inflation):
+def localized_denkf(base, predicted, observation, mask, noise, length, inflation, drift=0.0):
     """Sakov & Oke (2008), with tapered covariances, in NumPy, site by site and with the seen sites alone."""
     members, channels, sites = base.shape
     seen = np.flatnonzero(mask.ravel())
     state, hx = base.reshape(members, -1), predicted.reshape(members, -1)[:, seen]
     a, y = state - state.mean(0), hx - hx.mean(0)
     place = np.tile(np.arange(sites), channels)
-    taper = np.empty((channels * sites, channels * sites))
+    taper, moved = np.empty((2, channels * sites, channels * sites))
     for i in range(channels * sites):
         for j in range(channels * sites):
-            distance = min((place[i] - place[j]) % sites, (place[j] - place[i]) % sites)
-            taper[i, j] = np.exp(-(distance**2) / (2 * length**2))
-    cross = taper[:, seen] * (a.T @ y) / (members - 1)
+            # What was at site i at the time of the base is at i + drift when site j is seen.
+            for matrix, origin in ((taper, place[i]), (moved, place[i] + drift)):
+                distance = min((origin - place[j]) % sites, (place[j] - origin) % sites)
+                matrix[i, j] = np.exp(-(distance**2) / (2 * length**2))
+    cross = moved[:, seen] * (a.T @ y) / (members - 1)
     covariance = taper[np.ix_(seen, seen)] * (y.T @ y) / (members - 1)
     gain = cross @ np.linalg.inv(covariance + noise**2 * np.eye(len(seen)))
     mean = state.mean(0) + gain @ (observation.ravel()[seen] - hx.mean(0))
@@ -352,15 +354,18 @@ def localized_denkf(base, predicted, observation, mask, noise, length, inflation
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("share", [0.4, 1.0])
-@pytest.mark.parametrize(("noise", "length", "inflation"), [(1.0, 3.0, 1.03), (0.3, 1.5, 1.2)])
-def test_the_untrained_hybrid_is_a_localized_denkf(lagged, batch, channels, share, noise, length, inflation):
-    analysis = kalman(5, length, inflation, channels=channels, scales=SCALES._replace(noise=noise), lagged=lagged)
+@pytest.mark.parametrize(
+    ("noise", "length", "inflation", "drift"), [(1.0, 3.0, 1.03, 0.0), (0.3, 1.5, 1.2, 0.0), (0.3, 1.5, 1.2, -2.5)]
+)
+def test_the_untrained_hybrid_is_a_localized_denkf(lagged, batch, channels, share, noise, length, inflation, drift):
+    seen_as = SCALES._replace(noise=noise)
+    analysis = kalman(5, length, inflation, channels=channels, scales=seen_as, lagged=lagged, drift=drift)
     x = given(analysis, batch, share=share)
     corrected = analysis(x)[0]
     trajectories = [part.reshape(-1, *part.shape[len(batch) :])[:3].numpy() for part in x]
     for i, ours in enumerate(corrected.reshape(-1, 5, channels, SITES)[:3]):
         base, _, predicted, observation, mask, *_ = (part[i] for part in trajectories)
-        expected = localized_denkf(base, predicted, observation, mask, noise, length, inflation)
+        expected = localized_denkf(base, predicted, observation, mask, noise, length, inflation, drift)
         np.testing.assert_allclose(ours.detach(), expected, rtol=1e-9, atol=1e-9)
 
 

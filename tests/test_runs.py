@@ -190,6 +190,8 @@ def test_every_option_of_an_experiment_reaches_its_filter(analysis, network):
     assert type(trunk) is (RingConvTrunk if network == "conv" else FeedForwardTrunk)
     assert (len(trunk.blocks), trunk.head.in_features, trunk.dropout) == (2, 7, 0.2)
     if analysis == "hybrid":
+        assert model.analysis.drift == 0.0
+        assert build_filter(tiny(analysis, **options, lag=3, drift=-0.5)).analysis.drift == -1.5
         assert float(model.analysis.log_inflation.detach().exp()) == pytest.approx(1.15)
         assert float(model.analysis.log_taper_length.detach().exp()) == pytest.approx(2.5)
     else:
