@@ -160,8 +160,11 @@ def run_baseline(
     observations = [test_set.observations[k][test_set.masks[k]].astype(np.float64) for k in range(cycles)]
     size = {"N": baseline.m} if baseline.m > 1 else {}
     dapper_class = getattr(dapper.da_methods, _DAPPER_CLASS.get(baseline.method, baseline.method))
-    method = dapper_class(**size, **baseline.settings)
-    climatology = np.sqrt(np.mean((truth[1 : cycles + 1] - truth.mean(0)) ** 2, axis=1))
+    climate = test_set.states.reshape(len(test_set.states), -1).astype(np.float64)
+    # DAPPER's own "clim" is the covariance of the truth it is given, which may be a part of the test set.
+    background = {"B": np.cov(climate.T)} if baseline.settings.get("B") == "clim" else {}
+    method = dapper_class(**size, **(baseline.settings | background))
+    climatology = np.sqrt(np.mean((truth[1 : cycles + 1] - climate.mean(0)) ** 2, axis=1))
     with quiet_dapper(seed), tqdm(total=cycles, desc=baseline.label, disable=not progress) as bar:
         method.stats = recorder = Recorder(truth[1 : cycles + 1], climatology, test_set.burn_in, bar)
         outcome = "completed"

@@ -6,7 +6,6 @@ The learned filters and these rows see the same truth, the same observations, th
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -82,13 +81,7 @@ def _diverged_starts(baseline: Baseline, test_set: TestSet) -> int:
     apart = len(test_set.observations) // STARTS
     diverged = 0
     for index in range(STARTS):
-        first, last = index * apart, index * apart + START_CYCLES
-        part = replace(
-            test_set,
-            truth=test_set.truth[first : last + 1],
-            observations=test_set.observations[first:last],
-            masks=test_set.masks[first:last],
-        )
+        part = test_set.part(index * apart, START_CYCLES)
         diverged += run_baseline(baseline, part, seed=SEED + 1 + index, progress=False).diverged
     return diverged
 

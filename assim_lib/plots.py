@@ -172,6 +172,22 @@ def by_value(
     return figure
 
 
+def influence(sizes: dict[str, Float[np.ndarray, " distance"]]) -> Figure:
+    """Size of the model's derivative by distance, for several times.
+
+    Parameters
+    ----------
+    sizes : label → sizes at the distances from -r to r, downstream positive.
+    """
+    figure, axis = _figure(figsize=(6, 3))
+    for color, (label, size) in zip((SKY, BLUE, BLACK), sizes.items(), strict=False):
+        reach = len(size) // 2
+        axis.plot(np.arange(-reach, reach + 1), size, "o-", color=color, markersize=4, label=label)
+    axis.set(xlabel="distance in sites, toward larger indices", ylabel="RMS derivative")
+    axis.legend(fontsize="small")
+    return figure
+
+
 def error_growth(times: Float[np.ndarray, " time"], errors: Float[np.ndarray, "pair time"], noise: float) -> Figure:
     """Distance of trajectories that started almost alike, on a logarithmic scale."""
     figure, axis = _figure(figsize=(6, 3))
@@ -286,8 +302,8 @@ def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
     rows = -(-len(tables) // columns)
     figure, axes = _figure(rows, columns, figsize=(3.0 * columns, 2.7 * rows), squeeze=False)
     for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
-        for method, group in table.dropna(subset="rmse").groupby("method"):
-            color, group = METHOD_COLORS.get(str(method), BLACK), group.sort_values("m")
+        for method, group in table.dropna(subset="rmse").sort_values("m").groupby("method"):
+            color = METHOD_COLORS.get(str(method), BLACK)
             if (group.m == 1).all():
                 axis.axhline(group.rmse.iloc[0], color=color, linestyle="--", linewidth=1.2, label=method)
             else:

@@ -124,7 +124,8 @@ def beside_published() -> pd.DataFrame:
     ``ratio`` is ours over the published one.
     """
     key = [*SETTING, "method", "m"]
-    published = load_published()[[*key, "rmse", "rmse_longer"]].rename(columns=lambda c: c.replace("rmse", "published"))
+    names = {"rmse": "published", "rmse_longer": "published_longer"}
+    published = load_published().drop(columns="source").rename(columns=names)
     ours = load_scores()[[*key, "label", "rmse", "rmse_lo", "rmse_hi", "diverged"]]
     table = published.merge(ours, on=key)
     table["ratio"] = table.rmse / table.published

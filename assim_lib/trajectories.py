@@ -8,7 +8,7 @@ Truth is generated in float64 with the system's own integrator and step, and sto
 that the forecast model resolves, which is all of it unless the experiment is about model error.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,7 @@ class TestSet:
     observations : (cycle, channel, site) float32, NaN where nothing is seen.
     masks : (cycle, channel, site), True where something is seen.
     burn_in : number of first cycles that are not scored.
+    climate : the whole truth, where this is a part of it.
     """
 
     __test__ = False  # pytest would take the name for a test class
@@ -137,6 +138,22 @@ class TestSet:
     masks: Bool[np.ndarray, "cycle channel site"]
     burn_in: int = BURN_IN
     frozen: bool = True
+    climate: Float[np.ndarray, "state channel site"] | None = None
+
+    def part(self, first: int, cycles: int) -> "TestSet":
+        """Some of its cycles; the climatology stays that of the whole."""
+        return replace(
+            self,
+            truth=self.truth[first : first + cycles + 1],
+            observations=self.observations[first : first + cycles],
+            masks=self.masks[first : first + cycles],
+            climate=self.states,
+        )
+
+    @property
+    def states(self) -> Float[np.ndarray, "state channel site"]:
+        """States that stand for the climatology: those of the whole truth."""
+        return self.truth if self.climate is None else self.climate
 
 
 def _trajectory_file(system: str, step_size: float, split: str) -> str:
