@@ -302,7 +302,8 @@ def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
     rows = -(-len(tables) // columns)
     figure, axes = _figure(rows, columns, figsize=(3.0 * columns, 2.7 * rows), squeeze=False)
     for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
-        for method, group in table.dropna(subset="rmse").sort_values("m").groupby("method"):
+        kept: pd.DataFrame = table.dropna(subset="rmse")
+        for method, group in kept.sort_values(by="m").groupby("method"):
             color = METHOD_COLORS.get(str(method), BLACK)
             if (group.m == 1).all():
                 axis.axhline(group.rmse.iloc[0], color=color, linestyle="--", linewidth=1.2, label=method)
@@ -347,7 +348,8 @@ def sensitivity(trials: pd.DataFrame, parameters: dict[str, str]) -> Figure:
             if best is None:
                 continue
             others = [key for key in ("infl", "loc_rad", "rot", "Lag", "xB", "B") if key in group and key != name]
-            same = group[(group[others].isna() | (group[others] == best[others])).all(axis=1)].sort_values(name)
+            same: pd.DataFrame = group.loc[(group[others].isna() | (group[others] == best[others])).all(axis=1)]
+            same = same.sort_values(by=name)
             if len(same) < 2:
                 continue
             height = (same.rmse / best.rmse).clip(upper=highest).fillna(highest)
