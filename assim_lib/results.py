@@ -88,8 +88,9 @@ def collect(folder: Path | None = None) -> pd.DataFrame:
     *validation* data: the test set chooses nothing.
     """
     table = pd.DataFrame([_row(path) for path in sorted((folder or results_dir()).glob("*.json"))], columns=COLUMNS)
-    group = table.groupby([*SETTING, "method", "m"])["validation_rmse"]
-    table["best"] = table["validation_rmse"] == group.transform("min")
+    # A run that diverged on validation data is the best of its kind only where there is no other.
+    error = table["validation_rmse"].fillna(float("inf"))
+    table["best"] = error == error.groupby([table[key] for key in (*SETTING, "method", "m")]).transform("min")
     return table.sort_values([*SETTING, "method", "m", "label", "seed"], ignore_index=True)
 
 

@@ -104,6 +104,36 @@ def test_best_is_chosen_on_validation_data(tmp_path):
         write_result(tmp_path, label, validation, test)
     table = results.collect(tmp_path)
     assert table.set_index("label").best.to_dict() == {"a": False, "b": True}
+    write_result(tmp_path, "c", float("nan"), 0.1)
+    assert results.collect(tmp_path).set_index("label").best.to_dict() == {"a": False, "b": True, "c": False}
+    write_result(tmp_path, "d", float("nan"), float("nan"), m=7)
+    assert results.collect(tmp_path).set_index("label").best["d"]
+
+
+def test_our_rows_stand_beside_the_published_ones_of_the_same_kind():
+    published, beside = results.load_published(), results.beside_published()
+    assert published.source.notna().all()
+    assert {"l96", "ks", "two_level"} <= set(beside.system)
+    for row in beside.itertuples():
+        same = published[(published.system == row.system) & (published.obs_conf == row.obs_conf)]
+        same = same[(same.noise == row.noise) & (same.method == row.method) & (same.m == row.m)]
+        assert same.rmse.tolist() == [row.published]
+        assert row.diverged or row.ratio == pytest.approx(row.rmse / row.published)
+
+
+@pytest.mark.parametrize(
+    ("obs_conf", "label"),
+    [
+        *((obs_conf, f"LETKF N={m}") for obs_conf in ("full_obs", "every_4th_dim_partial_obs") for m in (10, 20)),
+        ("full_obs", "iEnKS N=30 Lag=1"),
+    ],
+)
+def test_classical_rows_reproduce_the_published_ones(obs_conf, label):
+    """Within 3 per cent of the longer one of the published runs, with the same ensemble and lag."""
+    row = results.beside_published().query(
+        "system == 'l96' and noise == 1 and obs_conf == @obs_conf and label == @label"
+    )
+    assert row.rmse.item() < 1.03 * row[["published", "published_longer"]].max(axis=1).item()
 
 
 def test_best_is_one_in_each_setting(tmp_path):
