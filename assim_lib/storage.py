@@ -100,8 +100,12 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    git = ["git", "-C", str(PACKAGE)]
+    head = [*git, "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
+    # Of what is not committed only the package itself matters: new results lie beside the code that makes them.
+    if commit and subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], check=False).returncode:
+        commit += "-dirty"
     return {
         "commit": commit or "not a checkout",
         "python": platform.python_version(),
