@@ -41,6 +41,8 @@ class AnalysisInput(NamedTuple):
     phase : which entry of the observation schedule that is.
     tendency : of ``base``.
     memory : one vector per site (and per member, where an analysis updates members one by one).
+    sensitivity : derivative of the mean's ``predicted`` with respect to the mean of ``base``, channels and sites
+        flattened; None for an analysis without :attr:`Analysis.needs_sensitivity`.
     """
 
     base: Float[Tensor, "*batch member channel site"]
@@ -51,6 +53,7 @@ class AnalysisInput(NamedTuple):
     phase: Int[Tensor, "*batch"]
     tendency: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
+    sensitivity: Float[Tensor, "*batch observed state"] | None = None
 
 
 class Scales(NamedTuple):
@@ -91,6 +94,7 @@ class Analysis(nn.Module, ABC):
 
     minimum_members = 1
     memory_per_member = True
+    needs_sensitivity = False
     mean: Tensor
     std: Tensor
 
@@ -255,9 +259,7 @@ class HybridAnalysis(Analysis):
         mean, predicted = given.base.mean(-3, keepdim=True), given.predicted.mean(-3, keepdim=True)
         deviations, seen = given.base - mean, (given.predicted - predicted) * given.mask.unsqueeze(-3)
         innovation = self._innovation(given, predicted)
-        # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
-        gained = self._gain(deviations, seen, torch.cat([self.noise * innovation, -0.5 * seen], -3), given.mask)
-        increment, deviations = gained[..., :1, :, :], deviations + gained[..., 1:, :, :]
+        increment, deviations = self._classical(given, deviations, seen, innovation)
 
         std = self.std
         fields = [
@@ -283,6 +285,14 @@ class HybridAnalysis(Analysis):
         analysis = mean + increment + 0.25 * std * correction + growth * deviations
         return analysis, remember(given.memory, keep, write)
 
+    def _classical(
+        self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Increment of the mean and updated perturbations, without any network."""
+        # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
+        gained = self._gain(deviations, seen, torch.cat([self.noise * innovation, -0.5 * seen], -3), given.mask)
+        return gained[..., :1, :, :], deviations + gained[..., 1:, :, :]
+
     def _gain(self, deviations: Tensor, seen: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
         """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
         a, y, v = deviations.flatten(-2), seen.flatten(-2), vectors.flatten(-2)
@@ -300,3 +310,41 @@ class HybridAnalysis(Analysis):
         distance = (index - index[:, None] - drift + sites / 2) % sites - sites / 2
         taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
         return taper.repeat(self.channels, self.channels)
+
+
+@register_analysis("covariant")
+class CovariantAnalysis(HybridAnalysis):
+    """The hybrid analysis with a localization that the model itself carries from the base to the observation.
+
+    The covariance is localized once, at the time of the base, where neighbours are close. From there the derivative of the
+    model takes it to the observation, so that what is far downstream by then is still known to be related (covariant
+    localization, Bocquet 2016). The localized covariance has full rank, and the members cannot have its analysis
+    for their own: they become those whose *localized* covariance is nearest to it (Bocquet & Farchi 2019).
+    """
+
+    needs_sensitivity = True
+    refits, refit_rate = 5, 0.3
+
+    def _classical(
+        self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        taper, mask = self._taper(given.mask), given.mask.flatten(-2)
+        x, sensitivity = deviations.flatten(-2), mask.unsqueeze(-1) * given.sensitivity
+        prior = self._localized(taper, x)
+        cross = prior @ sensitivity.mT
+        # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
+        error = torch.diag_embed(torch.full_like(mask, self.noise**2).where(mask > 0, 1.0))
+        factor, _ = torch.linalg.cholesky_ex(sensitivity @ cross + error)
+        gain = torch.cholesky_solve(cross.mT, factor).mT
+        increment = (self.noise * innovation.flatten(-2)) @ gain.mT
+        posterior = prior - gain @ cross.mT
+        # Half the gain is a first guess; some steps of steepest descent on the squared distance follow.
+        x = x - 0.5 * x @ sensitivity.mT @ gain.mT
+        rate = self.refit_rate / (taper * posterior).abs().sum(-1).amax(-1).clamp_min(1e-6)[..., None, None]
+        for _ in range(self.refits):
+            x = x + rate * x @ (taper * (posterior - self._localized(taper, x)))
+        x = x - x.mean(-2, keepdim=True)
+        return increment.unflatten(-1, given.mask.shape[-2:]), x.unflatten(-1, given.mask.shape[-2:])
+
+    def _localized(self, taper: Tensor, x: Tensor) -> Tensor:
+        return taper * (x.mT @ x) / (self.members - 1)

@@ -204,6 +204,16 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
     "original": {"dropout": 0.1, "test_dropout": True, "band": 2},
     "recurrent": {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12},
     "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3, "inflation": 1.05},
+    "covariant": {
+        "hidden_size": 64,
+        "blocks": 4,
+        "memory": 16,
+        "window": 8,
+        "lag": 5,
+        "inflation": 1.02,
+        "taper_length": 4.0,
+        "lr": 0.001,
+    },
 }
 
 # Where the hybrid analysis starts: untrained, it tracks well with these on validation data.
@@ -220,16 +230,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "original": {"updates": 300, "batch": 8, "cycles": 1000, "pool": 32},
         "recurrent": {"updates": 300, "cycles": 1000, "pool": 32},
         "hybrid": {"updates": 200, "cycles": 1000, "pool": 32},
+        "covariant": {"updates": 200, "cycles": 1000, "pool": 32},
     },
     "cpu": {
         "original": {"updates": 16000, "batch": 8},
         "recurrent": {"updates": 8000},
         "hybrid": {"updates": 5000, "hidden_size": 96},
+        "covariant": {"updates": 5000, "hidden_size": 96},
     },
     "paper": {
         "original": {"updates": 47000, "window": 40, "batch": 64, "hidden_size": 64},
         "recurrent": {"updates": 47000, "window": 40, "batch": 64},
         "hybrid": {"updates": 47000, "hidden_size": 128},
+        "covariant": {"updates": 47000, "hidden_size": 128},
     },
 }
 

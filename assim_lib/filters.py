@@ -133,12 +133,27 @@ class AmortizedFilter(nn.Module):
             phase=phase,
             tendency=self.dynamics.tendency(base),
             memory=memory,
+            sensitivity=self._sensitivity(base) if self.analysis.needs_sensitivity else None,
         )
         corrected, memory = self.analysis(given, generator)
         path = [corrected.clamp(self.lowest, self.highest)]
         for _ in range(self.lag + 1):
             path.append(self.dynamics.flow(path[-1], self.steps))
         return Carry(path[1], path[-1], memory), path[-2]
+
+    @torch.no_grad()
+    def _sensitivity(self, base: Tensor) -> Tensor:
+        """How the prediction answers to each entry of the mean base, by differences of the size of the spread.
+
+        Where the ensemble is wide these are gentler than the derivative, which chaos makes huge and of no use there.
+        No gradient goes through it: training would take twice as long.
+        """
+        mean = base.mean(-3, keepdim=True)
+        size = (base - mean).square().mean(-3).sqrt().clamp_min(1e-3 * self.analysis.std).flatten(-2)
+        moved = mean + torch.diag_embed(size).unflatten(-1, mean.shape[-2:])
+        states = self.dynamics.flow(torch.cat([mean, moved], -3), self.lag * self.steps)
+        predicted = self.observation_model.operator(states).flatten(-2)
+        return ((predicted[..., 1:, :] - predicted[..., :1, :]) / size.unsqueeze(-1)).mT
 
 
 @torch.no_grad()

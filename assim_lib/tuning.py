@@ -39,7 +39,7 @@ _SCALES = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.7,
 GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "Climatology": {},
     "3D-Var": {"xB": _SCALES, "B": ("clim", "eye")},
-    "4D-Var": {"xB": _SCALES, "Lag": (1, 2, 3, 4, 6), "B": ("clim", "eye")},
+    "4D-Var": {"xB": _SCALES, "Lag": (1, 2, 3, 4, 6, 8, 10), "B": ("clim", "eye")},
     "LETKF": {"infl": _INFLATIONS, "loc_rad": (1, 2, 3, 4, 5, 7, 10, 14, 20, 30), "rot": (False, True)},
     "EnKF-N": {"infl": _INFLATIONS, "rot": (False, True)},
     "iEnKS": {"infl": _INFLATIONS, "Lag": (1, 2, 3, 4, 6, 8, 10)},
