@@ -328,8 +328,10 @@ class CovariantAnalysis(HybridAnalysis):
     def _classical(
         self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor
     ) -> tuple[Tensor, Tensor]:
-        taper, mask = self._taper(given.mask), given.mask.flatten(-2)
-        x, sensitivity = deviations.flatten(-2), mask.unsqueeze(-1) * given.sensitivity
+        shape, mask = given.mask.shape[-2:], given.mask.flatten(-2)
+        # In units of the climatology: what is nearest must not depend on how the channels are measured.
+        units, taper = self.std.expand(shape).flatten(), self._taper(given.mask)
+        x, sensitivity = deviations.flatten(-2) / units, mask.unsqueeze(-1) * given.sensitivity * units
         prior = self._localized(taper, x)
         cross = prior @ sensitivity.mT
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
@@ -340,11 +342,11 @@ class CovariantAnalysis(HybridAnalysis):
         posterior = prior - gain @ cross.mT
         # Half the gain is a first guess; some steps of steepest descent on the squared distance follow.
         x = x - 0.5 * x @ sensitivity.mT @ gain.mT
-        rate = self.refit_rate / (taper * posterior).abs().sum(-1).amax(-1).clamp_min(1e-6)[..., None, None]
+        rate = self.refit_rate / (taper * posterior).abs().sum(-1).amax(-1).clamp_min(1e-12)[..., None, None]
         for _ in range(self.refits):
             x = x + rate * x @ (taper * (posterior - self._localized(taper, x)))
         x = x - x.mean(-2, keepdim=True)
-        return increment.unflatten(-1, given.mask.shape[-2:]), x.unflatten(-1, given.mask.shape[-2:])
+        return (units * increment).unflatten(-1, shape), (units * x).unflatten(-1, shape)
 
     def _localized(self, taper: Tensor, x: Tensor) -> Tensor:
         return taper * (x.mT @ x) / (self.members - 1)

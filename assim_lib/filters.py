@@ -133,7 +133,7 @@ class AmortizedFilter(nn.Module):
             phase=phase,
             tendency=self.dynamics.tendency(base),
             memory=memory,
-            sensitivity=self._sensitivity(base) if self.analysis.needs_sensitivity else None,
+            sensitivity=self.sensitivity(base) if self.analysis.needs_sensitivity else None,
         )
         corrected, memory = self.analysis(given, generator)
         path = [corrected.clamp(self.lowest, self.highest)]
@@ -142,11 +142,11 @@ class AmortizedFilter(nn.Module):
         return Carry(path[1], path[-1], memory), path[-2]
 
     @torch.no_grad()
-    def _sensitivity(self, base: Tensor) -> Tensor:
-        """How the prediction answers to each entry of the mean base, by differences of the size of the spread.
+    def sensitivity(self, base: Float[Tensor, "*batch member channel site"]) -> Float[Tensor, "*batch observed state"]:
+        """How the predicted observation answers to each entry of the mean base, channels and sites flattened.
 
-        Where the ensemble is wide these are gentler than the derivative, which chaos makes huge and of no use there.
-        No gradient goes through it: training would take twice as long.
+        By differences as large as the spread: where the ensemble is wide they are gentler than the derivative, which chaos
+        makes huge and of no use there. No gradient goes through them, which would double the time of training.
         """
         mean = base.mean(-3, keepdim=True)
         size = (base - mean).square().mean(-3).sqrt().clamp_min(1e-3 * self.analysis.std).flatten(-2)

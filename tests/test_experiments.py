@@ -317,7 +317,9 @@ def test_names_tell_runs_apart():
 
 
 def test_the_methods_name_in_the_table():
-    assert [configure(analysis=a).method for a in ANALYSES] == ["amortized_original", "amortized", "amortized"]
+    methods = {a: configure(analysis=a).method for a in ANALYSES}
+    assert methods.pop("original") == "amortized_original"
+    assert set(methods.values()) == {"amortized"}
     assert {configure("l96_ff", analysis=a).method for a in ANALYSES} == {"amortized_ff"}
     # A method that is trained otherwise never competes with those that saw observations alone.
     for loss in ("ss_analysis", "clean_analysis"):

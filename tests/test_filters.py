@@ -1,6 +1,7 @@
 """One cycle is what its description says, at every lag; and its gradients are those of the whole."""
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -109,6 +110,7 @@ def test_a_cycle_by_hand(model, lag, batch):
         phase=torch.full(batch, 2),
         tendency=model.dynamics.tendency(carry.base),
         memory=carry.memory,
+        sensitivity=model.sensitivity(carry.base),
     )
     corrected, memory = model.analysis(given)
     assert (corrected > model.highest).any()
@@ -120,6 +122,17 @@ def test_a_cycle_by_hand(model, lag, batch):
     # The next cycle's forecast is again the flow of its base over the lag.
     torch.testing.assert_close(after.forecast, model.dynamics.flow(after.base, 2 * lag), **EXACT)
     assert analysis.shape == carry.base.shape
+
+
+def test_the_sensitivity_of_a_narrow_ensemble_is_the_derivative(lag):
+    model = small_filter("covariant", 4, lag, PARTIAL)
+    mean = climatology()[0]
+    base = mean + 1e-9 * torch.randn(4, 1, SITES, generator=generator(), dtype=torch.float64)
+    model.analysis.std = model.analysis.std * 1e-3  # differences are at least a thousandth of this
+    derivative = torch.func.jacrev(lambda x: model.dynamics.flow(x, 2 * lag).flatten())(mean).flatten(1)
+    torch.testing.assert_close(model.sensitivity(base), derivative, rtol=1e-4, atol=1e-4)
+    several = model.sensitivity(base.expand(3, *base.shape))
+    torch.testing.assert_close(several, model.sensitivity(base).expand(3, -1, -1), **EXACT)
 
 
 def test_states_are_kept_within_bounds(lag):
@@ -264,6 +277,10 @@ def test_gradients_through_cycles_are_those_of_finite_differences(model):
     seen = [observed(model, seed=3 + number, number=number) for number in (0, 1)]
     parameters = dict(model.named_parameters())
     variables = {**parameters, "base": start.base, "forecast": start.forecast}
+    # No gradient goes through the sensitivities: here they stay what they are at the start.
+    bases = [start.base, model.cycle(start, *seen[0])[0].base.detach()]
+    held = itertools.cycle([model.sensitivity(base) for base in bases])
+    model.sensitivity = lambda base: next(held)
 
     def value(variables):
         carry = Carry(variables["base"], variables["forecast"], start.memory)
