@@ -21,7 +21,7 @@ With :math:`L = 0` base and forecast are the same tensor.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -331,7 +331,7 @@ class CovariantAnalysis(HybridAnalysis):
         shape, mask = given.mask.shape[-2:], given.mask.flatten(-2)
         # In units of the climatology: what is nearest must not depend on how the channels are measured.
         units, taper = self.std.expand(shape).flatten(), self._taper(given.mask)
-        x, sensitivity = deviations.flatten(-2) / units, mask.unsqueeze(-1) * given.sensitivity * units
+        x, sensitivity = deviations.flatten(-2) / units, mask.unsqueeze(-1) * cast(Tensor, given.sensitivity) * units
         prior = self._localized(taper, x)
         cross = prior @ sensitivity.mT
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.

@@ -42,7 +42,7 @@ GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "4D-Var": {"xB": _SCALES, "Lag": (1, 2, 3, 4, 6, 8, 10), "B": ("clim", "eye")},
     "LETKF": {"infl": _INFLATIONS, "loc_rad": (1, 2, 3, 4, 5, 7, 10, 14, 20, 30), "rot": (False, True)},
     "EnKF-N": {"infl": _INFLATIONS, "rot": (False, True)},
-    "iEnKS": {"infl": _INFLATIONS, "Lag": (1, 2, 3, 4, 6, 8, 10)},
+    "iEnKS": {"infl": _INFLATIONS, "Lag": (1, 2, 3, 4, 6, 8, 10, 12, 15)},
 }
 _FIXED: dict[str, dict[str, Any]] = {
     "4D-Var": {"nIter": 10, "wtol": 1e-4},
