@@ -2,6 +2,7 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
+examine     run a published filter for very long, and in settings it was not trained on
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 scores      collect data/results/*.json into data/results/scores.csv
 """
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         baselines.add_argument(f"--{name}", type=kind, nargs="+")
     baselines.add_argument("--processes", type=int, default=1)
     baselines.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
+    examine = commands.add_parser("examine", help="what a published filter stands: long runs, other settings")
+    examine.add_argument("name", help="of its checkpoint, without the ending")
+    examine.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
     commands.add_parser("scores", help="collect the results into one table")
     train = commands.add_parser("train", help="train an experiment and publish it")
     train.add_argument("experiment")
@@ -80,6 +84,11 @@ def main() -> None:
         for path in compare_all(chosen, processes, again):
             print("scored", path.stem)
         print("wrote", write_scores())
+    elif command == "examine":
+        from assim_lib.robustness import examine
+
+        name = arguments["name"]
+        print("wrote", examine(name, arguments["runs"] / name))
     elif command == "scores":
         print("wrote", write_scores())
     else:

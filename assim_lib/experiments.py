@@ -142,6 +142,15 @@ class Experiment(BaseModel):
                 raise ValueError(sentence)
         return self
 
+    def changed(self, **options: Any) -> "Experiment":
+        """The same experiment with other options, validated.
+
+        Raises
+        ------
+        ParameterError : as :func:`configure` does.
+        """
+        return _validated({**self.model_dump(), **options})
+
     @property
     def forecast_model(self) -> Dynamics:
         """What the filter forecasts with."""
@@ -270,8 +279,12 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         HYBRID_STARTS.get(experiment, {}) if analysis == "hybrid" else {},
         requested,
     )
+    return _validated({name: value for layer in layers for name, value in layer.items()})
+
+
+def _validated(values: dict[str, Any]) -> Experiment:
     try:
-        return Experiment(**{name: value for layer in layers for name, value in layer.items()})
+        return Experiment(**values)
     except ValidationError as error:
         raise ParameterError(_sentence(error)) from None
 

@@ -297,10 +297,20 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     return checkpoint
 
 
-def load_filter(path: Path) -> tuple[Experiment, AmortizedFilter]:
-    """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there."""
+def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter]:
+    """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there.
+
+    Parameters
+    ----------
+    changed : options that differ from those it was trained with, e.g. ``noise=2.0``.
+
+    Raises
+    ------
+    ParameterError : if the filter cannot have them.
+    """
     weights, record = load_checkpoint(path)
     experiment = Experiment.model_validate_json(json.dumps({**record["experiment"], "device": "auto"}))
+    experiment = experiment.changed(**changed)
     model = build_filter(experiment, weights["climatology"])
     model.load_state_dict(weights)
     return experiment, model.eval()

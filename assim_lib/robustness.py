@@ -1,0 +1,214 @@
+"""What a trained filter stands: very long runs from cold starts, and settings that it was not trained on.
+
+Truth and errors are simulated here, as many as it takes, and are none of those that filters are trained, tuned or
+scored on.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from assim_lib.dynamics import Dynamics
+from assim_lib.evaluation import rmse
+from assim_lib.experiments import Experiment
+from assim_lib.filters import AmortizedFilter, Carry, assimilate
+from assim_lib.runs import load_filter, published
+from assim_lib.storage import atomic_path, data_dir, provenance, write_json
+from assim_lib.systems import system_of
+from assim_lib.trajectories import simulate
+
+SEED = 4000
+STARTS, LONG, BLOCK = 20, 100_000, 1000  # cold starts, cycles, and cycles between two savings
+LOST_AFTER = 100  # worse than climatology on average over so many cycles: the truth is lost
+SEGMENTS, SHORT, SPINUP = 32, 300, 100  # of the short runs in other settings; the first cycles do not count
+
+
+def robustness_path(name: str) -> Path:
+    """Where the results of a filter are stored."""
+    return data_dir() / "robustness" / f"{name}.json"
+
+
+def load_robustness(name: str) -> dict[str, Any]:
+    """The stored results: ``long``, ``transfer`` and ``provenance``."""
+    return json.loads(robustness_path(name).read_text())
+
+
+def examine(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:
+    """Long run and other settings of a published filter; store both.
+
+    Parameters
+    ----------
+    folder : for the state of the long run, which goes on from there after an interruption.
+    cycles : of the long run, a multiple of :data:`BLOCK`.
+    """
+    origin = provenance()
+    results = {
+        "transfer": transfer(published(name), progress),
+        "long": long_run(*load_filter(published(name)), cycles, folder / "long.safetensors", progress),
+        "provenance": origin,
+    }
+    write_json(robustness_path(name), results)
+    return robustness_path(name)
+
+
+class _LongRun:
+    """Truths and the filters that follow them, block by block."""
+
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, starts: int):
+        self.experiment, self.model = experiment, model
+        self.dynamics = system_of(experiment.system)
+        source = torch.Generator().manual_seed(SEED)
+        self.truth = self.dynamics.on_attractor(starts, source)
+        self.carry = model.cold_start(starts, generator=source)
+        self.blocks: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def advance(self, on_cycle: Callable[[], Any]) -> None:
+        steps, starts = self.dynamics.steps_per_cycle(self.experiment.step_size), len(self.truth)
+        states = []
+        for _ in range(BLOCK):
+            self.truth = self.dynamics.flow(self.truth, steps)
+            states.append(self.dynamics.resolved(self.truth).float())
+        truth = torch.stack(states, 1)
+        random = np.random.default_rng([SEED, len(self.blocks)])
+        errors = torch.from_numpy(random.standard_normal(truth.shape, dtype=np.float32))
+        # A block is a whole number of periods of every schedule: its first cycle has the number 0.
+        seen = self.model.observation_model.observe(truth, errors, self.experiment.noise)
+        series = np.empty((starts, BLOCK))
+        for k in range(BLOCK):
+            self.carry, analysis = self.model.cycle(self.carry, seen[:, k], k)
+            series[:, k] = rmse(analysis.numpy(), truth[:, k].numpy())
+            on_cycle()
+        running = np.lib.stride_tricks.sliding_window_view(series, LOST_AFTER, axis=1).mean(-1)
+        block = {"rmse": series.mean(1), "worst": running.max(1)}
+        if not self.blocks:
+            block["first"] = series[:, : 2 * LOST_AFTER]
+        self.blocks.append({key: np.round(value, 4).tolist() for key, value in block.items()})
+
+    def save(self, path: Path) -> None:
+        tensors = {"truth": self.truth, **self.carry._asdict()}
+        with atomic_path(path) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"blocks": json.dumps(self.blocks)})
+
+    def load(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            self.blocks = json.loads(file.metadata()["blocks"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        self.truth = tensors.pop("truth")
+        self.carry = Carry(**tensors)
+
+
+def long_run(
+    experiment: Experiment,
+    model: AmortizedFilter,
+    cycles: int = LONG,
+    state: Path | None = None,
+    progress: bool = True,
+    starts: int = STARTS,
+) -> dict[str, Any]:
+    """Follow independent truths for many cycles, each filter from a cold start of its own.
+
+    Parameters
+    ----------
+    cycles : a multiple of :data:`BLOCK`.
+    state : file that the run goes on from after an interruption, saved after each block.
+
+    Returns
+    -------
+    By block and start: mean RMSE (``rmse``) and the largest mean over :data:`LOST_AFTER` cycles (``worst``); the RMSE
+    of each of the first cycles (``first``); the RMSE of the climatological mean (``climatology``); and by start the
+    number of times that the truth was ``lost``.
+
+    Raises
+    ------
+    ValueError : if ``cycles`` is not a multiple of :data:`BLOCK`.
+    """
+    if cycles < BLOCK or cycles % BLOCK:
+        raise ValueError(f"cycles = {cycles} must be a positive multiple of {BLOCK}.")
+    run = _LongRun(experiment, model, starts)
+    if state and state.exists():
+        run.load(state)
+    done = BLOCK * len(run.blocks)
+    with tqdm(total=cycles, initial=done, desc="long run", unit="cycle", disable=not progress) as bar:
+        while len(run.blocks) * BLOCK < cycles:
+            run.advance(bar.update)
+            if state:
+                run.save(state)
+    climatology = float(model.climatology.std(0).square().mean().sqrt())
+    worst = np.array([block["worst"] for block in run.blocks])
+    return {
+        "cycles": cycles,
+        "block": BLOCK,
+        "climatology": round(climatology, 4),
+        "rmse": [block["rmse"] for block in run.blocks],
+        "worst": worst.tolist(),
+        "first": run.blocks[0]["first"],
+        "lost": (worst > climatology).sum(0).tolist(),
+    }
+
+
+def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Other settings by name: options of the experiment that differ, and attributes of the true system.
+
+    The filter is told what an observer knows (error, places and interval of the observations), and not what nobody
+    tells it: that the true system has another forcing than its model.
+    """
+    dt, noise = experiment.step_size, experiment.noise
+    settings: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"as trained": ({}, {})}
+    settings |= {f"σ = {scale * noise:g}": ({"noise": scale * noise}, {}) for scale in (0.3, 0.5, 2.0, 3.0)}
+    confs = ("full_obs", "partial_obs", "every_4th_dim_partial_obs", "every_4th_fixed")
+    settings |= {conf: ({"obs_conf": conf}, {}) for conf in confs if conf != experiment.obs_conf}
+    settings |= {f"interval {scale * dt:g}": ({"step_size": scale * dt}, {}) for scale in (0.5, 1.5, 2.0)}
+    if hasattr(system_of(experiment.system), "forcing"):
+        settings |= {f"true forcing {forcing:g}": ({}, {"forcing": float(forcing)}) for forcing in (6, 7, 9, 10)}
+    return settings
+
+
+def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
+    """A trained filter in other settings, from cold starts.
+
+    Returns
+    -------
+    By setting: mean RMSE after :data:`SPINUP` cycles with its standard error over independent runs, the RMSE
+    of climatology, and the share of runs that end worse than that. A setting in which the filter cannot work has a
+    ``reason`` in their place.
+    """
+    experiment, _ = load_filter(checkpoint)
+    rows = []
+    for name, (changed, true) in tqdm(changes(experiment).items(), desc="other settings", disable=not progress):
+        try:
+            other, model = load_filter(checkpoint, **changed)
+            dynamics = replace(system_of(other.system), **true)
+            rows.append({"setting": name, **_short_runs(other, model, dynamics)})
+        except (ValueError, RuntimeError) as error:
+            rows.append({"setting": name, "reason": str(error).splitlines()[0]})
+    return rows
+
+
+def _short_runs(experiment: Experiment, model: AmortizedFilter, dynamics: Dynamics) -> dict[str, float]:
+    data = simulate(dynamics, experiment.step_size, SHORT, SEGMENTS, SEED)
+    truth, unit_noise = (torch.from_numpy(data[name].values) for name in ("truth", "unit_noise"))
+    seen = model.observation_model.observe(truth[:, 1:], unit_noise, experiment.noise)
+    ensemble = assimilate(model, seen, torch.Generator().manual_seed(SEED))
+    error = rmse(ensemble.numpy(), truth[:, 1:].numpy())[:, SPINUP:]
+    climatology = _climatology(truth)
+    return {
+        "rmse": float(error.mean()),
+        "standard_error": float(error.mean(1).std(ddof=1) / SEGMENTS**0.5),
+        "climatology": climatology,
+        "lost": float((error[:, -LOST_AFTER:].mean(1) > climatology).mean()),
+    }
+
+
+def _climatology(truth: Float[Tensor, "segment time channel site"]) -> float:
+    return float((truth - truth.mean((0, 1, 3), keepdim=True)).square().mean().sqrt())

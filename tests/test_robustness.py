@@ -1,0 +1,90 @@
+"""Very long runs and other settings: here short ones, of filters that were never trained."""
+
+import numpy as np
+import pytest
+from small import soon_on_attractor
+
+from assim_lib import robustness
+from assim_lib.experiments import configure
+from assim_lib.robustness import changes, long_run, transfer
+from assim_lib.runs import build_filter
+from assim_lib.systems import Lorenz96
+from assim_lib.training import save_checkpoint
+
+SIZES = {"hidden_size": 4, "blocks": 1, "kernel": 3, "memory": 2}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(Lorenz96, "on_attractor", soon_on_attractor)
+    for name, value in {"BLOCK": 120, "LOST_AFTER": 20, "SEGMENTS": 3, "SHORT": 60, "SPINUP": 30}.items():
+        monkeypatch.setattr(robustness, name, value)
+
+
+def untrained(analysis, **options):
+    experiment = configure("l96_conv", analysis=analysis, **SIZES, **options)
+    return experiment, build_filter(experiment)
+
+
+def test_a_filter_that_tracks_is_told_from_one_that_does_not():
+    kalman, free = (
+        long_run(*untrained(analysis, **options), cycles=240, progress=False, starts=3)
+        for analysis, options in (("hybrid", {"lag": 1}), ("recurrent", {"m": 1}))
+    )
+    assert max(kalman["lost"]) <= 1  # at the cold start, if ever
+    assert np.mean(kalman["rmse"][1]) < 0.5
+    assert np.shape(kalman["rmse"]) == np.shape(kalman["worst"]) == (2, 3)
+    assert np.shape(kalman["first"])[0] == 3
+    assert min(free["lost"]) >= 1
+    assert np.mean(free["rmse"]) > free["climatology"] > 3
+    assert (np.array(free["worst"]) >= np.array(free["rmse"])).all()
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    filters = untrained("hybrid", lag=1, obs_conf="every_4th_dim_partial_obs")
+    whole = long_run(*filters, cycles=360, progress=False, starts=2)
+    state = tmp_path / "long.safetensors"
+    part = long_run(*filters, cycles=120, state=state, progress=False, starts=2)
+    assert part["rmse"] == whole["rmse"][:1]
+    assert long_run(*filters, cycles=360, state=state, progress=False, starts=2) == whole
+
+
+@pytest.mark.parametrize("cycles", [0, 100, 180])
+def test_a_part_of_a_block_is_refused(cycles):
+    with pytest.raises(ValueError, match=rf"^cycles = {cycles} must be a positive multiple of 120\.$"):
+        long_run(*untrained("recurrent", m=1), cycles=cycles)
+
+
+def test_each_setting_is_another_one():
+    experiment, _ = untrained("hybrid")
+    named = changes(experiment)
+    assert named["as trained"] == ({}, {})
+    seen = [str(change) for change in named.values()]
+    assert len(set(seen)) == len(seen)
+    assert "full_obs" not in named
+    assert named["σ = 2"] == ({"noise": 2.0}, {})
+    assert named["true forcing 9"] == ({}, {"forcing": 9.0})
+    assert not any("forcing" in name for name in changes(configure("ks", analysis="hybrid")))
+
+
+def test_other_settings_never_crash(tmp_path):
+    experiment, model = untrained("hybrid", lag=0, obs_conf="every_4th_dim_partial_obs")
+    save_checkpoint(model, tmp_path / "kalman.safetensors", {"experiment": experiment.model_dump()})
+    rows = {row["setting"]: row for row in transfer(tmp_path / "kalman.safetensors", progress=False)}
+    assert rows.keys() == changes(experiment).keys()
+    assert not any("reason" in row for row in rows.values())
+    assert rows["full_obs"]["rmse"] < 0.5 < rows["as trained"]["rmse"]
+    assert rows["σ = 0.3"]["rmse"] < rows["σ = 3"]["rmse"]
+    # The spread of the climatology grows with the forcing.
+    climatologies = [rows[f"true forcing {forcing}"]["climatology"] for forcing in (6, 7, 9, 10)]
+    assert climatologies == sorted(climatologies)
+
+
+def test_a_setting_that_a_filter_cannot_have_says_why(tmp_path):
+    experiment, model = untrained(
+        "recurrent", m=1, network="ff_per_operator", obs_conf="every_4th_dim_partial_obs", step_size=0.1
+    )
+    save_checkpoint(model, tmp_path / "ff.safetensors", {"experiment": experiment.model_dump()})
+    rows = {row["setting"]: row for row in transfer(tmp_path / "ff.safetensors", progress=False)}
+    assert "ff_per_operator" in rows["full_obs"]["reason"]
+    assert "\n" not in rows["partial_obs"]["reason"]
