@@ -133,6 +133,40 @@ def beside_published() -> pd.DataFrame:
     return table
 
 
+LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
+
+
+def headline() -> pd.DataFrame:
+    """One row a setting: what was published, what classical filters reach when they are tuned, and what a learned one does.
+
+    ``published`` is the best published classical score with at most 30 members, ``classical`` our best with as many,
+    ``reference`` our best with 100, and ``learned`` the best filter with at most 10 members that was trained on
+    observations alone. All of ours are chosen on validation data. ``closed`` is the share of the way from the LETKF with 10
+    members to the reference that the learned filter goes; 1 is as good as the reference.
+    """
+    table = load_scores()
+    table = table[(table.diverged == False) & table.validation_rmse.notna()]  # noqa: E712 -- a column
+    learned = table.method.str.startswith("amortized")
+    competitors = {
+        "classical": table[~learned & (table.m <= CLASSICAL_MEMBERS)],
+        "reference": table[~learned & (table.m >= REFERENCE_MEMBERS)],
+        "learned": table[(table.method == "amortized") & (table.m <= LEARNED_MEMBERS)],
+        "letkf10": table[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
+    }
+    published = load_published()[lambda t: (t.m <= CLASSICAL_MEMBERS) & (t.method != "Climatology")]
+    rows = published.groupby(SETTING)["rmse"].min().rename("published").to_frame()
+    rows = rows.reindex(rows.index.union(pd.MultiIndex.from_frame(table[SETTING].drop_duplicates())))
+    for name, candidates in competitors.items():
+        best = candidates.loc[candidates.groupby(SETTING).validation_rmse.idxmin()].set_index(SETTING)
+        columns = {"rmse": name, "label": f"{name}_label", "m": f"{name}_m"}
+        if name == "learned":
+            columns |= {"rmse_lo": "learned_lo", "rmse_hi": "learned_hi", "checkpoint": "checkpoint"}
+        rows = rows.join(best[list(columns)].rename(columns=columns))
+    rows["ratio"] = rows.learned / rows.classical
+    rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
+    return rows.drop(columns=["letkf10_label", "letkf10_m"]).reset_index()
+
+
 def _choices(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
