@@ -56,6 +56,22 @@ class AnalysisInput(NamedTuple):
     sensitivity: Float[Tensor, "*batch observed state"] | None = None
 
 
+class Update(NamedTuple):
+    """What the classical part of an analysis makes of an observation.
+
+    increment : of the mean of the base.
+    deviations : of the members from their mean, updated.
+    spread, predicted_spread : expected errors of the updated base, and of the prediction before.
+    covariance : of the updated base in units of the climatology, where an analysis carries it on.
+    """
+
+    increment: Float[Tensor, "*batch 1 channel site"]
+    deviations: Float[Tensor, "*batch member channel site"]
+    spread: Float[Tensor, "*batch 1 channel site"]
+    predicted_spread: Float[Tensor, "*batch 1 channel site"]
+    covariance: Float[Tensor, "*batch state state"] | None = None
+
+
 class Scales(NamedTuple):
     """The units in which a network sees the world.
 
@@ -94,7 +110,7 @@ class Analysis(nn.Module, ABC):
 
     minimum_members = 1
     memory_per_member = True
-    needs_sensitivity = False
+    needs_sensitivity = carries_covariance = False
     mean: Tensor
     std: Tensor
 
@@ -125,9 +141,19 @@ class Analysis(nn.Module, ABC):
         self.inflation, self.taper_length, self.drift = inflation, taper_length, drift
         self.trunk = network(self._inputs(), self._outputs(), sizes)
 
-    def initial_memory(self, *batch: int, sites: int) -> Tensor:
-        """An empty memory for a batch of filters."""
-        return torch.zeros(*batch, self.members if self.memory_per_member else 1, sites, self.memory)
+    def initial_memory(self, *batch: int, climatology: Float[Tensor, "state channel site"]) -> Tensor:
+        """An empty memory for a batch of filters that start from states of the climatology."""
+        return climatology.new_zeros(
+            *batch, self.members if self.memory_per_member else 1, climatology.shape[-1], self.memory
+        )
+
+    def uncertainty(self, base: Tensor, memory: Tensor) -> Float[Tensor, "*batch 1 channel site"]:
+        """Standard deviation of the error that the mean of ``base`` is expected to have: here, the spread."""
+        return (base - base.mean(-3, keepdim=True)).square().mean(-3, keepdim=True).sqrt()
+
+    def propagated(self, memory: Tensor, derivative: Float[Tensor, "*batch state state"]) -> Tensor:
+        """The memory a cycle later; ``derivative`` is that of the base then with respect to the base now."""
+        return memory
 
     @abstractmethod
     def _inputs(self) -> int:
@@ -259,7 +285,8 @@ class HybridAnalysis(Analysis):
         mean, predicted = given.base.mean(-3, keepdim=True), given.predicted.mean(-3, keepdim=True)
         deviations, seen = given.base - mean, (given.predicted - predicted) * given.mask.unsqueeze(-3)
         innovation = self._innovation(given, predicted)
-        increment, deviations = self._classical(given, deviations, seen, innovation)
+        learned = given.memory[..., : self.memory]
+        update = self._classical(given, deviations, seen, innovation)
 
         std = self.std
         fields = [
@@ -268,30 +295,32 @@ class HybridAnalysis(Analysis):
             innovation,
             given.mask.unsqueeze(-3),
             # Errors are small against the climatology: bring them to the size of the other features.
-            4 * increment / std,
-            4 * deviations.square().mean(-3, keepdim=True).sqrt().clamp_min(1e-6) / std,
+            4 * update.increment / std,
+            4 * update.spread / std,
         ]
         if self.lagged:
-            spread = seen.square().mean(-3, keepdim=True).add(1e-12).sqrt()
-            fields += [self._normal(given.forecast.mean(-3, keepdim=True)), 4 * spread / std]
+            fields += [self._normal(given.forecast.mean(-3, keepdim=True)), 4 * update.predicted_spread / std]
         if self.band:
-            fields.append(16 * covariance_band(deviations / std, self.band)[..., self.channels :, :].unsqueeze(-3))
-        features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
+            fields.append(
+                16 * covariance_band(update.deviations / std, self.band)[..., self.channels :, :].unsqueeze(-3)
+            )
+        features = torch.cat([sites_last_to_channels_last(*fields), learned], -1)
         correction, inflation, keep, write = self.trunk(features, given.phase, generator).split(
             [self.channels, self.channels, self.memory, self.memory], -1
         )
         correction, inflation = correction.transpose(-1, -2), inflation.transpose(-1, -2)
         growth = torch.exp(self.log_inflation + self.largest_inflation * torch.tanh(inflation))
-        analysis = mean + increment + 0.25 * std * correction + growth * deviations
-        return analysis, remember(given.memory, keep, write)
+        analysis = mean + update.increment + 0.25 * std * correction + growth * update.deviations
+        return analysis, self._kept(remember(learned, keep, write), update, growth)
 
-    def _classical(
-        self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Increment of the mean and updated perturbations, without any network."""
+    def _kept(self, learned: Tensor, update: Update, growth: Tensor) -> Tensor:
+        return learned
+
+    def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
+        """What is done without any network."""
         # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
         gained = self._gain(deviations, seen, torch.cat([self.noise * innovation, -0.5 * seen], -3), given.mask)
-        return gained[..., :1, :, :], deviations + gained[..., 1:, :, :]
+        return _of_members(gained[..., :1, :, :], deviations + gained[..., 1:, :, :], seen)
 
     def _gain(self, deviations: Tensor, seen: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
         """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
@@ -325,28 +354,94 @@ class CovariantAnalysis(HybridAnalysis):
     needs_sensitivity = True
     refits, refit_rate = 5, 0.3
 
-    def _classical(
-        self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        shape, mask = given.mask.shape[-2:], given.mask.flatten(-2)
+    def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
+        shape, taper = given.mask.shape[-2:], self._taper(given.mask)
         # In units of the climatology: what is nearest must not depend on how the channels are measured.
-        units, taper = self.std.expand(shape).flatten(), self._taper(given.mask)
-        x, sensitivity = deviations.flatten(-2) / units, mask.unsqueeze(-1) * cast(Tensor, given.sensitivity) * units
-        prior = self._localized(taper, x)
-        cross = prior @ sensitivity.mT
-        # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
-        error = torch.diag_embed(torch.full_like(mask, self.noise**2).where(mask > 0, 1.0))
-        factor, _ = torch.linalg.cholesky_ex(sensitivity @ cross + error)
-        gain = torch.cholesky_solve(cross.mT, factor).mT
-        increment = (self.noise * innovation.flatten(-2)) @ gain.mT
-        posterior = prior - gain @ cross.mT
+        units = self.std.expand(shape).flatten()
+        x = deviations.flatten(-2) / units
+        increment, gain, observing, posterior = self._smoothed(given, self._localized(taper, x), innovation)
         # Half the gain is a first guess; some steps of steepest descent on the squared distance follow.
-        x = x - 0.5 * x @ sensitivity.mT @ gain.mT
+        x = x - 0.5 * x @ observing.mT @ gain.mT
         rate = self.refit_rate / (taper * posterior).abs().sum(-1).amax(-1).clamp_min(1e-12)[..., None, None]
         for _ in range(self.refits):
             x = x + rate * x @ (taper * (posterior - self._localized(taper, x)))
         x = x - x.mean(-2, keepdim=True)
-        return (units * increment).unflatten(-1, shape), (units * x).unflatten(-1, shape)
+        return _of_members(increment, (units * x).unflatten(-1, shape), seen)
+
+    def _smoothed(
+        self, given: AnalysisInput, prior: Tensor, innovation: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Increment of the mean; gain, sensitivity and analysis covariance in units of the climatology."""
+        shape, mask = given.mask.shape[-2:], given.mask.flatten(-2)
+        units = self.std.expand(shape).flatten()
+        observing = mask.unsqueeze(-1) * cast(Tensor, given.sensitivity) * units
+        cross = prior @ observing.mT
+        # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
+        error = torch.diag_embed(torch.full_like(mask, self.noise**2).where(mask > 0, 1.0))
+        factor, _ = torch.linalg.cholesky_ex(observing @ cross + error)
+        gain = torch.cholesky_solve(cross.mT, factor).mT
+        increment = units * ((self.noise * innovation.flatten(-2)) @ gain.mT)
+        return increment.unflatten(-1, shape), gain, observing, prior - gain @ cross.mT
 
     def _localized(self, taper: Tensor, x: Tensor) -> Tensor:
         return taper * (x.mT @ x) / (self.members - 1)
+
+
+def _of_members(increment: Tensor, deviations: Tensor, seen: Tensor) -> Update:
+    spread, predicted = (x.square().mean(-3, keepdim=True).add(1e-12).sqrt() for x in (deviations, seen))
+    return Update(increment, deviations, spread, predicted)
+
+
+@register_analysis("extended")
+class ExtendedAnalysis(CovariantAnalysis):
+    """One state, and the covariance of its error in the memory: an extended Kalman smoother that a network corrects.
+
+    What ten members cannot hold, a memory can. Model and derivative carry the covariance from cycle to cycle (Jazwinski 1970);
+    the network varies its inflation from site to site. It is kept in units of the climatology, one row per
+    channel among the features of the memory of each site, behind what the network has learned to remember.
+    """
+
+    minimum_members = 1
+    carries_covariance = True
+    largest_difference = 0.5  # in climatological standard deviations, for the derivatives
+
+    def initial_memory(self, *batch: int, climatology: Tensor) -> Tensor:
+        learned = super().initial_memory(*batch, climatology=climatology)
+        # The error of one random state as a guess of another.
+        covariance = 2 * torch.cov((climatology / self.std).flatten(1).mT)
+        return self._packed(learned, covariance.expand(*batch, -1, -1))
+
+    def uncertainty(self, base: Tensor, memory: Tensor) -> Tensor:
+        variance = self._covariance(memory).diagonal(dim1=-2, dim2=-1).clamp_min(0)
+        expected = variance.sqrt().unflatten(-1, base.shape[-2:]).unsqueeze(-3)
+        return self.std * expected.clamp(max=self.largest_difference)
+
+    def propagated(self, memory: Tensor, derivative: Tensor) -> Tensor:
+        units = self.std.expand(self.channels, memory.shape[-2]).flatten()
+        derivative = derivative * units / units.unsqueeze(-1)
+        covariance = derivative @ self._covariance(memory) @ derivative.mT
+        return self._packed(memory[..., : self.memory], covariance)
+
+    def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
+        shape = given.mask.shape[-2:]
+        prior = self._taper(given.mask) * self._covariance(given.memory)
+        increment, _, observing, posterior = self._smoothed(given, prior, innovation)
+        predicted = ((observing @ prior) * observing).sum(-1)
+        spread, predicted = (
+            variance.clamp_min(1e-12).sqrt().unflatten(-1, shape).unsqueeze(-3)
+            for variance in (posterior.diagonal(dim1=-2, dim2=-1), predicted)
+        )
+        return Update(increment, deviations, self.std * spread, predicted, posterior)
+
+    def _kept(self, learned: Tensor, update: Update, growth: Tensor) -> Tensor:
+        growth, covariance = growth.flatten(-3).unsqueeze(-2), cast(Tensor, update.covariance)
+        covariance = growth * growth.mT * covariance
+        return self._packed(learned, (covariance + covariance.mT) / 2)
+
+    def _covariance(self, memory: Tensor) -> Tensor:
+        rows = memory[..., 0, :, self.memory :].unflatten(-1, (self.channels, -1))
+        return rows.transpose(-3, -2).flatten(-3, -2)
+
+    def _packed(self, learned: Tensor, covariance: Tensor) -> Tensor:
+        rows = covariance.unflatten(-2, (self.channels, -1)).transpose(-3, -2).flatten(-2)
+        return torch.cat([learned, rows.unsqueeze(-3)], -1)

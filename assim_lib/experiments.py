@@ -62,6 +62,9 @@ class Experiment(BaseModel):
     lag: int = option(
         0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20
     )
+    growth: int = option(
+        0, "cycles after which the lag of a new filter grows by one, a whole number ≥ 0 (0: full-grown at once)", ge=0
+    )
     hidden_size: int = option(32, "the network's width, a whole number ≥ 1", ge=1)
     blocks: int = option(3, "the number of residual blocks, a whole number ≥ 0", ge=0)
     kernel: int = option(5, "the convolution window in sites, an odd number ≥ 1", ge=1)
@@ -115,9 +118,14 @@ class Experiment(BaseModel):
         problems = {
             f"m = 1 does not work with analysis = {self.analysis!r}, which needs ensemble covariances; take m ≥ 2, or "
             "analysis = 'recurrent'.": self.m < ANALYSES[self.analysis].minimum_members,
-            f"inflation = {self.inflation} does nothing to m = 1; set it to 1.": self.m == 1 and self.inflation != 1,
+            f"m = {self.m} does not work with analysis = 'extended', which carries a covariance in place of members; take "
+            "m = 1.": self.analysis == "extended" and self.m > 1,
+            f"inflation = {self.inflation} does nothing to m = 1; set it to 1.": self.m == 1
+            and self.inflation != 1
+            and not ANALYSES[self.analysis].carries_covariance,
             f"drift = {self.drift} is used by analysis = 'hybrid' only; set it to 0.": bool(self.drift) and not hybrid,
-            f"cycles = {self.cycles} must be more than window = {self.window}.": self.cycles <= self.window,
+            f"cycles = {self.cycles} must be more than window + growth · lag = "
+            f"{self.window + self.growth * self.lag}.": self.cycles <= self.window + self.growth * self.lag,
             f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
             f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
             f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout
@@ -213,6 +221,18 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
     "original": {"dropout": 0.1, "test_dropout": True, "band": 2},
     "recurrent": {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12},
     "hybrid": {"hidden_size": 64, "blocks": 4, "memory": 16, "window": 8, "lag": 3, "inflation": 1.05},
+    "extended": {
+        "hidden_size": 64,
+        "blocks": 4,
+        "memory": 16,
+        "window": 8,
+        "lag": 8,
+        "growth": 5,
+        "inflation": 1.02,
+        "taper_length": 1000.0,
+        "lr": 0.001,
+        "m": 1,
+    },
     "covariant": {
         "hidden_size": 64,
         "blocks": 4,
@@ -240,18 +260,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "recurrent": {"updates": 300, "cycles": 1000, "pool": 32},
         "hybrid": {"updates": 200, "cycles": 1000, "pool": 32},
         "covariant": {"updates": 200, "cycles": 1000, "pool": 32},
+        "extended": {"updates": 200, "cycles": 1000, "pool": 32},
     },
     "cpu": {
         "original": {"updates": 16000, "batch": 8},
         "recurrent": {"updates": 8000},
         "hybrid": {"updates": 5000, "hidden_size": 96},
         "covariant": {"updates": 5000, "hidden_size": 96},
+        "extended": {"updates": 5000, "hidden_size": 96},
     },
     "paper": {
         "original": {"updates": 47000, "window": 40, "batch": 64, "hidden_size": 64},
         "recurrent": {"updates": 47000, "window": 40, "batch": 64},
         "hybrid": {"updates": 47000, "hidden_size": 128},
         "covariant": {"updates": 47000, "hidden_size": 128},
+        "extended": {"updates": 47000, "hidden_size": 128},
     },
 }
 

@@ -9,6 +9,9 @@ lag :math:`L`:
    :math:`t`, after one more the **forecast** for :math:`t+1`;
 3. the window moves by one: the base of the next cycle is the state one cycle after this one's.
 
+After a cold start the window may **grow** instead: the base stays where it is, until the observation is :math:`L` cycles
+away. A forecast from a state that is hardly known would say nothing about an observation far ahead.
+
 With :math:`L=0` this is the textbook forecast–analysis cycle. With :math:`L>0` the analysis is always the end
 of a model trajectory, and an observation corrects the past through the dynamics, as in the iEnKS.
 """
@@ -48,6 +51,7 @@ class AmortizedFilter(nn.Module):
     analysis : one of :data:`assim_lib.analyses.ANALYSES`.
     step_size : observation interval, a multiple of the dynamics' step.
     lag : L, in cycles.
+    growth : cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
     climatology : (state, channel, site) states of the free-running model; cold starts are drawn from them,
         so that no filter ever starts from the truth.
     clamp : states are kept within this many climatological standard deviations of the mean.
@@ -67,11 +71,12 @@ class AmortizedFilter(nn.Module):
         step_size: float,
         lag: int,
         climatology: Float[Tensor, "state channel site"],
+        growth: int = 0,
         clamp: float = 4.0,
     ):
         super().__init__()
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
-        self.steps, self.lag = dynamics.steps_per_cycle(step_size), lag
+        self.steps, self.lag, self.growth = dynamics.steps_per_cycle(step_size), lag, growth
         self.register_buffer("climatology", climatology)
         derived = {
             "schedule": observation_model.mask(torch.arange(observation_model.period)).to(climatology),
@@ -81,6 +86,10 @@ class AmortizedFilter(nn.Module):
         }
         for name, tensor in derived.items():
             self.register_buffer(name, tensor, persistent=False)
+
+    def lag_at(self, age: int | None) -> int:
+        """The lag so many cycles after a cold start; None: long after."""
+        return self.lag if age is None or not self.growth else min(self.lag, age // self.growth)
 
     def cold_start(
         self, *batch: int, generator: torch.Generator, near: Float[Tensor, "*batch channel site"] | None = None
@@ -100,9 +109,9 @@ class AmortizedFilter(nn.Module):
             error = torch.randn(base.shape, generator=generator).to(base)
             around = near.to(base).unsqueeze(-3) + self.analysis.noise * error
             base = torch.where(around.isnan(), base, around)
-        forecast = self.dynamics.flow(base, self.lag * self.steps)
-        memory = self.analysis.initial_memory(*batch, sites=self.dynamics.sites)
-        return Carry(base, forecast, memory.to(base))
+        forecast = self.dynamics.flow(base, self.lag_at(0) * self.steps)
+        memory = self.analysis.initial_memory(*batch, climatology=self.climatology)
+        return Carry(base, forecast, memory)
 
     def cycle(
         self,
@@ -110,6 +119,7 @@ class AmortizedFilter(nn.Module):
         observation: Float[Tensor, "*batch channel site"],
         number: Int[Tensor, "*batch"] | int,
         generator: torch.Generator | None = None,
+        age: int | None = None,
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
@@ -118,7 +128,10 @@ class AmortizedFilter(nn.Module):
         observation : what was received, zero where nothing is seen.
         number : of the cycle, in the observation schedule.
         generator : turns dropout on, where the analysis has any.
+        age : number of cycles since the cold start, while the lag grows.
         """
+        lag = self.lag_at(age)
+        grows = age is not None and self.lag_at(age + 1) > lag
         base, forecast, memory = carry
         phase = (torch.as_tensor(number, device=base.device) % len(self.schedule)).expand(base.shape[:-3])
         predicted = self.observation_model.operator(forecast)
@@ -133,27 +146,62 @@ class AmortizedFilter(nn.Module):
             phase=phase,
             tendency=self.dynamics.tendency(base),
             memory=memory,
-            sensitivity=self.sensitivity(base) if self.analysis.needs_sensitivity else None,
+            sensitivity=self.sensitivity(base, memory, lag) if self.analysis.needs_sensitivity else None,
         )
         corrected, memory = self.analysis(given, generator)
         path = [corrected.clamp(self.lowest, self.highest)]
-        for _ in range(self.lag + 1):
+        if self.analysis.carries_covariance and not grows:
+            memory = self.analysis.propagated(memory, self.sensitivity(path[0], memory, 1, observed=False))
+        for _ in range(lag + 1):
             path.append(self.dynamics.flow(path[-1], self.steps))
-        return Carry(path[1], path[-1], memory), path[-2]
+        return Carry(path[0 if grows else 1], path[-1], memory), path[-2]
 
     @torch.no_grad()
-    def sensitivity(self, base: Float[Tensor, "*batch member channel site"]) -> Float[Tensor, "*batch observed state"]:
-        """How the predicted observation answers to each entry of the mean base, channels and sites flattened.
+    def spun_up(
+        self,
+        carry: Carry,
+        observations: Float[Tensor, "*batch cycle channel site"],
+        first_cycle: Int[Tensor, "*batch"] | int,
+    ) -> Carry:
+        """A cold start after the first :attr:`spinup` observations, its lag full-grown.
 
-        By differences as large as the spread: where the ensemble is wide they are gentler than the derivative, which chaos
-        makes huge and of no use there. No gradient goes through them, which would double the time of training.
+        Parameters
+        ----------
+        observations : zero where nothing was seen.
+        first_cycle : number of the first of them in the observation schedule.
+        """
+        first_cycle = torch.as_tensor(first_cycle, device=carry.base.device)
+        for age in range(self.spinup):
+            carry, _ = self.cycle(carry, observations[..., age, :, :], first_cycle + age, age=age)
+        return carry
+
+    @property
+    def spinup(self) -> int:
+        """Number of cycles in which the lag of a new filter grows."""
+        return self.growth * self.lag
+
+    @torch.no_grad()
+    def sensitivity(
+        self,
+        base: Float[Tensor, "*batch member channel site"],
+        memory: Float[Tensor, "*batch memories site features"],
+        cycles: int,
+        observed: bool = True,
+    ) -> Float[Tensor, "*batch later state"]:
+        """How the state some cycles later, or what is observed of it, answers to each entry of the mean base.
+
+        Channels and sites are flattened. By differences as large as the uncertainty: where little is known they are gentler
+        than the derivative, which chaos makes huge and of no use there. No gradient goes through them, which would double
+        the time of training.
         """
         mean = base.mean(-3, keepdim=True)
-        size = (base - mean).square().mean(-3).sqrt().clamp_min(1e-3 * self.analysis.std).flatten(-2)
+        size = self.analysis.uncertainty(base, memory).clamp_min(1e-3 * self.analysis.std).flatten(-3)
         moved = mean + torch.diag_embed(size).unflatten(-1, mean.shape[-2:])
-        states = self.dynamics.flow(torch.cat([mean, moved], -3), self.lag * self.steps)
-        predicted = self.observation_model.operator(states).flatten(-2)
-        return ((predicted[..., 1:, :] - predicted[..., :1, :]) / size.unsqueeze(-1)).mT
+        later = self.dynamics.flow(torch.cat([mean, moved], -3), cycles * self.steps)
+        if observed:
+            later = self.observation_model.operator(later)
+        later = later.flatten(-2)
+        return ((later[..., 1:, :] - later[..., :1, :]) / size.unsqueeze(-1)).mT
 
 
 @torch.no_grad()
@@ -183,7 +231,7 @@ def assimilate(
     analyses = []
     for k in tqdm(range(observations.shape[-3]), desc="assimilate", unit="cycle", disable=not progress):
         carry, analysis = model.cycle(
-            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None
+            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None, age=k
         )
         analyses.append(analysis.cpu())
     return torch.stack(analyses, -4)
@@ -213,9 +261,9 @@ def mean_gain(
     for k, y in enumerate(seen):
         if k >= spinup:
             of_observation = torch.func.jacrev(
-                lambda y, k=k, carry=carry: model.cycle(carry, y, k)[1].mean(-3).flatten()
+                lambda y, k=k, carry=carry: model.cycle(carry, y, k, age=k)[1].mean(-3).flatten()
             )
             jacobians.append(of_observation(y).flatten(1).detach())
         with torch.no_grad():
-            carry, _ = model.cycle(carry, y, k)
+            carry, _ = model.cycle(carry, y, k, age=k)
     return torch.stack(jacobians).mean(0).cpu().numpy()

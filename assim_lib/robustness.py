@@ -86,7 +86,8 @@ class _LongRun:
         seen = self.model.observation_model.observe(truth, errors, self.experiment.noise)
         series = np.empty((starts, BLOCK))
         for k in range(BLOCK):
-            self.carry, analysis = self.model.cycle(self.carry, seen[:, k], k)
+            age = len(self.blocks) * BLOCK + k
+            self.carry, analysis = self.model.cycle(self.carry, seen[:, k], k, age=age)
             series[:, k] = rmse(analysis.numpy(), truth[:, k].numpy())
             on_cycle()
         running = np.lib.stride_tricks.sliding_window_view(series, LOST_AFTER, axis=1).mean(-1)

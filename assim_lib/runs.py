@@ -71,7 +71,16 @@ def build_filter(experiment: Experiment, climate: Tensor | None = None) -> Amort
             taper_length=experiment.taper_length,
             drift=experiment.drift * experiment.lag,
         )
-    model = AmortizedFilter(dynamics, seen, analysis, experiment.step_size, experiment.lag, climate, experiment.clamp)
+    model = AmortizedFilter(
+        dynamics,
+        seen,
+        analysis,
+        experiment.step_size,
+        experiment.lag,
+        climate,
+        growth=experiment.growth,
+        clamp=experiment.clamp,
+    )
     return model.to(experiment.torch_device)
 
 

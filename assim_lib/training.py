@@ -154,11 +154,15 @@ class Trainer:
         """Random trajectories, and random cycles in them at which a window fits: phases of a schedule stay mixed."""
         segments, cycles = self.observations.shape[:2]
         segment = torch.randint(segments, (filters,), generator=self.generator)
-        return segment, torch.randint(cycles - self.experiment.window, (filters,), generator=self.generator)
+        last = cycles - self.experiment.window
+        return segment, torch.randint(self.model.spinup, last, (filters,), generator=self.generator)
 
     def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
         near = None if self.record.near is None else self.record.near[segment, position]
-        return self.model.cold_start(len(segment), generator=self.generator, near=near)
+        carry = self.model.cold_start(len(segment), generator=self.generator, near=near)
+        before = (position[:, None] + torch.arange(-self.model.spinup, 0)).to(self.observations.device)
+        observations = self.observations[segment[:, None].to(before.device), before]
+        return self.model.spun_up(carry, observations, before[:, :1].squeeze(1) if self.model.spinup else 0)
 
     @property
     def averaged(self) -> AmortizedFilter:
@@ -235,14 +239,16 @@ class Trainer:
         finite = torch.stack([part.flatten(1).isfinite().all(1) for part in carry]).all(0).cpu()
         restart = (position + self.experiment.window >= self.observations.shape[1]) | ~finite
         restart |= torch.rand(len(slots), generator=self.generator) < RESTART_SHARE
-        segment, entry = self._enter(len(slots))
-        with torch.no_grad():
-            fresh = self._cold_start(segment, entry)
-        self.segment[slots] = torch.where(restart, segment, self.segment[slots])
-        self.position[slots] = torch.where(restart, entry, position)
-        for pooled, old, new in zip(self.pool, carry, fresh, strict=True):
-            where = restart.to(old.device).view(-1, *[1] * (old.ndim - 1))
-            pooled[slots.to(old.device)] = torch.where(where, new, old)
+        self.position[slots] = position
+        for pooled, old in zip(self.pool, carry, strict=True):
+            pooled[slots.to(old.device)] = old
+        again = slots[restart]
+        if len(again):
+            self.segment[again], self.position[again] = self._enter(len(again))
+            with torch.no_grad():
+                fresh = self._cold_start(self.segment[again], self.position[again])
+            for pooled, new in zip(self.pool, fresh, strict=True):
+                pooled[again.to(new.device)] = new
 
     def save(self, path: Path, note: dict[str, Any] | None = None) -> None:
         """Write everything needed to go on, in one file, atomically. ``note`` is kept with it."""
