@@ -144,18 +144,17 @@ def headline() -> pd.DataFrame:
     observations alone. All of ours are chosen on validation data. ``closed`` is the share of the way from the LETKF with 10
     members to the reference that the learned filter goes; 1 is as good as the reference.
     """
-    table = load_scores()
-    table = table[(table.diverged == False) & table.validation_rmse.notna()]  # noqa: E712 -- a column
+    table = load_scores().query("not diverged and validation_rmse.notna()")
     learned = table.method.str.startswith("amortized")
-    competitors = {
-        "classical": table[~learned & (table.m <= CLASSICAL_MEMBERS)],
-        "reference": table[~learned & (table.m >= REFERENCE_MEMBERS)],
-        "learned": table[(table.method == "amortized") & (table.m <= LEARNED_MEMBERS)],
-        "letkf10": table[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
+    competitors: dict[str, pd.DataFrame] = {
+        "classical": table.loc[~learned & (table.m <= CLASSICAL_MEMBERS)],
+        "reference": table.loc[~learned & (table.m >= REFERENCE_MEMBERS)],
+        "learned": table.loc[(table.method == "amortized") & (table.m <= LEARNED_MEMBERS)],
+        "letkf10": table.loc[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
     }
-    published = load_published()[lambda t: (t.m <= CLASSICAL_MEMBERS) & (t.method != "Climatology")]
-    rows = published.groupby(SETTING)["rmse"].min().rename("published").to_frame()
-    rows = rows.reindex(rows.index.union(pd.MultiIndex.from_frame(table[SETTING].drop_duplicates())))
+    published = load_published().query(f"m <= {CLASSICAL_MEMBERS} and method != 'Climatology'")
+    published = published.groupby(SETTING, as_index=False).agg(published=("rmse", "min"))
+    rows = table.loc[:, SETTING].drop_duplicates().merge(published, on=SETTING, how="left").set_index(SETTING)
     for name, candidates in competitors.items():
         best = candidates.loc[candidates.groupby(SETTING).validation_rmse.idxmin()].set_index(SETTING)
         columns = {"rmse": name, "label": f"{name}_label", "m": f"{name}_m"}

@@ -8,6 +8,7 @@ from small import CASES, SCALES, SITES, generator, scales, shaken, small_analysi
 from assim_lib import analyses
 from assim_lib.analyses import (
     ANALYSES,
+    Analysis,
     AnalysisInput,
     HybridAnalysis,
     RecurrentAnalysis,
@@ -34,8 +35,10 @@ def given(analysis, batch=(), seed=0, sites=SITES, share=0.5) -> AnalysisInput:
     base = 2 + 3 * normal(*state)
     forecast = base + normal(*state) if analysis.lagged else base
     mask = (torch.rand((*batch, *state[1:]), generator=source) < share).double()
-    memories = analysis.initial_memory(*batch, sites=sites).shape[len(batch) :]
     size = analysis.channels * sites
+    states = torch.randn((2 * size, *state[1:]), generator=source, dtype=torch.float64)
+    memory = analysis.initial_memory(*batch, climatology=states).clone()
+    memory[..., : analysis.memory] += 0.5 * normal(*memory.shape[len(batch) : -1], analysis.memory)
     return AnalysisInput(
         base=base,
         forecast=forecast,
@@ -44,18 +47,26 @@ def given(analysis, batch=(), seed=0, sites=SITES, share=0.5) -> AnalysisInput:
         mask=mask,
         phase=torch.randint(OPERATORS, batch, generator=source),
         tendency=8 * normal(*state),
-        memory=0.5 * normal(*memories),
+        memory=memory,
         sensitivity=torch.eye(size).double() + 0.1 * normal(size, size),
     )
 
 
-def turned(given: AnalysisInput, shift: int) -> AnalysisInput:
-    axis = {"memory": -2}
-    fields = {
-        k: v.roll(shift, axis.get(k, -1)) for k, v in given._asdict().items() if k not in ("phase", "sensitivity")
-    }
+def turned(given: AnalysisInput, shift: int, analysis: Analysis) -> AnalysisInput:
+    fields = {k: v for k, v in given._asdict().items() if k not in ("phase", "sensitivity", "memory")}
     by_place = given.sensitivity.unflatten(-1, given.mask.shape[-2:]).unflatten(-3, given.mask.shape[-2:])
-    return given._replace(**fields, sensitivity=by_place.roll((shift, shift), (-1, -3)).flatten(-2).flatten(-3, -2))
+    return given._replace(
+        **{k: v.roll(shift, -1) for k, v in fields.items()},
+        sensitivity=by_place.roll((shift, shift), (-1, -3)).flatten(-2).flatten(-3, -2),
+        memory=turned_memory(given.memory, shift, analysis),
+    )
+
+
+def turned_memory(memory, shift, analysis):
+    learned, rows = memory[..., : analysis.memory], memory[..., analysis.memory :]
+    if analysis.carries_covariance:
+        rows = rows.unflatten(-1, (analysis.channels, analysis.channels, -1)).roll(shift, -1).flatten(-3)
+    return torch.cat([learned, rows], -1).roll(shift, -2)
 
 
 @pytest.fixture(params=[False, True], ids=["now", "lagged"])
@@ -112,9 +123,9 @@ def test_turning_the_ring_turns_the_analysis(name, members, channels, lagged):
     analysis = shaken(small_analysis(name, members, channels=channels, lagged=lagged, band=2 * (name != "recurrent")))
     x = given(analysis, (3,))
     corrected, memory = analysis(x)
-    corrected_after, memory_after = analysis(turned(x, 5))
+    corrected_after, memory_after = analysis(turned(x, 5, analysis))
     torch.testing.assert_close(corrected_after, corrected.roll(5, -1), **EXACT)
-    torch.testing.assert_close(memory_after, memory.roll(5, -2), **EXACT)
+    torch.testing.assert_close(memory_after, turned_memory(memory, 5, analysis), **EXACT)
 
 
 def test_members_have_no_order(analysis):

@@ -71,7 +71,7 @@ def trainer(data, name="recurrent", m=4, lag=0, near=None, **options) -> Trainer
     return Trainer(chosen, model, Record(observations_of(data, model, chosen.noise), near, truth))
 
 
-@pytest.fixture(params=[(*case, lag) for case, lag in zip(CASES, (0, 2, 0, 2, 2), strict=True)], ids=str)
+@pytest.fixture(params=[(*case, lag) for case, lag in zip(CASES, (0, 2, 0, 2, 2, 2), strict=True)], ids=str)
 def case(request):
     """Every analysis, with and without lag, a single member, dropout where it is usual."""
     name, m, lag = request.param
