@@ -362,7 +362,9 @@ class CovariantAnalysis(HybridAnalysis):
         increment, gain, observing, posterior = self._smoothed(given, self._localized(taper, x), innovation)
         # Half the gain is a first guess; some steps of steepest descent on the squared distance follow.
         x = x - 0.5 * x @ observing.mT @ gain.mT
-        rate = self.refit_rate / (taper * posterior).abs().sum(-1).amax(-1).clamp_min(1e-12)[..., None, None]
+        # No step may overshoot: its length is bounded by the larger of the two covariances (their largest row sum).
+        both = torch.stack([posterior, self._localized(taper, x)])
+        rate = self.refit_rate / (taper * both).abs().sum(-1).amax((0, -1)).clamp_min(1e-12)[..., None, None]
         for _ in range(self.refits):
             x = x + rate * x @ (taper * (posterior - self._localized(taper, x)))
         x = x - x.mean(-2, keepdim=True)

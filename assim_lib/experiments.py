@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from assim_lib.analyses import ANALYSES
+from assim_lib.analyses import ANALYSES, HybridAnalysis
 from assim_lib.dynamics import Dynamics
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import identity, observation_model
@@ -56,7 +56,9 @@ class Experiment(BaseModel):
     dt: float | None = option(None, "the forecast model's integration step, a number > 0, or None for its own", gt=0)
     noise: float = option(1.0, "the observation error's standard deviation, a number > 0", gt=0)
 
-    analysis: str = option("original", "the name of an analysis: 'original', 'recurrent' or 'hybrid'")
+    analysis: str = option(
+        "original", "the name of an analysis: 'original', 'recurrent', 'hybrid', 'covariant' or 'extended'"
+    )
     network: str = option("conv", "the name of a network: 'conv', 'ff' or 'ff_per_operator'")
     m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
     lag: int = option(
@@ -74,12 +76,14 @@ class Experiment(BaseModel):
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
     inflation: float = option(
         1.0,
-        "the factor on the analysis perturbations, a number from 0.5 to 2 ('hybrid' learns on from it)",
+        "the factor on the analysis perturbations, a number from 0.5 to 2 ('hybrid', 'covariant' and 'extended' learn on from it)",
         ge=0.5,
         le=2,
     )
     taper_length: float = option(
-        5.0, "the reach of the localization that 'hybrid' learns on from, in sites, a number > 0", gt=0
+        5.0,
+        "the reach of the localization that 'hybrid', 'covariant' and 'extended' learn on from, in sites, a number > 0",
+        gt=0,
     )
     drift: float = option(
         0.0,
@@ -114,7 +118,7 @@ class Experiment(BaseModel):
         NETWORKS.find(self.network)
         system_of(self.system).steps_per_cycle(self.step_size)
         dynamics.steps_per_cycle(self.step_size)
-        hybrid, recurrent = self.analysis == "hybrid", self.analysis == "recurrent"
+        kalman = issubclass(ANALYSES[self.analysis], HybridAnalysis)
         problems = {
             f"m = 1 does not work with analysis = {self.analysis!r}, which needs ensemble covariances; take m ≥ 2, or "
             "analysis = 'recurrent'.": self.m < ANALYSES[self.analysis].minimum_members,
@@ -123,16 +127,18 @@ class Experiment(BaseModel):
             f"inflation = {self.inflation} does nothing to m = 1; set it to 1.": self.m == 1
             and self.inflation != 1
             and not ANALYSES[self.analysis].carries_covariance,
-            f"drift = {self.drift} is used by analysis = 'hybrid' only; set it to 0.": bool(self.drift) and not hybrid,
+            f"drift = {self.drift} is used by analysis = 'hybrid' only; set it to 0.": bool(self.drift)
+            and self.analysis != "hybrid",
             f"cycles = {self.cycles} must be more than window + growth · lag = "
             f"{self.window + self.growth * self.lag}.": self.cycles <= self.window + self.growth * self.lag,
             f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
             f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
             f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout
             and not self.dropout,
-            f"band = {self.band} is not used by analysis = 'recurrent'; set it to 0.": bool(self.band) and recurrent,
-            f"analysis = 'hybrid' needs operators it may use, and some of obs_conf = {self.obs_conf!r} are unknown; "
-            "take 'original' or 'recurrent'.": hybrid and bool(seen.unknown),
+            f"band = {self.band} is not used by analysis = {self.analysis!r}; set it to 0.": bool(self.band)
+            and self.analysis in ("recurrent", "extended"),
+            f"analysis = {self.analysis!r} needs operators it may use, and some of obs_conf = {self.obs_conf!r} are unknown; "
+            "take 'original' or 'recurrent'.": kalman and bool(seen.unknown),
             f"network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = {self.obs_conf!r} do not; "
             "take 'ff' or 'ff_per_operator'.": self.network == "conv" and bool(seen.unknown),
             f"network = 'ff_per_operator' needs a schedule of several operators, and obs_conf = {self.obs_conf!r} has "

@@ -123,6 +123,10 @@ class Search:
 
     def best(self) -> dict[str, Any]:
         """Search, and return the trial over the whole validation set that did best."""
+        return self.finalists()[0]
+
+    def finalists(self) -> list[dict[str, Any]]:
+        """Search, and return the trials over the whole validation set, the best first."""
         cycles = min(SEARCH_CYCLES, len(self.validation_set.observations))
         best = self.trial(self.contender.start.settings, cycles)
         moves, tried = self._moves(), {str(best["settings"])}
@@ -143,7 +147,7 @@ class Search:
         candidates = sorted((t for t in self.trials if t["cycles"] == cycles), key=typical_error)
         # Of settings that are all lost, the whole validation set need not be asked.
         candidates = [c for c in candidates if not c["diverged"]][:FINALISTS] or candidates[:1]
-        return min((self.trial(c["settings"], whole) for c in candidates), key=mean_error)
+        return sorted((self.trial(c["settings"], whole) for c in candidates), key=mean_error)
 
     def _moves(self) -> list[dict[str, int]]:
         """Steps along one coordinate of the grid, then along two at once: a valley may lie across both."""

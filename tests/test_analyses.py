@@ -120,7 +120,8 @@ def test_a_batch_is_its_trajectories_one_by_one(analysis):
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(("name", "members"), CASES)
 def test_turning_the_ring_turns_the_analysis(name, members, channels, lagged):
-    analysis = shaken(small_analysis(name, members, channels=channels, lagged=lagged, band=2 * (name != "recurrent")))
+    band = 0 if name in ("recurrent", "extended") else 2
+    analysis = shaken(small_analysis(name, members, channels=channels, lagged=lagged, band=band))
     x = given(analysis, (3,))
     corrected, memory = analysis(x)
     corrected_after, memory_after = analysis(turned(x, 5, analysis))

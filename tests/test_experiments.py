@@ -84,7 +84,9 @@ UNKNOWN = "unstructured_partial_obs"
         ({"m": 1, "analysis": "original"}, "m = 1 does not work with analysis = 'original', "),
         ({"m": 1}, "m = 1 does not work with analysis = 'original', "),
         ({"kernel": 4}, "kernel = 4 must be odd."),
-        ({"cycles": 10, "window": 10}, "cycles = 10 must be more than window = 10."),
+        ({"cycles": 10, "window": 10}, "cycles = 10 must be more than window + growth · lag = 10."),
+        ({"analysis": "extended", "m": 10}, "m = 10 does not work with analysis = 'extended', which carries"),
+        ({"analysis": "extended", "band": 2}, "band = 2 is not used by analysis = 'extended'; set it to 0."),
         ({"batch": 33, "pool": 32}, "batch = 33 must be at most pool = 32."),
         ({"analysis": "recurrent", "test_dropout": True}, "test_dropout = True needs dropout > 0, and dropout = 0.0."),
         ({"analysis": "recurrent", "band": 1}, "band = 1 is not used by analysis = 'recurrent'; set it to 0."),
@@ -183,9 +185,10 @@ def test_every_preset_of_every_analysis_is_its_layers(experiment):
         for layer in layers:
             expected |= layer
         requested = {"analysis": analysis, "preset": preset, "obs_conf": obs_conf}
-        senseless = obs_conf == UNKNOWN and (analysis == "hybrid" or expected["network"] == "conv")
+        kalman = analysis in ("hybrid", "covariant", "extended")
+        senseless = obs_conf == UNKNOWN and (kalman or expected["network"] == "conv")
         if senseless:
-            with pytest.raises(ParameterError, match=r"^(analysis = 'hybrid' needs|network = 'conv' treats) [^\n]+\.$"):
+            with pytest.raises(ParameterError, match=r"^(analysis = '\w+' needs|network = 'conv' treats) [^\n]+\.$"):
                 configure(experiment, **requested)
         else:
             chosen = configure(experiment, **requested)

@@ -44,7 +44,8 @@ def model(request, lag):
 def test_a_cold_start_is_drawn_from_the_climatology(model, batch):
     carry = model.cold_start(*batch, generator=generator())
     assert carry.base.shape == carry.forecast.shape == (*batch, model.analysis.members, 1, SITES)
-    assert (carry.memory == 0).all()
+    # What the network remembers is empty; a carried covariance is that of the climatology.
+    assert (carry.memory[..., : model.analysis.memory] == 0).all()
     known = {tuple(state) for state in climatology().flatten(1).tolist()}
     drawn = [tuple(state) for state in carry.base.reshape(-1, SITES).tolist()]
     assert set(drawn) <= known
@@ -110,11 +111,13 @@ def test_a_cycle_by_hand(model, lag, batch):
         phase=torch.full(batch, 2),
         tendency=model.dynamics.tendency(carry.base),
         memory=carry.memory,
-        sensitivity=model.sensitivity(carry.base),
+        sensitivity=model.sensitivity(carry.base, carry.memory, lag),
     )
     corrected, memory = model.analysis(given)
     assert (corrected > model.highest).any()
     corrected = corrected.clamp(model.lowest, model.highest)
+    if model.analysis.carries_covariance:
+        memory = model.analysis.propagated(memory, model.sensitivity(corrected, memory, 1, observed=False))
     torch.testing.assert_close(analysis, model.dynamics.flow(corrected, 2 * lag), **EXACT)
     torch.testing.assert_close(after.forecast, model.dynamics.flow(analysis, 2), **EXACT)
     torch.testing.assert_close(after.base, model.dynamics.flow(corrected, 2), **EXACT)
@@ -128,11 +131,12 @@ def test_the_sensitivity_of_a_narrow_ensemble_is_the_derivative(lag):
     model = small_filter("covariant", 4, lag, PARTIAL)
     mean = climatology()[0]
     base = mean + 1e-9 * torch.randn(4, 1, SITES, generator=generator(), dtype=torch.float64)
+    memory = model.analysis.initial_memory(climatology=climatology())
     model.analysis.std = model.analysis.std * 1e-3  # differences are at least a thousandth of this
     derivative = torch.func.jacrev(lambda x: model.dynamics.flow(x, 2 * lag).flatten())(mean).flatten(1)
-    torch.testing.assert_close(model.sensitivity(base), derivative, rtol=1e-4, atol=1e-4)
-    several = model.sensitivity(base.expand(3, *base.shape))
-    torch.testing.assert_close(several, model.sensitivity(base).expand(3, -1, -1), **EXACT)
+    torch.testing.assert_close(model.sensitivity(base, memory, lag), derivative, rtol=1e-4, atol=1e-4)
+    several = model.sensitivity(base.expand(3, *base.shape), memory.expand(3, *memory.shape), lag)
+    torch.testing.assert_close(several, model.sensitivity(base, memory, lag).expand(3, -1, -1), **EXACT)
 
 
 def test_states_are_kept_within_bounds(lag):
@@ -278,9 +282,12 @@ def test_gradients_through_cycles_are_those_of_finite_differences(model):
     parameters = dict(model.named_parameters())
     variables = {**parameters, "base": start.base, "forecast": start.forecast}
     # No gradient goes through the sensitivities: here they stay what they are at the start.
-    bases = [start.base, model.cycle(start, *seen[0])[0].base.detach()]
-    held = itertools.cycle([model.sensitivity(base) for base in bases])
-    model.sensitivity = lambda base: next(held)
+    sensitivity, asked = model.sensitivity, []
+    model.sensitivity = lambda *given, **how: asked.append(sensitivity(*given, **how)) or asked[-1]
+    after = model.cycle(start, *seen[0])[0]
+    model.cycle(after.detach(), *seen[1])
+    held = itertools.cycle(asked)
+    model.sensitivity = lambda *given, **how: next(held)
 
     def value(variables):
         carry = Carry(variables["base"], variables["forecast"], start.memory)

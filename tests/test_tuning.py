@@ -36,10 +36,11 @@ class Valley:
     calls : what was run, as (settings, data, cycles).
     breaks_late : settings that are lost on long runs only.
     excursion : an error that some settings have now and then.
+    lost_on_test : settings that are lost on the test set only.
     """
 
     def __init__(self):
-        self.calls, self.breaks_late, self.excursion = [], None, 0.0
+        self.calls, self.breaks_late, self.excursion, self.lost_on_test = [], None, 0.0, []
 
     def __call__(self, baseline, data, cycles=None, seed=0, progress=False):
         settings, cycles = baseline.settings, cycles or len(data.observations)
@@ -48,6 +49,7 @@ class Valley:
             abs(values.index(settings[name]) - values.index(LOWEST[name])) for name, values in GRID["LETKF"].items()
         )
         lost = settings["infl"] < 1.01 or (cycles > 1000 and settings == self.breaks_late)
+        lost |= data.name.endswith("test") and settings in self.lost_on_test
         series = np.full(cycles, 0.2 + 0.01 * away)
         survived = 300 if lost else cycles
         series[:survived] += 3 * lost
@@ -157,6 +159,26 @@ def test_a_comparison_is_stored_and_repeated_only_when_asked(valley):
     assert len(valley.calls) == count
     compare(CONTENDER, again=True, progress=False)
     assert len(valley.calls) == count + 1 + comparison.STARTS
+
+
+def test_what_is_lost_on_the_test_set_makes_room_for_the_next_finalist(valley):
+    finalists = [trial["settings"] for trial in search().finalists()]
+    assert len(finalists) == tuning.FINALISTS
+    valley.lost_on_test = finalists[:2]
+    for _ in range(2):  # once made, it is not made again
+        stored = json.loads(compare(CONTENDER, progress=False).read_text())
+        assert not stored["diverged"]
+        assert stored["baseline"]["settings"] == finalists[2]
+        assert [failure["settings"] for failure in stored["failed"]] == finalists[:2]
+        assert [s for s, name, c in valley.calls if name == "l96-dt0.1-test" and c == 5200] == finalists[:3]
+    valley.lost_on_test = finalists
+    stored = json.loads(compare(CONTENDER, again=True, progress=False).read_text())
+    assert stored["diverged"]
+    assert stored["test"]["rmse"] is None
+    assert len(stored["failed"]) == tuning.FINALISTS
+    count = len(valley.calls)
+    compare(CONTENDER, progress=False)
+    assert len(valley.calls) == count
 
 
 def test_the_stored_settings_are_found_again(valley):
