@@ -1,6 +1,7 @@
 r"""The analysis: forecast ensemble + observation + memory → corrected ensemble + memory.
 
-Three analyses share one interface, so that the cycle, the training and the scores never ask which one runs:
+All analyses share one interface, so that the cycle, the training and the scores never ask which one runs. Here stand
+what they share and the two that a network does alone; :mod:`assim_lib.kalman` has those that start from a Kalman update.
 
 ``original``
     the original method. Each member is updated on its own by one network: a gate decides how much of the
@@ -9,19 +10,15 @@ Three analyses share one interface, so that the cycle, the training and the scor
 ``recurrent``
     the same idea with an additive update, :math:`x \leftarrow x + \delta`, and a bounded memory; it needs no
     ensemble statistics, and works with a single member.
-``hybrid``
-    a differentiable, covariance-localized ensemble Kalman update (the deterministic EnKF of Sakov & Oke, 2008:
-    the perturbations move by half the gain) makes the first increment; the network sees it, together with
-    the spread, and adds a correction to the mean, a bounded inflation at each site, and a memory.
 
 **Lag.** The state that is corrected (``base``) may lie :math:`L` cycles before the observation, as in a
-fixed-lag smoother: the ensemble at :math:`t-L` is corrected by its covariance with the forecast at :math:`t`.
+fixed-lag smoother: the ensemble at :math:`t-L` is corrected by what its forecast at :math:`t` missed.
 With :math:`L = 0` base and forecast are the same tensor.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -54,22 +51,6 @@ class AnalysisInput(NamedTuple):
     tendency: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
     sensitivity: Float[Tensor, "*batch observed state"] | None = None
-
-
-class Update(NamedTuple):
-    """What the classical part of an analysis makes of an observation.
-
-    increment : of the mean of the base.
-    deviations : of the members from their mean, updated.
-    spread, predicted_spread : expected errors of the updated base, and of the prediction before.
-    covariance : of the updated base in units of the climatology, where an analysis carries it on.
-    """
-
-    increment: Float[Tensor, "*batch 1 channel site"]
-    deviations: Float[Tensor, "*batch member channel site"]
-    spread: Float[Tensor, "*batch 1 channel site"]
-    predicted_spread: Float[Tensor, "*batch 1 channel site"]
-    covariance: Float[Tensor, "*batch state state"] | None = None
 
 
 class Scales(NamedTuple):
@@ -256,194 +237,3 @@ class RecurrentAnalysis(Analysis):
 def remember(memory: Tensor, keep: Tensor, write: Tensor) -> Tensor:
     """Gated update that stays in (−1, 1): ``z·memory + (1 − z)·tanh(write)`` with ``z = sigmoid(keep)``."""
     return torch.lerp(torch.tanh(write), memory, torch.sigmoid(keep))
-
-
-@register_analysis("hybrid")
-class HybridAnalysis(Analysis):
-    """A localized ensemble Kalman update, corrected by a network that sees it.
-
-    Taper length (in sites) and inflation are two learned numbers, given here as they start;
-    :attr:`largest_inflation` bounds what the network may add to the latter at a site.
-    """
-
-    minimum_members = 2
-    memory_per_member = False
-    largest_inflation = 0.2
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.log_taper_length = nn.Parameter(torch.tensor(self.taper_length).log())
-        self.log_inflation = nn.Parameter(torch.tensor(self.inflation).log())
-
-    def _inputs(self) -> int:
-        return self.channels * (6 + 2 * self.lagged + self.band) + self.memory
-
-    def _outputs(self) -> int:
-        return 2 * self.channels + 2 * self.memory
-
-    def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        mean, predicted = given.base.mean(-3, keepdim=True), given.predicted.mean(-3, keepdim=True)
-        deviations, seen = given.base - mean, (given.predicted - predicted) * given.mask.unsqueeze(-3)
-        innovation = self._innovation(given, predicted)
-        learned = given.memory[..., : self.memory]
-        update = self._classical(given, deviations, seen, innovation)
-
-        std = self.std
-        fields = [
-            self._normal(mean),
-            given.tendency.mean(-3, keepdim=True) / std,
-            innovation,
-            given.mask.unsqueeze(-3),
-            # Errors are small against the climatology: bring them to the size of the other features.
-            4 * update.increment / std,
-            4 * update.spread / std,
-        ]
-        if self.lagged:
-            fields += [self._normal(given.forecast.mean(-3, keepdim=True)), 4 * update.predicted_spread / std]
-        if self.band:
-            fields.append(
-                16 * covariance_band(update.deviations / std, self.band)[..., self.channels :, :].unsqueeze(-3)
-            )
-        features = torch.cat([sites_last_to_channels_last(*fields), learned], -1)
-        correction, inflation, keep, write = self.trunk(features, given.phase, generator).split(
-            [self.channels, self.channels, self.memory, self.memory], -1
-        )
-        correction, inflation = correction.transpose(-1, -2), inflation.transpose(-1, -2)
-        growth = torch.exp(self.log_inflation + self.largest_inflation * torch.tanh(inflation))
-        analysis = mean + update.increment + 0.25 * std * correction + growth * update.deviations
-        return analysis, self._kept(remember(learned, keep, write), update, growth)
-
-    def _kept(self, learned: Tensor, update: Update, growth: Tensor) -> Tensor:
-        return learned
-
-    def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
-        """What is done without any network."""
-        # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
-        gained = self._gain(deviations, seen, torch.cat([self.noise * innovation, -0.5 * seen], -3), given.mask)
-        return _of_members(gained[..., :1, :, :], deviations + gained[..., 1:, :, :], seen)
-
-    def _gain(self, deviations: Tensor, seen: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
-        """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
-        a, y, v = deviations.flatten(-2), seen.flatten(-2), vectors.flatten(-2)
-        # What an observation says of the past is found upstream: where news travels, so does the localization.
-        cross = self._taper(mask, self.drift) * (a.mT @ y) / (self.members - 1)
-        covariance = self._taper(mask) * (y.mT @ y) / (self.members - 1)
-        # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
-        seen_variance = torch.full_like(mask, self.noise**2).where(mask > 0, 1.0).flatten(-2)
-        factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
-        return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
-
-    def _taper(self, like: Tensor, drift: float = 0.0) -> Tensor:
-        sites = like.shape[-1]
-        index = torch.arange(sites, device=like.device, dtype=self.log_taper_length.dtype)
-        distance = (index - index[:, None] - drift + sites / 2) % sites - sites / 2
-        taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
-        return taper.repeat(self.channels, self.channels)
-
-
-@register_analysis("covariant")
-class CovariantAnalysis(HybridAnalysis):
-    """The hybrid analysis with a localization that the model itself carries from the base to the observation.
-
-    The covariance is localized once, at the time of the base, where neighbours are close. From there the derivative of the
-    model takes it to the observation, so that what is far downstream by then is still known to be related (covariant
-    localization, Bocquet 2016). The localized covariance has full rank, and the members cannot have its analysis
-    for their own: they become those whose *localized* covariance is nearest to it (Bocquet & Farchi 2019).
-    """
-
-    needs_sensitivity = True
-    refits, refit_rate = 5, 0.3
-
-    def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
-        shape, taper = given.mask.shape[-2:], self._taper(given.mask)
-        # In units of the climatology: what is nearest must not depend on how the channels are measured.
-        units = self.std.expand(shape).flatten()
-        x = deviations.flatten(-2) / units
-        increment, gain, observing, posterior = self._smoothed(given, self._localized(taper, x), innovation)
-        # Half the gain is a first guess; some steps of steepest descent on the squared distance follow.
-        x = x - 0.5 * x @ observing.mT @ gain.mT
-        # No step may overshoot: its length is bounded by the larger of the two covariances (their largest row sum).
-        both = torch.stack([posterior, self._localized(taper, x)])
-        rate = self.refit_rate / (taper * both).abs().sum(-1).amax((0, -1)).clamp_min(1e-12)[..., None, None]
-        for _ in range(self.refits):
-            x = x + rate * x @ (taper * (posterior - self._localized(taper, x)))
-        x = x - x.mean(-2, keepdim=True)
-        return _of_members(increment, (units * x).unflatten(-1, shape), seen)
-
-    def _smoothed(
-        self, given: AnalysisInput, prior: Tensor, innovation: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Increment of the mean; gain, sensitivity and analysis covariance in units of the climatology."""
-        shape, mask = given.mask.shape[-2:], given.mask.flatten(-2)
-        units = self.std.expand(shape).flatten()
-        observing = mask.unsqueeze(-1) * cast(Tensor, given.sensitivity) * units
-        cross = prior @ observing.mT
-        # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
-        error = torch.diag_embed(torch.full_like(mask, self.noise**2).where(mask > 0, 1.0))
-        factor, _ = torch.linalg.cholesky_ex(observing @ cross + error)
-        gain = torch.cholesky_solve(cross.mT, factor).mT
-        increment = units * ((self.noise * innovation.flatten(-2)) @ gain.mT)
-        return increment.unflatten(-1, shape), gain, observing, prior - gain @ cross.mT
-
-    def _localized(self, taper: Tensor, x: Tensor) -> Tensor:
-        return taper * (x.mT @ x) / (self.members - 1)
-
-
-def _of_members(increment: Tensor, deviations: Tensor, seen: Tensor) -> Update:
-    spread, predicted = (x.square().mean(-3, keepdim=True).add(1e-12).sqrt() for x in (deviations, seen))
-    return Update(increment, deviations, spread, predicted)
-
-
-@register_analysis("extended")
-class ExtendedAnalysis(CovariantAnalysis):
-    """One state, and the covariance of its error in the memory: an extended Kalman smoother that a network corrects.
-
-    What ten members cannot hold, a memory can. Model and derivative carry the covariance from cycle to cycle (Jazwinski 1970);
-    the network varies its inflation from site to site. It is kept in units of the climatology, one row per
-    channel among the features of the memory of each site, behind what the network has learned to remember.
-    """
-
-    minimum_members = 1
-    carries_covariance = True
-    largest_difference = 0.5  # in climatological standard deviations, for the derivatives
-
-    def initial_memory(self, *batch: int, climatology: Tensor) -> Tensor:
-        learned = super().initial_memory(*batch, climatology=climatology)
-        # The error of one random state as a guess of another.
-        covariance = 2 * torch.cov((climatology / self.std).flatten(1).mT)
-        return self._packed(learned, covariance.expand(*batch, -1, -1))
-
-    def uncertainty(self, base: Tensor, memory: Tensor) -> Tensor:
-        variance = self._covariance(memory).diagonal(dim1=-2, dim2=-1).clamp_min(0)
-        expected = variance.sqrt().unflatten(-1, base.shape[-2:]).unsqueeze(-3)
-        return self.std * expected.clamp(max=self.largest_difference)
-
-    def propagated(self, memory: Tensor, derivative: Tensor) -> Tensor:
-        units = self.std.expand(self.channels, memory.shape[-2]).flatten()
-        derivative = derivative * units / units.unsqueeze(-1)
-        covariance = derivative @ self._covariance(memory) @ derivative.mT
-        return self._packed(memory[..., : self.memory], covariance)
-
-    def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
-        shape = given.mask.shape[-2:]
-        prior = self._taper(given.mask) * self._covariance(given.memory)
-        increment, _, observing, posterior = self._smoothed(given, prior, innovation)
-        predicted = ((observing @ prior) * observing).sum(-1)
-        spread, predicted = (
-            variance.clamp_min(1e-12).sqrt().unflatten(-1, shape).unsqueeze(-3)
-            for variance in (posterior.diagonal(dim1=-2, dim2=-1), predicted)
-        )
-        return Update(increment, deviations, self.std * spread, predicted, posterior)
-
-    def _kept(self, learned: Tensor, update: Update, growth: Tensor) -> Tensor:
-        growth, covariance = growth.flatten(-3).unsqueeze(-2), cast(Tensor, update.covariance)
-        covariance = growth * growth.mT * covariance
-        return self._packed(learned, (covariance + covariance.mT) / 2)
-
-    def _covariance(self, memory: Tensor) -> Tensor:
-        rows = memory[..., 0, :, self.memory :].unflatten(-1, (self.channels, -1))
-        return rows.transpose(-3, -2).flatten(-3, -2)
-
-    def _packed(self, learned: Tensor, covariance: Tensor) -> Tensor:
-        rows = covariance.unflatten(-2, (self.channels, -1)).transpose(-3, -2).flatten(-2)
-        return torch.cat([learned, rows.unsqueeze(-3)], -1)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from assim_lib.analyses import ANALYSES, HybridAnalysis
+from assim_lib.analyses import ANALYSES
 from assim_lib.dynamics import Dynamics
+from assim_lib.kalman import HybridAnalysis
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import identity, observation_model
 from assim_lib.systems import forecast_model_of, system_of

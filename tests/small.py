@@ -5,6 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from assim_lib import kalman  # noqa: F401  (registers its analyses)
 from assim_lib.analyses import ANALYSES, Analysis, Scales
 from assim_lib.dynamics import Dynamics
 from assim_lib.filters import AmortizedFilter

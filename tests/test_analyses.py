@@ -6,17 +6,18 @@ import torch
 from small import CASES, SCALES, SITES, generator, scales, shaken, small_analysis
 
 from assim_lib import analyses
+from assim_lib import kalman as kalman_module
 from assim_lib.analyses import (
     ANALYSES,
     Analysis,
     AnalysisInput,
-    HybridAnalysis,
     RecurrentAnalysis,
     Scales,
     covariance_band,
     register_analysis,
     remember,
 )
+from assim_lib.kalman import HybridAnalysis
 from assim_lib.networks import NETWORKS
 
 BATCHES = [(), (64,)]
@@ -292,7 +293,7 @@ def test_a_readers_analysis_may_be_defined_again():
 
 
 def test_tests_leave_no_analysis_behind():
-    assert {analysis.__module__ for analysis in ANALYSES.values()} == {analyses.__name__}
+    assert {analysis.__module__ for analysis in ANALYSES.values()} == {analyses.__name__, kalman_module.__name__}
 
 
 @pytest.mark.parametrize("name", ANALYSES)
