@@ -2,6 +2,7 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
+score       score published filters again, after a change of the library
 examine     run a published filter for very long, and in settings it was not trained on
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 scores      collect data/results/*.json into data/results/scores.csv
@@ -48,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     examine = commands.add_parser("examine", help="what a published filter stands: long runs, other settings")
     examine.add_argument("name", help="of its checkpoint, without the ending")
     examine.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
+    score = commands.add_parser("score", help="score published filters again")
+    score.add_argument("name", nargs="+", help="of a checkpoint, without the ending")
     commands.add_parser("scores", help="collect the results into one table")
     train = commands.add_parser("train", help="train an experiment and publish it")
     train.add_argument("experiment")
@@ -89,6 +92,11 @@ def main() -> None:
 
         name = arguments["name"]
         print("wrote", examine(name, arguments["runs"] / name))
+    elif command == "score":
+        from assim_lib.runs import publish_again
+
+        for name in arguments["name"]:
+            print("wrote", publish_again(name))
     elif command == "scores":
         print("wrote", write_scores())
     else:

@@ -132,6 +132,12 @@ class Analysis(nn.Module, ABC):
         """Standard deviation of the error that the mean of ``base`` is expected to have: here, the spread."""
         return (base - base.mean(-3, keepdim=True)).square().mean(-3, keepdim=True).sqrt()
 
+    def drawn(
+        self, base: Tensor, memory: Tensor, members: int, generator: torch.Generator
+    ) -> Float[Tensor, "*batch member channel site"]:
+        """Members that stand for the distribution of the base, from a CPU generator; here, those that there are."""
+        return base
+
     def propagated(self, memory: Tensor, derivative: Float[Tensor, "*batch state state"]) -> Tensor:
         """The memory a cycle later; ``derivative`` is that of the base then with respect to the base now."""
         return memory

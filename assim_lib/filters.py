@@ -16,6 +16,7 @@ With :math:`L=0` this is the textbook forecast–analysis cycle. With :math:`L>0
 of a model trajectory, and an observation corrects the past through the dynamics, as in the iEnKS.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +121,7 @@ class AmortizedFilter(nn.Module):
         number: Int[Tensor, "*batch"] | int,
         generator: torch.Generator | None = None,
         age: int | None = None,
+        draw: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
@@ -129,6 +131,8 @@ class AmortizedFilter(nn.Module):
         number : of the cycle, in the observation schedule.
         generator : turns dropout on, where the analysis has any.
         age : number of cycles since the cold start, while the lag grows.
+        draw : makes an ensemble of corrected base and memory, which takes the place of the analysis; its mean is moved to that of
+            the analysis.
         """
         lag = self.lag_at(age)
         grows = age is not None and self.lag_at(age + 1) > lag
@@ -150,11 +154,16 @@ class AmortizedFilter(nn.Module):
         )
         corrected, memory = self.analysis(given, generator)
         path = [corrected.clamp(self.lowest, self.highest)]
+        ensemble = draw(path[0], memory) if draw else None
         if self.analysis.carries_covariance and not grows:
             memory = self.analysis.propagated(memory, self.sensitivity(path[0], memory, 1, observed=False))
         for _ in range(lag + 1):
             path.append(self.dynamics.flow(path[-1], self.steps))
-        return Carry(path[0 if grows else 1], path[-1], memory), path[-2]
+        analysis = path[-2]
+        if ensemble is not None:
+            ensemble = self.dynamics.flow(ensemble.clamp(self.lowest, self.highest), lag * self.steps)
+            analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
+        return Carry(path[0 if grows else 1], path[-1], memory), analysis
 
     @torch.no_grad()
     def spun_up(
@@ -212,6 +221,7 @@ def assimilate(
     first_cycle: Int[Tensor, "*batch"] | int = 0,
     dropout: bool = False,
     near: Float[Tensor, "*batch channel site"] | None = None,
+    draws: int = 0,
     progress: bool = False,
 ) -> Float[Tensor, "*batch cycle member channel site"]:
     """Run a filter from a cold start along a record of observations; return the analysis ensembles.
@@ -223,15 +233,22 @@ def assimilate(
     first_cycle : number of the first cycle in the observation schedule.
     dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
     near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
+    draws : of a filter that carries a covariance in place of members, return so many members that are drawn from it, with
+        the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
     """
     batch, device = observations.shape[:-3], model.climatology.device
     carry = model.cold_start(*batch, generator=generator, near=near)
     observations = torch.nan_to_num(observations).to(device)
     first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
+
+    def draw(base: Tensor, memory: Tensor) -> Tensor:
+        return model.analysis.drawn(base, memory, draws, generator)
+
+    drawing = draw if draws and model.analysis.carries_covariance else None
     analyses = []
     for k in tqdm(range(observations.shape[-3]), desc="assimilate", unit="cycle", disable=not progress):
         carry, analysis = model.cycle(
-            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None, age=k
+            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None, age=k, draw=drawing
         )
         analyses.append(analysis.cpu())
     return torch.stack(analyses, -4)

@@ -207,6 +207,19 @@ class ExtendedAnalysis(CovariantAnalysis):
         expected = variance.sqrt().unflatten(-1, base.shape[-2:]).unsqueeze(-3)
         return self.std * expected.clamp(max=self.largest_difference)
 
+    def drawn(self, base: Tensor, memory: Tensor, members: int, generator: torch.Generator) -> Tensor:
+        covariance = self._covariance(memory)
+        # Rounding may leave a direction of nearly no variance with a negative one.
+        floor = 1e-6 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        factor, _ = torch.linalg.cholesky_ex(
+            covariance + floor[..., None, None] * torch.eye(covariance.shape[-1]).to(covariance)
+        )
+        normal = torch.randn((*covariance.shape[:-2], members, covariance.shape[-1]), generator=generator).to(
+            covariance
+        )
+        deviations = (normal @ factor.mT).unflatten(-1, base.shape[-2:])
+        return base + self.std * (deviations - deviations.mean(-3, keepdim=True))
+
     def propagated(self, memory: Tensor, derivative: Tensor) -> Tensor:
         units = self.std.expand(self.channels, memory.shape[-2]).flatten()
         derivative = derivative * units / units.unsqueeze(-1)

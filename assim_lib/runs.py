@@ -32,6 +32,7 @@ from assim_lib.trajectories import TestSet, load_test_set, training_trajectories
 CLIMATOLOGY_STATES = 512
 VALIDATION_SEGMENT = 200
 VALIDATION_BURN_IN = 60
+DRAWS = 20  # members that are drawn, for spread and CRPS, from the covariance that a filter carries in place of members
 
 
 def build_filter(experiment: Experiment, climate: Tensor | None = None) -> AmortizedFilter:
@@ -242,6 +243,8 @@ def run_filter(
 ) -> tuple[np.ndarray, float]:
     """Analysis ensembles of a filter along a test set (its first ``cycles``), and milliseconds per cycle.
 
+    Of a filter that carries a covariance, they are :data:`DRAWS` members drawn from it around its analysis.
+
     The time is the processor's, so that whatever else the machine does does not count; on a GPU it is wall time.
     """
     observations, masks, truth = (
@@ -256,6 +259,7 @@ def run_filter(
         torch.Generator().manual_seed(experiment.seed),
         dropout=experiment.test_dropout,
         near=near,
+        draws=DRAWS,
         progress=progress,
     )
     return ensemble.numpy(), 1000 * (clock() - started) / len(observations)
@@ -301,9 +305,22 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
         ms_per_cycle=milliseconds,
         seed=experiment.seed,
         checkpoint=checkpoint.name,
-        details=record,
+        details={**record, "scored": provenance(str(experiment.torch_device))},
     )
     return checkpoint
+
+
+def publish_again(name: str) -> Path:
+    """Score a published filter as the library is now, and store that; its weights stay as they are.
+
+    Raises
+    ------
+    FileNotFoundError : if there is no checkpoint of that name.
+    """
+    experiment, model = load_filter(published(name))
+    _, record = load_checkpoint(published(name))
+    del record["sha256"]
+    return publish(experiment, model, record)
 
 
 def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter]:

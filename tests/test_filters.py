@@ -245,6 +245,40 @@ def test_a_bank_uses_the_network_of_the_cycle(batch):
         torch.testing.assert_close(analysis, expected.clamp(model.lowest, model.highest), **EXACT)
 
 
+# ---- members from a carried covariance
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_drawn_members_have_the_carried_covariance(batch):
+    analysis = small_analysis("extended", 1, channels=2, lagged=True)
+    states = analysis.mean + analysis.std * torch.randn(60, 2, SITES, generator=generator(), dtype=torch.float64)
+    memory = analysis.initial_memory(*batch, climatology=states)
+    base = states[0].expand(*batch, 1, 2, SITES)
+    members = analysis.drawn(base, memory, 4000, generator(1))
+    assert members.shape == (*batch, 4000, 2, SITES)
+    torch.testing.assert_close(members.mean(-3, keepdim=True), base, **EXACT)
+    one = members.reshape(-1, 4000, 2 * SITES)[0]
+    expected = 2 * torch.cov(states.flatten(1).mT)
+    # Each entry of a sample covariance is off by its standard error, a few times at most.
+    error = (expected.diagonal()[:, None] * expected.diagonal() + expected**2).div(4000).sqrt()
+    assert ((torch.cov(one.mT) - expected).abs() < 5 * error).all()
+
+
+def test_drawn_members_change_neither_the_mean_nor_what_is_carried(lag):
+    model = shaken(small_filter("extended", 1, lag, PARTIAL), size=0.1)
+    observations = record(model, (5,))
+    plain, drawn = (assimilate(model, observations, generator(), draws=draws) for draws in (0, 30))
+    assert (plain.shape[-3], drawn.shape[-3]) == (1, 30)
+    torch.testing.assert_close(drawn.mean(-3, keepdim=True), plain, **EXACT)
+    assert (drawn.std(-3) > 0).all()
+
+
+def test_a_filter_with_members_returns_those(lag):
+    model = shaken(small_filter("covariant", 4, lag), size=0.1)
+    observations = record(model)
+    assert torch.equal(*(assimilate(model, observations, generator(), draws=draws) for draws in (0, 30)))
+
+
 # ---- several channels
 
 

@@ -26,6 +26,7 @@ from assim_lib.runs import (
     build_filter,
     load_filter,
     publish,
+    publish_again,
     run_filter,
     score,
     train,
@@ -491,6 +492,22 @@ def test_a_published_filter_is_the_same_on_a_machine_with_other_rounding(publish
 
     monkeypatch.setattr(Lorenz96, "on_attractor", elsewhere)
     assert score(*load_filter(path), "validation")[0].as_dict() == result_of(home, chosen)["validation"]
+
+
+def test_scoring_again_keeps_the_weights_and_what_is_known_of_the_training(published, home, monkeypatch):
+    path, chosen, _ = published
+    weights_before, before = path.read_bytes(), result_of(home, chosen)
+    record_before = json.loads(path.with_suffix(".json").read_text())
+    monkeypatch.setattr(runs, "provenance", lambda *_: {"commit": "later"})
+    assert publish_again(chosen.name) == path
+    after = result_of(home, chosen)
+    assert path.read_bytes() == weights_before
+    assert json.loads(path.with_suffix(".json").read_text()) == record_before
+    assert after["scored"] == {"commit": "later"}
+    same = set(before) - {"scored", "ms_per_cycle"}
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    with pytest.raises(FileNotFoundError, match=r"^no checkpoint nothing "):
+        publish_again("nothing")
 
 
 def test_a_result_says_everything(published, home):
