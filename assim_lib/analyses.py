@@ -128,9 +128,16 @@ class Analysis(nn.Module, ABC):
             *batch, self.members if self.memory_per_member else 1, climatology.shape[-1], self.memory
         )
 
-    def uncertainty(self, base: Tensor, memory: Tensor) -> Float[Tensor, "*batch 1 channel site"]:
-        """Standard deviation of the error that the mean of ``base`` is expected to have: here, the spread."""
-        return (base - base.mean(-3, keepdim=True)).square().mean(-3, keepdim=True).sqrt()
+    def columns(
+        self, base: Tensor, memory: Tensor
+    ) -> tuple[Float[Tensor, "*batch column channel site"], Float[Tensor, "*batch"]]:
+        """The expected error of the mean of ``base``: columns of a lower triangular square root of its covariance.
+
+        Here that is diagonal, the spread. Returned with it is the share of each column that differences should go: all
+        of it, or less where little is known.
+        """
+        spread = (base - base.mean(-3, keepdim=True)).square().mean(-3).sqrt().clamp_min(1e-3 * self.std)
+        return torch.diag_embed(spread.flatten(-2)).unflatten(-1, spread.shape[-2:]), spread.new_ones(spread.shape[:-2])
 
     def drawn(
         self, base: Tensor, memory: Tensor, members: int, generator: torch.Generator

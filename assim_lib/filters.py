@@ -150,14 +150,17 @@ class AmortizedFilter(nn.Module):
             phase=phase,
             tendency=self.dynamics.tendency(base),
             memory=memory,
-            sensitivity=self.sensitivity(base, memory, lag) if self.analysis.needs_sensitivity else None,
+            sensitivity=self.sensitivity(base, memory, lag)[0] if self.analysis.needs_sensitivity else None,
         )
         corrected, memory = self.analysis(given, generator)
         path = [corrected.clamp(self.lowest, self.highest)]
         ensemble = draw(path[0], memory) if draw else None
+        after = self.dynamics.flow(path[0], self.steps)
         if self.analysis.carries_covariance and not grows:
-            memory = self.analysis.propagated(memory, self.sensitivity(path[0], memory, 1, observed=False))
-        for _ in range(lag + 1):
+            derivative, shift = self.sensitivity(path[0], memory, 1, observed=False)
+            memory, after = self.analysis.propagated(memory, derivative), after + shift
+        path.append(after)
+        for _ in range(lag):
             path.append(self.dynamics.flow(path[-1], self.steps))
         analysis = path[-2]
         if ensemble is not None:
@@ -196,21 +199,29 @@ class AmortizedFilter(nn.Module):
         memory: Float[Tensor, "*batch memories site features"],
         cycles: int,
         observed: bool = True,
-    ) -> Float[Tensor, "*batch later state"]:
+    ) -> tuple[Float[Tensor, "*batch later state"], Float[Tensor, "*batch 1 channel site"]]:
         """How the state some cycles later, or what is observed of it, answers to each entry of the mean base.
 
-        Channels and sites are flattened. By differences as large as the uncertainty: where little is known they are gentler
-        than the derivative, which chaos makes huge and of no use there. No gradient goes through them, which would double
-        the time of training.
+        By central differences along the columns of a square root of the base's covariance, as far as the base is uncertain: where
+        little is known they are gentler than the derivative, which chaos makes huge and of no use there. No gradient
+        goes through them, which would double the time of training.
+
+        Returns
+        -------
+        The derivative, channels and sites flattened; and by how much the mean over the base's distribution lies off what becomes
+        of its mean, to second order (Nørgaard et al. 2000).
         """
         mean = base.mean(-3, keepdim=True)
-        size = self.analysis.uncertainty(base, memory).clamp_min(1e-3 * self.analysis.std).flatten(-3)
-        moved = mean + torch.diag_embed(size).unflatten(-1, mean.shape[-2:])
-        later = self.dynamics.flow(torch.cat([mean, moved], -3), cycles * self.steps)
+        columns, share = self.analysis.columns(base, memory)
+        moved = share[..., None, None, None] * columns
+        later = self.dynamics.flow(torch.cat([mean + moved, mean - moved, mean], -3), cycles * self.steps)
         if observed:
             later = self.observation_model.operator(later)
-        later = later.flatten(-2)
-        return ((later[..., 1:, :] - later[..., :1, :]) / size.unsqueeze(-1)).mT
+        above, below, centre = later.split([columns.shape[-3], columns.shape[-3], 1], -3)
+        differences = ((above - below) / (2 * share[..., None, None, None])).flatten(-2).mT
+        derivative = torch.linalg.solve_triangular(columns.flatten(-2).mT, differences, upper=False, left=False)
+        # Not scaled up where columns were shortened: a parabola through near points is no guide to far ones.
+        return derivative, (above + below - 2 * centre).sum(-3, keepdim=True) / 2
 
 
 @torch.no_grad()

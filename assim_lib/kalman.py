@@ -195,6 +195,7 @@ class ExtendedAnalysis(CovariantAnalysis):
     minimum_members = 1
     carries_covariance = True
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
+    least_variance = 1e-3  # of a direction, relative to the mean over all
 
     def initial_memory(self, *batch: int, climatology: Tensor) -> Tensor:
         learned = super().initial_memory(*batch, climatology=climatology)
@@ -202,22 +203,16 @@ class ExtendedAnalysis(CovariantAnalysis):
         covariance = 2 * torch.cov((climatology / self.std).flatten(1).mT)
         return self._packed(learned, covariance.expand(*batch, -1, -1))
 
-    def uncertainty(self, base: Tensor, memory: Tensor) -> Tensor:
-        variance = self._covariance(memory).diagonal(dim1=-2, dim2=-1).clamp_min(0)
-        expected = variance.sqrt().unflatten(-1, base.shape[-2:]).unsqueeze(-3)
-        return self.std * expected.clamp(max=self.largest_difference)
+    def columns(self, base: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        covariance = self._covariance(memory)
+        largest = covariance.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(1e-12).sqrt()
+        columns = self.std * self._root(covariance).mT.unflatten(-1, base.shape[-2:])
+        return columns, (self.largest_difference / largest).clamp(max=1.0)
 
     def drawn(self, base: Tensor, memory: Tensor, members: int, generator: torch.Generator) -> Tensor:
-        covariance = self._covariance(memory)
-        # Rounding may leave a direction of nearly no variance with a negative one.
-        floor = 1e-6 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-        factor, _ = torch.linalg.cholesky_ex(
-            covariance + floor[..., None, None] * torch.eye(covariance.shape[-1]).to(covariance)
-        )
-        normal = torch.randn((*covariance.shape[:-2], members, covariance.shape[-1]), generator=generator).to(
-            covariance
-        )
-        deviations = (normal @ factor.mT).unflatten(-1, base.shape[-2:])
+        root = self._root(self._covariance(memory))
+        normal = torch.randn((*root.shape[:-2], members, root.shape[-1]), generator=generator).to(root)
+        deviations = (normal @ root.mT).unflatten(-1, base.shape[-2:])
         return base + self.std * (deviations - deviations.mean(-3, keepdim=True))
 
     def propagated(self, memory: Tensor, derivative: Tensor) -> Tensor:
@@ -245,6 +240,14 @@ class ExtendedAnalysis(CovariantAnalysis):
     def _covariance(self, memory: Tensor) -> Tensor:
         rows = memory[..., 0, :, self.memory :].unflatten(-1, (self.channels, -1))
         return rows.transpose(-3, -2).flatten(-3, -2)
+
+    def _root(self, covariance: Tensor) -> Tensor:
+        variances = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
+        # In single precision some direction of nearly no variance may come out with a negative one.
+        floor = (self.least_variance * variances.mean(-1, keepdim=True)).expand_as(variances)
+        root, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(floor))
+        # A taper, too, may leave something that is no covariance; its diagonal always is.
+        return torch.where((failed > 0)[..., None, None], torch.diag_embed(variances.sqrt()), root)
 
     def _packed(self, learned: Tensor, covariance: Tensor) -> Tensor:
         rows = covariance.unflatten(-2, (self.channels, -1)).transpose(-3, -2).flatten(-2)

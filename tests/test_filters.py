@@ -111,16 +111,18 @@ def test_a_cycle_by_hand(model, lag, batch):
         phase=torch.full(batch, 2),
         tendency=model.dynamics.tendency(carry.base),
         memory=carry.memory,
-        sensitivity=model.sensitivity(carry.base, carry.memory, lag),
+        sensitivity=model.sensitivity(carry.base, carry.memory, lag)[0],
     )
     corrected, memory = model.analysis(given)
     assert (corrected > model.highest).any()
     corrected = corrected.clamp(model.lowest, model.highest)
+    base = model.dynamics.flow(corrected, 2)
     if model.analysis.carries_covariance:
-        memory = model.analysis.propagated(memory, model.sensitivity(corrected, memory, 1, observed=False))
-    torch.testing.assert_close(analysis, model.dynamics.flow(corrected, 2 * lag), **EXACT)
-    torch.testing.assert_close(after.forecast, model.dynamics.flow(analysis, 2), **EXACT)
-    torch.testing.assert_close(after.base, model.dynamics.flow(corrected, 2), **EXACT)
+        derivative, shift = model.sensitivity(corrected, memory, 1, observed=False)
+        memory, base = model.analysis.propagated(memory, derivative), base + shift
+    torch.testing.assert_close(after.base, base, **EXACT)
+    torch.testing.assert_close(analysis, model.dynamics.flow(base, 2 * lag - 2) if lag else corrected, **EXACT)
+    torch.testing.assert_close(after.forecast, model.dynamics.flow(base, 2 * lag), **EXACT)
     assert torch.equal(after.memory, memory)
     # The next cycle's forecast is again the flow of its base over the lag.
     torch.testing.assert_close(after.forecast, model.dynamics.flow(after.base, 2 * lag), **EXACT)
@@ -134,9 +136,34 @@ def test_the_sensitivity_of_a_narrow_ensemble_is_the_derivative(lag):
     memory = model.analysis.initial_memory(climatology=climatology())
     model.analysis.std = model.analysis.std * 1e-3  # differences are at least a thousandth of this
     derivative = torch.func.jacrev(lambda x: model.dynamics.flow(x, 2 * lag).flatten())(mean).flatten(1)
-    torch.testing.assert_close(model.sensitivity(base, memory, lag), derivative, rtol=1e-4, atol=1e-4)
-    several = model.sensitivity(base.expand(3, *base.shape), memory.expand(3, *memory.shape), lag)
-    torch.testing.assert_close(several, model.sensitivity(base, memory, lag).expand(3, -1, -1), **EXACT)
+    found, _ = model.sensitivity(base, memory, lag)
+    torch.testing.assert_close(found, derivative, rtol=1e-4, atol=1e-4)
+    several, _ = model.sensitivity(base.expand(3, *base.shape), memory.expand(3, *memory.shape), lag)
+    torch.testing.assert_close(several, found.expand(3, -1, -1), **EXACT)
+
+
+@pytest.mark.parametrize("size", [0.01, 3.0])
+def test_the_sensitivity_of_a_carried_covariance(lag, size):
+    """Derivative, and half the trace of covariance times second derivative; the shift stays small where little is known."""
+    model = small_filter("extended", 1, lag, PARTIAL)
+    mean = climatology()[0]
+    states = model.analysis.std * size * torch.randn(60, 1, SITES, generator=generator(), dtype=torch.float64)
+    memory = model.analysis.initial_memory(climatology=states)
+    derivative, shift = model.sensitivity(mean[None], memory, 1, observed=False)
+
+    def flow(x):
+        return model.dynamics.flow(x.view(1, SITES), 2).flatten()
+
+    expected = torch.func.jacrev(flow)(mean.flatten())
+    curvature = torch.func.hessian(flow)(mean.flatten())
+    second = 0.5 * torch.einsum("jkl,kl->j", curvature, 2 * torch.cov(states.flatten(1).mT))
+    if size < 1:
+        torch.testing.assert_close(derivative, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(shift.flatten(), second, rtol=0.02, atol=1e-3 * float(second.abs().max()))
+    else:
+        assert (shift.flatten() - second).norm() > 0.5 * second.norm()
+        assert shift.abs().max() < 0.3 * model.analysis.std.max()
+        assert ((derivative - expected).norm() / expected.norm()) < 0.5
 
 
 def test_states_are_kept_within_bounds(lag):
