@@ -152,8 +152,8 @@ class Experiment(BaseModel):
                 self.settings
             )
             and (self.system != "l96" or self.dt is not None),
-            f"network = 'ff_per_operator' has a part for each operator, and settings = {self.settings} have others each; "
-            "take 'conv' or 'ff'.": self.network == "ff_per_operator" and bool(self.settings),
+            f"network = 'ff_per_operator' has a part for each operator, and settings = {self.settings} have others "
+            "each; take 'conv' or 'ff'.": self.network == "ff_per_operator" and bool(self.settings),
             f"start = {self.start!r} knows the state at the observation only, and lag = {self.lag} starts before it; "
             "take lag = 0, or start = 'climatology'.": self.start != "climatology" and self.lag > 0,
             f"start = 'first_observation' needs observations of the state itself, and obs_conf = {self.obs_conf!r} has "

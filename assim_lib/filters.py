@@ -100,7 +100,7 @@ class AmortizedFilter(nn.Module):
         ------
         ValueError : if ``step_size`` is not a multiple of the dynamics' step.
         """
-        # Of a shallow copy only what is set anew is its own: parameters, buffers and modules stay those of the original.
+        # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
         analysis = copy(self.analysis)
         analysis.noise = noise
         return AmortizedFilter(

@@ -347,7 +347,9 @@ def published(name: str) -> Path:
 
 
 def best_filter(**setting: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
-    """The published filter that is best on validation data in a setting, in that setting, and its row of the table of scores.
+    """The published filter that is best on validation data in a setting, and its row of the table of scores.
+
+    A filter that was trained in many settings comes in that of the row.
 
     Parameters
     ----------

@@ -123,17 +123,11 @@ def _moving_average(averaged: Tensor, current: Tensor, count: Tensor | int) -> T
 def in_settings(
     experiment: Experiment, model: AmortizedFilter, settings: list[Experiment]
 ) -> list[tuple[Experiment, AmortizedFilter]]:
-    """Each of the settings with the filter in it, weights shared; the model itself where the experiment has no others."""
+    """Each of the settings with the filter in it, weights shared; the model itself if the experiment has no others."""
+    if not experiment.settings:
+        return [(setting, model) for setting in settings]
     grid = model.climatology.shape[-2:]
-    return [
-        (
-            s,
-            model.elsewhere(observation_model(s.obs_conf, *grid), s.noise, s.step_size)
-            if experiment.settings
-            else model,
-        )
-        for s in settings
-    ]
+    return [(s, model.elsewhere(observation_model(s.obs_conf, *grid), s.noise, s.step_size)) for s in settings]
 
 
 class Course:
@@ -208,7 +202,7 @@ class Course:
         return torch.stack(losses).mean(), carry.detach()
 
     def advance(self, slots: Tensor, carry: Carry) -> None:
-        """Put filters back into the pool a window later; some start anew, those at the end of their record among them."""
+        """Put filters back into the pool a window later; some start anew, as all do at the end of their record."""
         position = self.position[slots] + self.experiment.window
         finite = torch.stack([part.flatten(1).isfinite().all(1) for part in carry]).all(0).cpu()
         restart = (position + self.experiment.window >= self.observations.shape[1]) | ~finite

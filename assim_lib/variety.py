@@ -1,9 +1,9 @@
 r"""Many settings for one filter: those it is trained in, and those it is scored in.
 
-What an observer knows of the observations (the standard deviation :math:`\sigma` of their error, the places, the interval) is
-given to every analysis. One network can therefore serve all settings, if training shows it enough of them. They are
-drawn at random: :math:`\sigma` log-uniformly, since it is a factor that makes the difference; masks and intervals in
-turn, so that none is rare.
+What an observer knows of the observations is used by the filter, not learned: the standard deviation :math:`\sigma` of
+their error and their places by the analysis, the interval by the forecast. One network can therefore serve all settings,
+if training shows it enough of them. They are drawn at random: :math:`\sigma` log-uniformly, since it is a factor that
+makes the difference; masks and intervals in turn, so that none is rare.
 """
 
 from itertools import product
