@@ -17,6 +17,7 @@ of a model trajectory, and an observation corrects the past through the dynamics
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ class AmortizedFilter(nn.Module):
     ):
         super().__init__()
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
-        self.steps, self.lag, self.growth = dynamics.steps_per_cycle(step_size), lag, growth
+        self.steps, self.lag, self.growth, self.clamp = dynamics.steps_per_cycle(step_size), lag, growth, clamp
         self.register_buffer("climatology", climatology)
         derived = {
             "schedule": observation_model.mask(torch.arange(observation_model.period)).to(climatology),
@@ -87,6 +88,25 @@ class AmortizedFilter(nn.Module):
         }
         for name, tensor in derived.items():
             self.register_buffer(name, tensor, persistent=False)
+
+    def elsewhere(self, observation_model: ObservationModel, noise: float, step_size: float) -> "AmortizedFilter":
+        """The same filter in another setting. Its weights are shared: what trains one trains the other.
+
+        Parameters
+        ----------
+        noise : standard deviation of the observation error.
+        step_size : observation interval; the lag stays the same number of cycles.
+
+        Raises
+        ------
+        ValueError : if ``step_size`` is not a multiple of the dynamics' step.
+        """
+        # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
+        analysis = copy(self.analysis)
+        analysis.noise = noise
+        return AmortizedFilter(
+            self.dynamics, observation_model, analysis, step_size, self.lag, self.climatology, self.growth, self.clamp
+        )
 
     def lag_at(self, age: int | None) -> int:
         """The lag so many cycles after a cold start; None: long after."""

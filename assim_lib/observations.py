@@ -170,3 +170,26 @@ def unstructured_known_part(channels: int, sites: int) -> ObservationModel:
 
 def _alternating(even: Tensor, odd: Tensor) -> Tensor:
     return torch.stack([even, odd], 1).flatten(0, 1)
+
+
+RANDOM_SHARES = (10, 25, 50, 75)
+RANDOM_PERIOD = 20
+
+
+def _register_random(percent: int, period: int, name: str) -> None:
+    @register_obs_conf(name)
+    def random_obs(channels: int, sites: int) -> ObservationModel:
+        """So many per cent of the entries, at random places: the same ones each cycle, or other ones.
+
+        The places were drawn once and for all; a schedule of other ones repeats after :data:`RANDOM_PERIOD` cycles.
+        """
+        size = channels * sites
+        # The rank of each entry among random numbers: those of the lowest are seen.
+        rank = np.random.RandomState(percent).random_sample((period, size)).argsort(-1).argsort(-1)
+        seen = torch.from_numpy(rank < max(1, round(percent * size / 100)))
+        return ObservationModel(seen.view(period, channels, sites))
+
+
+for _percent in RANDOM_SHARES:
+    _register_random(_percent, 1, f"random_{_percent}_fixed")
+    _register_random(_percent, RANDOM_PERIOD, f"random_{_percent}_moving")

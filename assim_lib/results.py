@@ -7,6 +7,7 @@ history, package versions, commit.
 
 import json
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import pandas as pd
@@ -176,14 +177,23 @@ def _learned(**setting: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def histories(**setting: Any) -> dict[str, list[dict[str, int | float]]]:
-    """Learning curves of the learned filters in a setting, by label and ensemble size."""
+    """Learning curves of the learned filters in a setting, by label and ensemble size.
+
+    That of a filter trained in many settings is a mean over some of them, whatever setting is asked for.
+    """
     return {f"{result['label']}, m = {result['m']}": result["history"] for _, result in _learned(**setting)}
 
 
 def training_runs(**setting: Any) -> pd.DataFrame:
-    """One row per learned filter: its size, its training time, its origin, and the command that repeats it."""
+    """One row per learned filter: its size, its training time, its origin, and the command that repeats it.
+
+    ``validation_rmse`` of a filter with results in several settings is their geometric mean.
+    """
+    results: dict[str, list[dict[str, Any]]] = {}
+    for _, result in _learned(**setting):
+        results.setdefault(Path(result["checkpoint"]).stem, []).append(result)
     rows = []
-    for name, result in _learned(**setting):
+    for name, (result, *others) in results.items():
         experiment = Experiment.model_validate(result["experiment"]).model_dump()  # options that came later included
         base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
         options = {k: v for k, v in experiment.items() if v != base[k] or k in ("preset", "analysis", "obs_conf")}
@@ -194,7 +204,7 @@ def training_runs(**setting: Any) -> pd.DataFrame:
                 "name": name,
                 "updates": experiment["updates"],
                 "core_minutes": result["core_seconds"] / 60,
-                "validation_rmse": result["validation"]["rmse"],
+                "validation_rmse": geometric_mean(r["validation"]["rmse"] for r in (result, *others)),
                 "torch": result["provenance"]["versions"]["torch"],
                 "command": " ".join(words),
             }

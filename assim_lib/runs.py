@@ -26,8 +26,9 @@ from assim_lib.observations import observation_model
 from assim_lib.results import load_scores, store_result
 from assim_lib.storage import data_dir, provenance
 from assim_lib.systems import system_of
-from assim_lib.training import NEEDS_TRUTH, Record, Trainer, load_checkpoint, save_checkpoint
+from assim_lib.training import NEEDS_TRUTH, Record, Trainer, in_settings, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, training_trajectories
+from assim_lib.variety import VALIDATED, scored_in, variations
 
 CLIMATOLOGY_STATES = 512
 VALIDATION_SEGMENT = 200
@@ -117,7 +118,17 @@ def training_record(experiment: Experiment, progress: bool = False) -> Record:
 
 
 def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
-    """RMSE on the validation data, run as a batch of short segments from cold starts (quick enough for a curve)."""
+    """RMSE on the validation data, run as a batch of short segments from cold starts (quick enough for a curve).
+
+    Of a filter of many settings: the geometric mean over some of them, in which a per cent counts the same in each,
+    and not what is hard to see the most.
+    """
+    settings = in_settings(experiment, model, scored_in(experiment, VALIDATED))
+    errors = [_short_runs_rmse(*setting) for setting in settings]
+    return math.prod(errors) ** (1 / len(errors))
+
+
+def _short_runs_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
     data = test_set_of(experiment, "validation")
     segments = len(data.observations) // VALIDATION_SEGMENT
     starts = VALIDATION_SEGMENT * torch.arange(segments)
@@ -182,7 +193,7 @@ def train(
     time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``.
     """
     model = build_filter(experiment)
-    trainer = Trainer(experiment, model, training_record(experiment, progress))
+    trainer = Trainer(experiment, model, *(training_record(setting, progress) for setting in variations(experiment)))
     state = folder / "state.safetensors" if folder else None
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
@@ -281,32 +292,37 @@ def score(
 def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
     """Store a trained filter under ``data/checkpoints`` and its scores, test and validation, under ``data/results``.
 
+    A filter of many settings has one checkpoint, and a result in each of those that it is scored in.
+
     Raises
     ------
-    LookupError : if the test set of the experiment is not one of the project's frozen ones.
+    LookupError : if the test set of a setting is not one of the project's frozen ones.
     """
-    if not test_set_of(experiment).frozen:
-        raise LookupError(
-            f"system = {experiment.system!r} with step_size = {experiment.step_size:g} has no frozen test set; make one "
-            "with `python -m assim_lib test-sets` before publishing."
-        )
+    settings = scored_in(experiment)
+    for setting in settings:
+        if not test_set_of(setting).frozen:
+            raise LookupError(
+                f"system = {setting.system!r} with step_size = {setting.step_size:g} has no frozen test set; make one "
+                "with `python -m assim_lib test-sets` before publishing."
+            )
     checkpoint = published(experiment.name)
     save_checkpoint(model, checkpoint, record)
-    validation, _ = score(experiment, model, "validation")
-    test, milliseconds = score(experiment, model, "test", progress=True)
-    store_result(
-        experiment.name,
-        test_set_of(experiment),
-        method=experiment.method,
-        m=experiment.m,
-        label=experiment.label,
-        test=test,
-        validation=validation,
-        ms_per_cycle=milliseconds,
-        seed=experiment.seed,
-        checkpoint=checkpoint.name,
-        details={**record, "scored": provenance(str(experiment.torch_device))},
-    )
+    for setting, there in in_settings(experiment, model, settings):
+        validation, _ = score(setting, there, "validation")
+        test, milliseconds = score(setting, there, "test", progress=True)
+        store_result(
+            f"{experiment.name}-{setting.setting}" if experiment.settings else experiment.name,
+            test_set_of(setting),
+            method=experiment.method,
+            m=experiment.m,
+            label=experiment.label,
+            test=test,
+            validation=validation,
+            ms_per_cycle=milliseconds,
+            seed=experiment.seed,
+            checkpoint=checkpoint.name,
+            details={**record, "scored": provenance(str(experiment.torch_device))},
+        )
     return checkpoint
 
 
@@ -350,6 +366,8 @@ def published(name: str) -> Path:
 def best_filter(**setting: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
     """The published filter that is best on validation data in a setting, and its row of the table of scores.
 
+    A filter that was trained in many settings comes in that of the row.
+
     Parameters
     ----------
     setting : columns of the table and their values, e.g. ``method="amortized", obs_conf="full_obs"``.
@@ -363,4 +381,5 @@ def best_filter(**setting: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]
     if rows.empty:
         raise LookupError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in setting.items())}.")
     row = rows.loc[rows.validation_rmse.idxmin()]
-    return *load_filter(data_dir() / "checkpoints" / row.checkpoint), row
+    scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}
+    return *load_filter(data_dir() / "checkpoints" / row.checkpoint, **scored), row

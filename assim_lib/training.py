@@ -13,6 +13,9 @@ one that looks at the truth.
 :class:`Trainer` keeps a pool of filters, each somewhere along one of the training trajectories. An update takes a few
 of them a window further and applies one gradient; ensemble and memory are carried, detached, to the next window,
 so that the filters of the pool are as warm as at test time. One loop, a generator, does all of it.
+
+One network may also be trained in many settings at once. Each is then a :class:`Course` with a record and a pool of its
+own, and each update is made in one of them.
 """
 
 import json
@@ -30,8 +33,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, Carry
+from assim_lib.observations import observation_model
 from assim_lib.registry import Registry
 from assim_lib.storage import IntegrityError, atomic_path, sha256, verify, write_json
+from assim_lib.variety import variations
 
 WARMUP = 100
 EMA_DECAY = 0.995
@@ -115,37 +120,38 @@ def _moving_average(averaged: Tensor, current: Tensor, count: Tensor | int) -> T
     return averaged.lerp(current, 1 - decay)
 
 
-class Trainer:
-    """A filter, its optimizers, and the pool of filters it is trained on.
+def in_settings(
+    experiment: Experiment, model: AmortizedFilter, settings: list[Experiment]
+) -> list[tuple[Experiment, AmortizedFilter]]:
+    """Each of the settings with the filter in it, weights shared; the model itself if the experiment has no others."""
+    if not experiment.settings:
+        return [(setting, model) for setting in settings]
+    grid = model.climatology.shape[-2:]
+    return [(s, model.elsewhere(observation_model(s.obs_conf, *grid), s.noise, s.step_size)) for s in settings]
+
+
+class Course:
+    """A pool of filters that are trained in one setting, each somewhere along one of its trajectories.
 
     Parameters
     ----------
-    experiment : sizes, rates and the seed of the run.
-    model : the filter to train, on its device.
+    experiment : the setting, with the sizes of window and pool.
+    model : the filter to train, in that setting and on its device.
     record : observations; the truth only for the losses in :data:`NEEDS_TRUTH`.
+    generator : of the run, from which everything is drawn.
 
     Raises
     ------
     ValueError : if the record holds a truth that the loss has no use for, or lacks one that it needs.
     """
 
-    def __init__(self, experiment: Experiment, model: AmortizedFilter, record: Record):
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, record: Record, generator: torch.Generator):
         if (record.truth is not None) != (experiment.loss in NEEDS_TRUTH):
             raise ValueError(
                 f"loss = {experiment.loss!r} and a record {'without' if record.truth is None else 'with'} the truth."
             )
-        self.experiment, self.model, self.record = experiment, model, record
+        self.experiment, self.model, self.record, self.generator = experiment, model, record, generator
         self.observations = record.observations
-        self.ema = AveragedModel(model, avg_fn=_moving_average)
-        hidden = model.analysis.trunk.named_parameters()
-        matrices = [p for name, p in hidden if p.ndim == 2 and "head" not in name.split(".")]
-        others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
-        self.optimizers = {
-            "muon": torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            "adamw": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
-        }
-        self.generator = torch.Generator().manual_seed(experiment.seed)
-        self.update = self.skipped = 0
         self.segment, self.position = self._enter(experiment.pool)
         # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
         self.pool = Carry(*(part.clone() for part in self._cold_start(self.segment, self.position)))
@@ -164,51 +170,12 @@ class Trainer:
         observations = self.observations[segment[:, None].to(before.device), before]
         return self.model.spun_up(carry, observations, before[:, :1].squeeze(1) if self.model.spinup else 0)
 
-    @property
-    def averaged(self) -> AmortizedFilter:
-        """The filter with the moving average of the weights, which is smoother than the last weights."""
-        return cast(AmortizedFilter, self.ema.module)
+    def choose(self) -> Tensor:
+        """A random batch of the pool."""
+        return torch.randperm(len(self.position), generator=self.generator)[: self.experiment.batch]
 
-    def fit(self) -> Iterator[dict[str, int | float]]:
-        """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
-        while self.update < self.experiment.updates:
-            yield self._step()
-
-    def _step(self) -> dict[str, int | float]:
-        rate = self._set_learning_rate()
-        slots = torch.randperm(len(self.position), generator=self.generator)[: self.experiment.batch]
-        loss, carry = self._unroll(slots)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
-        usable = bool(norm < LARGEST_GRADIENT)  # False for a NaN as well
-        if usable:
-            for optimizer in self.optimizers.values():
-                optimizer.step()
-            self.ema.update_parameters(self.model)
-        self.skipped += not usable
-        self.update += 1
-        self._advance_pool(slots, carry)
-        return {
-            "update": self.update,
-            "loss": float(loss.detach()),
-            "gradient": float(norm),
-            "rate": rate,
-            "skipped": self.skipped,
-        }
-
-    def _set_learning_rate(self) -> float:
-        done = self.update / self.experiment.updates
-        scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
-        for optimizer, rate in zip(
-            self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * scale
-        return self.experiment.lr * scale
-
-    def _unroll(self, slots: Tensor) -> tuple[Tensor, Carry]:
+    def unroll(self, slots: Tensor) -> tuple[Tensor, Carry]:
+        """The loss of some filters of the pool over their next window, and where they end."""
         device, loss_of = self.observations.device, LOSSES[self.experiment.loss]
         carry = Carry(*(part[slots.to(device)] for part in self.pool))
         cycles = (self.position[slots, None] + torch.arange(self.experiment.window + 1)).to(device)
@@ -234,7 +201,8 @@ class Trainer:
             losses.append(loss_of(step))
         return torch.stack(losses).mean(), carry.detach()
 
-    def _advance_pool(self, slots: Tensor, carry: Carry) -> None:
+    def advance(self, slots: Tensor, carry: Carry) -> None:
+        """Put filters back into the pool a window later; some start anew, as all do at the end of their record."""
         position = self.position[slots] + self.experiment.window
         finite = torch.stack([part.flatten(1).isfinite().all(1) for part in carry]).all(0).cpu()
         restart = (position + self.experiment.window >= self.observations.shape[1]) | ~finite
@@ -250,6 +218,100 @@ class Trainer:
             for pooled, new in zip(self.pool, fresh, strict=True):
                 pooled[again.to(new.device)] = new
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where the filters of the pool are."""
+        pool = {f"pool.{k}": v for k, v in self.pool._asdict().items()}
+        return {**pool, "segment": self.segment, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put the filters of the pool where they were."""
+        self.pool = Carry(**{k: state[f"pool.{k}"].to(self.observations.device) for k in Carry._fields})
+        self.segment, self.position = state["segment"], state["position"]
+
+
+class Trainer:
+    """A filter, its optimizers, and the courses it is trained in.
+
+    Parameters
+    ----------
+    experiment : sizes, rates and the seed of the run.
+    model : the filter to train, on its device.
+    records : one for each of the settings that :func:`~assim_lib.variety.variations` names.
+
+    Raises
+    ------
+    ValueError : if there are too few or too many records, or a :class:`Course` refuses one.
+    """
+
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, *records: Record):
+        self.experiment, self.model = experiment, model
+        self.generator = torch.Generator().manual_seed(experiment.seed)
+        settings = in_settings(experiment, model, variations(experiment))
+        self.courses = [
+            Course(*setting, record, self.generator) for setting, record in zip(settings, records, strict=True)
+        ]
+        self.ema = AveragedModel(model, avg_fn=_moving_average)
+        hidden = model.analysis.trunk.named_parameters()
+        matrices = [p for name, p in hidden if p.ndim == 2 and "head" not in name.split(".")]
+        others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+        self.optimizers = {
+            "muon": torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            "adamw": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
+        }
+        self.update = self.skipped = 0
+
+    @property
+    def averaged(self) -> AmortizedFilter:
+        """The filter with the moving average of the weights, which is smoother than the last weights."""
+        return cast(AmortizedFilter, self.ema.module)
+
+    def fit(self) -> Iterator[dict[str, int | float]]:
+        """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
+        while self.update < self.experiment.updates:
+            yield self._step()
+
+    def _step(self) -> dict[str, int | float]:
+        rate = self._set_learning_rate()
+        course = self.courses[0]
+        if len(self.courses) > 1:
+            course = self.courses[int(torch.randint(len(self.courses), (), generator=self.generator))]
+        slots = course.choose()
+        loss, carry = course.unroll(slots)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
+        usable = bool(norm < LARGEST_GRADIENT)  # False for a NaN as well
+        if usable:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self.ema.update_parameters(self.model)
+        self.skipped += not usable
+        self.update += 1
+        course.advance(slots, carry)
+        return {
+            "update": self.update,
+            "loss": float(loss.detach()),
+            "gradient": float(norm),
+            "rate": rate,
+            "skipped": self.skipped,
+        }
+
+    def _set_learning_rate(self) -> float:
+        done = self.update / self.experiment.updates
+        scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+        for optimizer, rate in zip(
+            self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        return self.experiment.lr * scale
+
+    def _prefixed(self) -> dict[str, Course]:
+        # A single course has none: unfinished runs of before there were several go on.
+        several = len(self.courses) > 1
+        return {f"course{i}." if several else "": course for i, course in enumerate(self.courses)}
+
     def save(self, path: Path, note: dict[str, Any] | None = None) -> None:
         """Write everything needed to go on, in one file, atomically. ``note`` is kept with it."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -257,8 +319,9 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        tensors |= {f"pool.{k}": v for k, v in self.pool._asdict().items()}
-        tensors |= {"segment": self.segment, "position": self.position, "generator": self.generator.get_state()}
+        for prefix, course in self._prefixed().items():
+            tensors |= {f"{prefix}{k}": v for k, v in course.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
         header = {
             "experiment": self.experiment.model_dump_json(),
             "progress": json.dumps({"update": self.update, "skipped": self.skipped}),
@@ -291,9 +354,8 @@ class Trainer:
                 index, field = key.split(".", 1)
                 state.setdefault(int(index), {})[field] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        device = self.observations.device
-        self.pool = Carry(**{k: v.to(device) for k, v in part("pool.").items()})
-        self.segment, self.position = tensors["segment"], tensors["position"]
+        for prefix, course in self._prefixed().items():
+            course.load_state_dict(part(prefix))
         self.generator.set_state(tensors["generator"])
         progress = json.loads(header["progress"])
         self.update, self.skipped = progress["update"], progress["skipped"]

@@ -87,4 +87,5 @@ def small_filter(
     """An untrained filter, in float64."""
     seen = observation_model(obs_conf, 1, sites)
     analysis = small_analysis(name, members, lagged=lag > 0, sites=sites, operators=seen.period, **options)
-    return AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites))
+    # A copy: a state dict is loaded into it in place.
+    return AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites).clone())

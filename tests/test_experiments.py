@@ -84,6 +84,18 @@ UNKNOWN = "unstructured_partial_obs"
         ({"m": 1, "analysis": "original"}, "m = 1 does not work with analysis = 'original', "),
         ({"m": 1}, "m = 1 does not work with analysis = 'original', "),
         ({"kernel": 4}, "kernel = 4 must be odd."),
+        ({"settings": -1}, "settings = -1 (of type int) is not allowed; settings is the number of settings that one "),
+        ({"settings": True}, "settings = True (of type bool) is not allowed; settings is the number of settings that "),
+        (
+            {"settings": 3, "system": "vl20"},
+            "settings = 3 are those of system = 'l96' and its own integration step; set it to 0.",
+        ),
+        ({"settings": 3, "dt": 0.025}, "settings = 3 are those of system = 'l96' and its own integration step; "),
+        (
+            {"settings": 3, "network": "ff_per_operator", "obs_conf": "partial_obs"},
+            "network = 'ff_per_operator' has a part for each operator, and settings = 3 have others each; take 'conv' or "
+            "'ff'.",
+        ),
         ({"cycles": 10, "window": 10}, "cycles = 10 must be more than window + growth · lag = 10."),
         ({"analysis": "extended", "m": 10}, "m = 10 does not work with analysis = 'extended', which carries"),
         ({"analysis": "extended", "band": 2}, "band = 2 is not used by analysis = 'extended'; set it to 0."),
@@ -272,6 +284,7 @@ def test_the_starts_are_of_known_experiments():
         {"loss": "clean_analysis"},
         {"system": "two_level", "dt": 0.05},
         {"system": "ks", "step_size": 0.5},
+        {"settings": 3, "network": "ff"},
     ],
     ids=str,
 )
@@ -313,7 +326,7 @@ def test_names_tell_runs_apart():
     changes = [
         {}, {"seed": 1}, {"m": 5}, {"analysis": "hybrid"}, {"analysis": "hybrid", "lag": 5}, {"noise": 0.5}, {"step_size": 0.2},
         {"obs_conf": "every_4th_fixed"}, {"network": "ff"}, {"loss": "ss_analysis"}, {"loss": "clean_analysis"},
-        {"dt": 0.025}, {"start": "truth"}, {"start": "first_observation"},
+        {"dt": 0.025}, {"start": "truth"}, {"start": "first_observation"}, {"settings": 1}, {"settings": 48},
     ]  # fmt: skip
     names = [configure(**change).name for change in changes]
     assert len(set(names)) == len(names)
@@ -324,6 +337,8 @@ def test_the_methods_name_in_the_table():
     assert methods.pop("original") == "amortized_original"
     assert set(methods.values()) == {"amortized"}
     assert {configure("l96_ff", analysis=a).method for a in ANALYSES} == {"amortized_ff"}
+    assert {configure(analysis=a, settings=3).method for a in ANALYSES} == {"amortized_any"}
+    assert configure("l96_any").method == "amortized_any"
     # A method that is trained otherwise never competes with those that saw observations alone.
     for loss in ("ss_analysis", "clean_analysis"):
         assert {configure(analysis=a, loss=loss).method for a in ANALYSES} == {f"amortized_{loss}"}

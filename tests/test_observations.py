@@ -8,7 +8,15 @@ import torch
 from small import generator
 
 from assim_lib import observations
-from assim_lib.observations import OBS_CONFS, ObservationModel, identity, observation_model, register_obs_conf
+from assim_lib.observations import (
+    OBS_CONFS,
+    RANDOM_PERIOD,
+    RANDOM_SHARES,
+    ObservationModel,
+    identity,
+    observation_model,
+    register_obs_conf,
+)
 
 BATCHES = [(), (64,)]
 
@@ -76,6 +84,34 @@ def test_every_configuration_fits_every_grid(name, channels, sites):
 def test_fixed_partial_observations_stay():
     masks = observation_model("every_4th_fixed", 1, 40).mask(torch.arange(5))
     assert (masks == (torch.arange(40) % 4 == 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["fixed", "moving"])
+@pytest.mark.parametrize("percent", RANDOM_SHARES)
+@pytest.mark.parametrize(("channels", "sites"), [(1, 40), (2, 36), (1, 3)])
+def test_random_masks_see_their_share_of_the_entries(percent, kind, channels, sites):
+    model = observation_model(f"random_{percent}_{kind}", channels, sites)
+    assert model.period == {"fixed": 1, "moving": RANDOM_PERIOD}[kind]
+    counts = model.schedule.sum((-2, -1))
+    assert (counts == max(1, round(percent * channels * sites / 100))).all()
+    if sites > 3:
+        assert len({tuple(mask.flatten().tolist()) for mask in model.schedule}) == model.period
+        # Neither a regular grid nor a cluster.
+        places = model.schedule[0].flatten().nonzero().flatten()
+        assert len(set(places.diff().tolist())) > 1
+
+
+@pytest.mark.parametrize("kind", ["fixed", "moving"])
+def test_random_masks_are_the_same_each_time(kind):
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, again = (observation_model(f"random_25_{kind}", 1, 40).schedule for _ in range(2))
+    assert torch.equal(first, again)
+    # Also on other machines, and in other versions.
+    assert first[0, 0].nonzero().flatten().tolist() == [2, 3, 5, 11, 14, 16, 18, 26, 30, 34]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
 
 
 @pytest.mark.parametrize("batch", BATCHES)

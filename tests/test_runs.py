@@ -22,7 +22,9 @@ from assim_lib.evaluation import evaluate
 from assim_lib.experiments import EXPERIMENTS, Experiment, configure
 from assim_lib.networks import NETWORKS, FeedForwardTrunk, RingConvTrunk, register_network
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
+from assim_lib.results import histories, load_scores, training_runs, write_scores
 from assim_lib.runs import (
+    best_filter,
     build_filter,
     load_filter,
     publish,
@@ -34,7 +36,9 @@ from assim_lib.runs import (
     validation_rmse,
 )
 from assim_lib.systems import Lorenz96
+from assim_lib.training import Course
 from assim_lib.trajectories import freeze, training_trajectories
+from assim_lib.variety import scored_in, variations
 
 pytestmark = pytest.mark.usefixtures("own_cache", "home")
 
@@ -209,7 +213,8 @@ def test_truth_keeps_its_own_step():
 def test_every_experiment_runs(experiment, short_spinup, quiet):
     """As it is, but small: two updates, and a score on validation data."""
     sizes = {k: v for k, v in TINY.items() if k != "obs_conf"}
-    chosen = configure(experiment, m=2, **{**sizes, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
+    few = {"settings": min(3, configure(experiment).settings)}
+    chosen = configure(experiment, m=2, **{**sizes, **few, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
     model, record = train(chosen, **{**quiet, "curve_points": 1})
     assert 0 < record["history"][0]["loss"] < 10
     assert record["history"][0]["skipped"] == 0
@@ -322,14 +327,14 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(quiet, tmp_path, monke
         if where == "while scoring":
             patch.setattr(runs, "validation_rmse", lambda *_: stop({"update": 5}))
         if where == "within an update":
-            advance = runs.Trainer._advance_pool
+            advance, calls = Course.advance, iter(range(1, 9))
 
             def stopped(self, *arguments):
-                if self.update == 5:
+                if next(calls) == 5:
                     raise Stopped
                 return advance(self, *arguments)
 
-            patch.setattr(runs.Trainer, "_advance_pool", stopped)
+            patch.setattr(Course, "advance", stopped)
         if where == "between the two optimizers":
             update = torch.optim.AdamW.step
 
@@ -440,7 +445,7 @@ def test_how_members_start_and_spread_at_test_time(monkeypatch, start, dropout):
     """As asked for, in the curve and in the score: from the truth, or with dropout, only then."""
     asked = []
 
-    def note(model, observations, generator, first_cycle=None, *, dropout, near, progress=None):
+    def note(model, observations, generator, first_cycle=None, *, dropout, near, draws=0, progress=None):
         asked.append((dropout, near))
         return observations.nan_to_num(0.0).unsqueeze(-3)
 
@@ -551,3 +556,100 @@ def test_a_damaged_published_filter_is_refused(published, tmp_path):
     copy.with_suffix(".json").write_text(path.with_suffix(".json").read_text())
     with pytest.raises(storage.IntegrityError, match="is corrupt"):
         load_filter(copy)
+
+
+# ---- one filter for many settings
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Settings that have a frozen set here."""
+    return (("full_obs", 0.1, 1.0), ("every_4th_dim_partial_obs", 0.1, 2.5))
+
+
+@pytest.fixture
+def of_many(scored, monkeypatch):
+    """A small experiment, scored in few settings."""
+    monkeypatch.setattr(runs, "VALIDATED", scored)
+    monkeypatch.setattr(runs, "scored_in", lambda experiment, settings=scored: scored_in(experiment, settings))
+    sizes = {**TINY, "obs_conf": "full_obs", "updates": 6}
+    return configure("l96_any", analysis="hybrid", m=3, settings=4, **{**sizes, "segments": 1, "cycles": 12})
+
+
+def test_every_setting_has_its_record(of_many, quiet, monkeypatch):
+    """Observed in its own way, of a truth of its own."""
+    records = []
+
+    class Noted(runs.Trainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            records.extend(course.record for course in self.courses)
+
+    monkeypatch.setattr(runs, "Trainer", Noted)
+    train(of_many, **{**quiet, "curve_points": 0})
+    assert len(records) == 4
+    for setting, record in zip(variations(of_many), records, strict=True):
+        assert torch.equal(record.observations, training_record(setting).observations)
+        assert record.truth is record.near is None
+        data = training_trajectories(Lorenz96(), setting.step_size, 12, 1, setting.seed)
+        mask = OBS_CONFS[setting.obs_conf](1, 40).mask(torch.arange(12)).numpy()
+        expected = data.truth.values[:, 1:] + setting.noise * data.unit_noise.values
+        np.testing.assert_allclose(record.observations, np.where(mask, expected, 0.0), atol=1e-5)
+
+
+def test_a_run_in_many_settings_is_validated_in_the_mean(of_many, quiet, tmp_path):
+    model, record = train(of_many, tmp_path / "whole", **quiet)
+    errors = []
+    for setting in scored_in(of_many, runs.VALIDATED):
+        there = build_filter(setting, model.climatology)
+        there.load_state_dict(model.state_dict())
+        errors.append(validation_rmse(setting, there))
+    assert errors[0] != errors[1]
+    mean = math.exp(sum(map(math.log, errors)) / 2)
+    assert record["history"][-1]["validation_rmse"] == validation_rmse(of_many, model) == pytest.approx(mean)
+
+    def stop(metrics):
+        if metrics["update"] == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(of_many, tmp_path / "run", save_every=0.0, on_metrics=stop, **quiet)
+    resumed, _ = train(of_many, tmp_path / "run", **quiet)
+    assert_same(weights(resumed), weights(model))
+
+
+def test_a_filter_of_many_settings_is_published_once_and_scored_in_each(of_many, quiet, home, scored):
+    model, record = train(of_many, **{**quiet, "curve_points": 1})
+    path = publish(of_many, model, record)
+    assert path == home / "data" / "checkpoints" / "l96_any-4settings-hybrid-lag1-m3-seed0.safetensors"
+    write_scores()
+    table = load_scores(method="amortized_any")
+    assert len(table) == 2
+    assert set(table.checkpoint) == {path.name}
+    for obs_conf, step_size, noise in scored:
+        setting = {"obs_conf": obs_conf, "step_size": step_size, "noise": noise}
+        name = f"{of_many.name}-{obs_conf}-dt{step_size:g}-s{noise:g}"
+        result = json.loads((home / "data" / "results" / f"{name}.json").read_text())
+        assert {key: result[key] for key in setting} == setting
+        assert (result["method"], result["label"]) == ("amortized_any", "hybrid, lag 1, 4 settings")
+        assert Experiment(**result["experiment"]) == of_many
+        # Whoever asks for the filter in a setting gets it there.
+        experiment, loaded, row = best_filter(**setting, method="amortized_any")
+        assert experiment == of_many.changed(**setting)
+        assert row.noise == noise
+        assert_same(weights(loaded), weights(model))
+        for split in ("test", "validation"):
+            assert score(experiment, loaded, split)[0].as_dict() == result[split]
+    # One filter, one row, and the command that repeats it.
+    (run,) = training_runs(method="amortized_any").itertuples()
+    assert run.name == of_many.name
+    assert "--settings 4" in run.command
+    assert run.validation_rmse == pytest.approx(table.validation_rmse.prod() ** 0.5, rel=1e-3)
+    assert len(histories(method="amortized_any")) == 1
+
+
+def test_a_setting_without_a_frozen_set_publishes_nothing(quiet):
+    chosen = configure("l96_any", m=3, settings=2, **{**TINY, "segments": 1, "cycles": 12, "updates": 1})
+    with pytest.raises(LookupError, match=r"^system = 'l96' with step_size = 0\.15 has no frozen test set; "):
+        publish(chosen, *train(chosen, **{**quiet, "curve_points": 0}))
+    assert not runs.published(chosen.name).exists()

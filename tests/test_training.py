@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from small import CASES, Quick, generator, shaken, small_filter
+from safetensors.torch import load_file, save_file
+from small import CASES, Quick, climatology, generator, scales, shaken, small_analysis, small_filter
 
 import assim_lib
 from assim_lib import training
 from assim_lib.experiments import Experiment, configure
-from assim_lib.filters import Carry, assimilate
-from assim_lib.observations import identity
+from assim_lib.filters import AmortizedFilter, Carry, assimilate
+from assim_lib.observations import identity, observation_model
 from assim_lib.storage import IntegrityError, sha256, write_json
+from assim_lib.systems import Lorenz96
 from assim_lib.training import (
     LARGEST_LOSS,
     LOSSES,
@@ -25,6 +26,7 @@ from assim_lib.training import (
     Step,
     Trainer,
     clean_analysis,
+    in_settings,
     load_checkpoint,
     save_checkpoint,
     ss_analysis,
@@ -69,6 +71,11 @@ def trainer(data, name="recurrent", m=4, lag=0, near=None, **options) -> Trainer
     model = filter_of(chosen)
     truth = truth_of(data) if chosen.loss in NEEDS_TRUTH else None
     return Trainer(chosen, model, Record(observations_of(data, model, chosen.noise), near, truth))
+
+
+def only_course(trainer):
+    (course,) = trainer.courses
+    return course
 
 
 @pytest.fixture(params=[(*case, lag) for case, lag in zip(CASES, (0, 2, 0, 2, 2, 2), strict=True)], ids=str)
@@ -229,15 +236,16 @@ def test_starts_near_numbers_are_near_those_of_the_cycle_of_entry(data, monkeypa
     truth = truth_of(data)
     near = torch.where(torch.arange(12) < 8, truth, math.nan)
     ours = trainer(data, near=near, pool=64, batch=64, noise=0.5)
+    course = only_course(ours)
     monkeypatch.setattr(training, "RESTART_SHARE", 1.0)  # all of them, after each update
     for update in range(3):
-        around = truth[ours.segment, ours.position][:, None]
-        error = (ours.pool.base - around)[..., :8]
+        around = truth[course.segment, course.position][:, None]
+        error = (course.pool.base - around)[..., :8]
         assert float(error.std()) == pytest.approx(float(ours.model.analysis.noise), rel=0.1), update
         assert abs(float(error.mean())) < 0.1
-        elsewhere = (ours.pool.base - around)[..., 8:]
+        elsewhere = (course.pool.base - around)[..., 8:]
         assert float(elsewhere.std()) > 3
-        assert torch.equal(ours.pool.forecast, ours.pool.base)
+        assert torch.equal(course.pool.forecast, course.pool.base)
         advance(ours, 1)
 
 
@@ -246,7 +254,7 @@ def test_without_numbers_to_start_near_filters_start_from_the_climatology(data, 
     monkeypatch.setattr(training, "RESTART_SHARE", 1.0)
     states = {tuple(state) for state in ours.model.climatology.flatten(1).tolist()}
     for _ in range(2):
-        assert {tuple(state) for state in ours.pool.base.reshape(-1, 12).tolist()} <= states
+        assert {tuple(state) for state in only_course(ours).pool.base.reshape(-1, 12).tolist()} <= states
         advance(ours, 1)
 
 
@@ -255,11 +263,13 @@ def test_without_numbers_to_start_near_filters_start_from_the_climatology(data, 
 
 def losses_of_windows(data, position, perturbed, loss="ss_forecast", window=2, by=3.0):
     """The loss of windows from that position, and where they end; some cycles' observations are other ones."""
-    ours = trainer(data, obs_conf="unstructured_partial_obs", network="ff", loss=loss, window=window, batch=6)
+    ours = only_course(
+        trainer(data, obs_conf="unstructured_partial_obs", network="ff", loss=loss, window=window, batch=6)
+    )
     ours.segment, ours.position = torch.arange(6), torch.full((6,), position)
     for cycle in perturbed:
         ours.observations[:, cycle] += by * ours.model.observation_model.mask(cycle)
-    value, carry = ours._unroll(torch.arange(6))
+    value, carry = ours.unroll(torch.arange(6))
     return float(value.detach()), carry.base
 
 
@@ -297,15 +307,16 @@ def test_a_window_by_hand(data, case, loss, unbounded, monkeypatch):
     """Filters of the pool go on where they stood: same trajectory, next cycle, right mask."""
     monkeypatch.setattr(training, "RESTART_SHARE", 0.0)
     ours = trainer(data, **case, batch=6, noise=0.5, loss=loss)
+    course = only_course(ours)
     # Middle of the record: nobody starts anew.
-    ours.position = torch.tensor([0, 1, 2, 3, 50, 101])
-    model, before = ours.model, Carry(*(part.clone() for part in ours.pool))
+    course.position = torch.tensor([0, 1, 2, 3, 50, 101])
+    model, before = ours.model, Carry(*(part.clone() for part in course.pool))
     assert len(set(map(tuple, before.base.flatten(1).tolist()))) >= 5  # two of few states may be the same
     losses = []
     for i in range(6):
         carry = Carry(*(part[i] for part in before))
-        record, truth = ours.observations[ours.segment[i]], truth_of(data)[ours.segment[i]]
-        start = int(ours.position[i])
+        record, truth = course.observations[course.segment[i]], truth_of(data)[course.segment[i]]
+        start = int(course.position[i])
         for k in range(start, start + 3):
             with torch.no_grad():
                 carry, analysis = model.cycle(carry, record[k], k)
@@ -320,28 +331,30 @@ def test_a_window_by_hand(data, case, loss, unbounded, monkeypatch):
         before.base[i], before.forecast[i], before.memory[i] = carry
     metrics = next(ours.fit())
     assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)
-    assert ours.position.tolist() == [3, 4, 5, 6, 53, 104]
-    for pooled, by_hand in zip(ours.pool, before, strict=True):
+    assert course.position.tolist() == [3, 4, 5, 6, 53, 104]
+    for pooled, by_hand in zip(course.pool, before, strict=True):
         torch.testing.assert_close(pooled, by_hand, rtol=1e-3, atol=1e-3)
 
 
 def test_filters_stay_within_their_record(data):
     ours = trainer(data, window=7, updates=40, pool=6, batch=4)
-    cycles, seen = ours.observations.shape[1], set()
+    course = only_course(ours)
+    cycles, seen = course.observations.shape[1], set()
     for _ in ours.fit():
-        assert int(ours.position.min()) >= 0
-        assert int(ours.position.max()) + 7 < cycles
-        seen |= {int(p) % 4 for p in ours.position}
+        assert int(course.position.min()) >= 0
+        assert int(course.position.max()) + 7 < cycles
+        seen |= {int(p) % 4 for p in course.position}
     assert seen == {0, 1, 2, 3}  # every phase of the schedule is met
 
 
 def test_a_useless_gradient_changes_nothing_and_a_lost_filter_starts_anew(data):
     ours = trainer(data, batch=6)
     before = [p.clone() for p in ours.model.parameters()]
-    ours.observations = torch.full_like(ours.observations, math.nan)
+    course = only_course(ours)
+    course.observations = torch.full_like(course.observations, math.nan)
     assert next(ours.fit())["skipped"] == 1
     assert all(torch.equal(a, b) for a, b in zip(before, ours.model.parameters(), strict=True))
-    assert all(part.isfinite().all() for part in ours.pool)
+    assert all(part.isfinite().all() for part in course.pool)
 
 
 # ---- it learns
@@ -382,10 +395,10 @@ def states(trainer) -> dict[str, torch.Tensor]:
     for name, optimizer in trainer.optimizers.items():
         for index, values in optimizer.state_dict()["state"].items():
             found |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-    found |= {f"pool.{k}": v for k, v in trainer.pool._asdict().items()}
+    for i, course in enumerate(trainer.courses):
+        found |= {f"{i}.pool.{k}": v for k, v in course.pool._asdict().items()}
+        found |= {f"{i}.segment": course.segment, f"{i}.position": course.position}
     return found | {
-        "segment": trainer.segment,
-        "position": trainer.position,
         "generator": trainer.generator.get_state(),
         "update": torch.tensor([trainer.update, trainer.skipped]),
     }
@@ -476,6 +489,150 @@ def test_the_rate_warms_up_and_dies_away(data):
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] < 1e-3 * 0.1 * 2
+
+
+def test_the_state_of_a_single_setting_is_as_it_was_before_there_were_several(data, tmp_path):
+    """A run that was begun then goes on."""
+    trainer(data).save(tmp_path / "state.safetensors")
+    names = load_file(tmp_path / "state.safetensors").keys()
+    assert names >= {"pool.base", "pool.forecast", "pool.memory", "segment", "position", "generator"}
+    assert not any(name.startswith("course") for name in names)
+
+
+# ---- many settings
+
+
+@pytest.fixture
+def settings():
+    """Another error, mask and interval each."""
+    chosen = experiment("hybrid", lag=1, pool=5, batch=4, updates=8, cycles=40, segments=2)
+    changes = [
+        {"noise": 0.5, "obs_conf": "random_50_moving", "step_size": 0.05},
+        {"noise": 2.0, "obs_conf": "full_obs", "step_size": 0.1},
+        {"noise": 1.3, "obs_conf": "every_4th_fixed", "step_size": 0.15},
+    ]
+    return [chosen.changed(seed=i, **change) for i, change in enumerate(changes)]
+
+
+@pytest.fixture
+def several(settings, monkeypatch):
+    """A function that makes a run in these settings, always the same."""
+    monkeypatch.setattr(training, "variations", lambda experiment: settings)
+
+    def record(setting):
+        seen = observation_model(setting.obs_conf, 1, 12)
+        made = simulate(Quick(sites=12), setting.step_size, cycles=40, segments=2, seed=setting.seed)
+        return Record(seen.observe(truth_of(made), torch.from_numpy(made.unit_noise.values), setting.noise))
+
+    records = [record(setting) for setting in settings]
+
+    def make(**options):
+        chosen = settings[0].changed(settings=3, **{"noise": 1.0, "step_size": 0.1, **options})
+        return Trainer(chosen, filter_of(chosen), *records)
+
+    return make
+
+
+def test_a_filter_elsewhere_has_the_same_weights(settings):
+    """What trains one trains the other; the setting is its own."""
+    model = filter_of(settings[0].changed(step_size=0.1))
+    before = model.analysis.noise
+    views = [m for _, m in in_settings(settings[0].changed(settings=3), model, settings)]
+    for setting, view in zip(settings, views, strict=True):
+        assert [id(p) for p in view.parameters()] == [id(p) for p in model.parameters()]
+        assert view.analysis.noise == setting.noise
+        assert view.steps == round(setting.step_size / 0.05)
+        assert torch.equal(view.schedule.bool(), observation_model(setting.obs_conf, 1, 12).schedule)
+        assert (view.lag, view.growth, view.clamp) == (model.lag, model.growth, model.clamp)
+        assert (view.analysis.lagged, view.analysis.drift) == (model.analysis.lagged, model.analysis.drift)
+    assert model.analysis.noise == before
+    optimizer = torch.optim.SGD(views[0].parameters(), lr=0.1)
+    carry = views[0].cold_start(2, generator=generator())
+    views[0].cycle(carry, torch.ones(2, 1, 12), 0)[0].forecast.square().mean().backward()
+    old = [p.detach().clone() for p in views[1].parameters()]
+    optimizer.step()
+    assert not all(torch.equal(a, b) for a, b in zip(old, views[1].parameters(), strict=True))
+    model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()})
+    assert all(torch.equal(a, b) for a, b in zip(views[2].parameters(), model.parameters(), strict=True))
+    # One setting alone is the filter itself.
+    assert in_settings(settings[0], model, [settings[0]]) == [(settings[0], model)]
+
+
+def built_in(setting, model):
+    """A filter with the weights of another, built for a setting from the beginning."""
+    seen = observation_model(setting.obs_conf, 1, 12)
+    analysis = small_analysis("hybrid", 4, scales=scales(noise=setting.noise), lagged=True)
+    built = AmortizedFilter(Lorenz96(sites=12), seen, analysis, setting.step_size, 1, climatology().clone())
+    built.load_state_dict(model.state_dict())
+    return built
+
+
+def test_a_filter_elsewhere_is_the_one_that_is_built_there(settings):
+    model = shaken(small_filter("hybrid", 4, 1))
+    for setting in settings:
+        seen = observation_model(setting.obs_conf, 1, 12)
+        observations = torch.randn(2, 6, 1, 12, generator=generator(), dtype=torch.float64)
+        there = model.elsewhere(seen, setting.noise, setting.step_size)
+        ours, theirs = (assimilate(m, observations, generator(1)) for m in (there, built_in(setting, model)))
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, assimilate(model, observations, generator(1)))
+    with pytest.raises(
+        ValueError, match=r"^step_size = 0\.07 must be a positive multiple of the integration step 0\.05\.$"
+    ):
+        model.elsewhere(observation_model("full_obs", 1, 12), 1.0, 0.07)
+
+
+def test_each_course_is_in_its_own_setting(several, settings, unbounded):
+    """The loss of a window, by hand."""
+    ours = several()
+    assert len(ours.courses) == 3
+    for setting, course in zip(settings, ours.courses, strict=True):
+        seen, losses = observation_model(setting.obs_conf, 1, 12), []
+        model = built_in(setting, ours.model).float()
+        slots = torch.tensor([3, 1])
+        for slot in slots.tolist():
+            carry, start = Carry(*(part[slot] for part in course.pool)), int(course.position[slot])
+            record = course.observations[course.segment[slot]]
+            for k in range(start, start + 3):
+                with torch.no_grad():
+                    carry, _ = model.cycle(carry, record[k], k)
+                where = seen.mask(k + 1)
+                losses.append(
+                    float((carry.forecast.mean(-3) - record[k + 1])[where].square().mean()) / setting.noise**2
+                )
+        assert float(course.unroll(slots)[0].detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-3)
+
+
+def test_each_update_is_in_one_course_and_all_have_their_turn(several):
+    ours = several(updates=30)
+    turns = [0, 0, 0]
+    for _ in range(30):
+        before = [states(ours)[f"{i}.pool.base"].clone() for i in range(3)]
+        advance(ours, 1)
+        (turn,) = [i for i in range(3) if not torch.equal(states(ours)[f"{i}.pool.base"], before[i])]
+        turns[turn] += 1
+    assert min(turns) >= 4
+
+
+def test_a_run_in_many_settings_repeats_itself_and_goes_on(several, tmp_path):
+    whole, again, first, second = (several() for _ in range(4))
+    metrics = list(whole.fit())
+    assert list(again.fit()) == metrics
+    assert_same_run(again, whole)
+    advance(first, 3)
+    first.save(tmp_path / "state.safetensors")
+    list(first.fit())
+    second.load(tmp_path / "state.safetensors")
+    assert list(second.fit()) == metrics[3:]
+    assert_same_run(second, whole)
+
+
+@pytest.mark.parametrize("records", [0, 2, 4])
+def test_every_setting_has_a_record(several, records):
+    ours = several()
+    given = [course.record for course in ours.courses] * 2
+    with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
+        Trainer(ours.experiment, ours.model, *given[:records])
 
 
 # ---- checkpoints
