@@ -196,6 +196,7 @@ class ExtendedAnalysis(CovariantAnalysis):
     carries_covariance = True
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
+    surprise, largest_growth = 4.0, 8.0  # see _growth
 
     def initial_memory(self, *batch: int, climatology: Tensor) -> Tensor:
         learned = super().initial_memory(*batch, climatology=climatology)
@@ -224,6 +225,7 @@ class ExtendedAnalysis(CovariantAnalysis):
     def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
         shape = given.mask.shape[-2:]
         prior = self._taper(given.mask) * self._covariance(given.memory)
+        prior = self._growth(given, prior, innovation) * prior
         increment, _, observing, posterior = self._smoothed(given, prior, innovation)
         predicted = ((observing @ prior) * observing).sum(-1)
         spread, predicted = (
@@ -231,6 +233,22 @@ class ExtendedAnalysis(CovariantAnalysis):
             for variance in (posterior.diagonal(dim1=-2, dim2=-1), predicted)
         )
         return Update(increment, deviations, self.std * spread, predicted, posterior)
+
+    @torch.no_grad()
+    def _growth(self, given: AnalysisInput, prior: Tensor, innovation: Tensor) -> Float[Tensor, "*batch 1 1"]:
+        """A factor on the covariance, 1 unless the innovation is larger than chance allows.
+
+        A covariance that has become too small for the error would never learn of it: the filter would trust itself,
+        and lose the truth. The sum of squared innovations says what the covariance should have been (Wang & Bishop 2003);
+        it counts from :attr:`surprise` standard deviations above its expectation on.
+        """
+        mask, units = given.mask.flatten(-2), self.std.expand(given.mask.shape[-2:]).flatten()
+        observing = mask.unsqueeze(-1) * cast(Tensor, given.sensitivity) * units
+        expected = ((observing @ prior) * observing).sum(-1) / self.noise**2
+        seen = innovation.flatten(-3).square().sum(-1)
+        chance = (2 * mask * (1 + expected).square()).sum(-1).sqrt()
+        excess = (seen - mask.sum(-1) - self.surprise * chance) / expected.sum(-1).clamp_min(1e-12)
+        return excess.clamp(1.0, self.largest_growth)[..., None, None]
 
     def _kept(self, learned: Tensor, update: Update, growth: Tensor) -> Tensor:
         growth, covariance = growth.flatten(-3).unsqueeze(-2), cast(Tensor, update.covariance)

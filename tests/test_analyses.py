@@ -478,6 +478,30 @@ def test_refitted_members_are_nearer_to_the_analysis_covariance():
     assert (distance() < refitted).all()
 
 
+@pytest.mark.parametrize("lagged", [False, True])
+def test_a_surprising_innovation_widens_a_carried_covariance(lagged):
+    """By the ratio of what was seen to what was expected, beyond what chance allows, and not without bound."""
+    analysis = small_analysis("extended", 1, lagged=lagged, scales=scales(noise=0.5))
+    x = given(analysis, (40,), share=0.7)
+    prior = analysis._covariance(x.memory)
+    operator = x.mask.flatten(-2).unsqueeze(-1) * x.sensitivity * float(analysis.std)
+    variance = (operator @ prior @ operator.mT).diagonal(dim1=-2, dim2=-1) / 0.25
+    seen = x.mask.sum((-2, -1))
+    deviation = (2 * x.mask.flatten(-2) * (1 + variance) ** 2).sum(-1).sqrt()
+    for size in (0.5, 3.0, 6.0, 100.0):
+        innovation = (
+            size * torch.randn((40, 1, 1, SITES), generator=generator(5), dtype=torch.float64) * x.mask[:, None]
+        )
+        squares = innovation.square().sum((1, 2, 3))
+        expected = ((squares - seen - 4 * deviation) / variance.sum(-1)).clamp(1, 8)
+        found = analysis._growth(x, prior, innovation)
+        torch.testing.assert_close(found, expected[:, None, None], **EXACT)
+        if size == 0.5:
+            assert (found == 1).all()
+        if size == 100.0:
+            assert (found == 8).all()
+
+
 def test_the_learned_inflation_is_bounded():
     analysis = small_analysis("hybrid", 4, inflation=1.1)
     x = given(analysis)
