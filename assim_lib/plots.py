@@ -291,6 +291,79 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     return figure
 
 
+def headline(table: pd.DataFrame, names: dict[int, str]) -> Figure:
+    """Where the learned filters stand between a small classical ensemble and the best that is known, one row a setting.
+
+    Parameters
+    ----------
+    table : rows of :func:`assim_lib.results.headline`.
+    names : what the setting of each row is called, by the row's index.
+    """
+    figure, axis = _figure(figsize=(8.2, 0.5 * len(table) + 1.4))
+    series = {
+        "letkf10": ("LETKF, 10 members", "s", BLUE),
+        "published": ("published, at most 30 members", "D", "#777777"),
+        "reference": ("reference, 100 members", "^", GREEN),
+        "learned": ("learned, at most 10 members", "o", RED),
+    }
+    for y, (_, row) in enumerate(table.iloc[::-1].iterrows()):
+        axis.axhline(y, color="#dddddd", linewidth=1, zorder=0)
+        for column, (label, marker, color) in series.items():
+            axis.plot(
+                row[column] / row.classical,
+                y,
+                marker,
+                color=color,
+                markersize=9 if column == "learned" else 6,
+                markerfacecolor="white" if column in ("published", "letkf10") else color,
+                label=label,
+                linestyle="none",
+            )
+        axis.plot(
+            [row.learned_lo / row.classical, row.learned_hi / row.classical], [y, y], color=RED, linewidth=3, alpha=0.5
+        )
+    axis.axvline(1.0, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(table)), [names[i] for i in table.index[::-1]])
+    axis.set(
+        xscale="log", xlabel="analysis RMSE / that of the best tuned classical filter of at most 30 members (dashed)"
+    )
+    _plain_numbers(axis.xaxis)
+    entries = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=4, fontsize="small")
+    return figure
+
+
+def spread_and_error(table: pd.DataFrame) -> Figure:
+    """Spread against RMSE of everything with an ensemble; what knows its own error lies on the dashed line."""
+    figure, axis = _figure(figsize=(5.2, 4.2))
+    kept: pd.DataFrame = table.loc[table.spread > 0]
+    for method, group in kept.groupby("method"):
+        axis.plot(group.rmse, group.spread, "o", color=METHOD_COLORS.get(str(method), BLACK), label=method, alpha=0.8)
+    ends = np.array([kept[["rmse", "spread"]].min().min(), kept[["rmse", "spread"]].max().max()])
+    axis.plot(ends, ends, color=BLACK, linestyle="--", linewidth=1)
+    axis.fill_between(ends, 0.8 * ends, 1.25 * ends, color=BLACK, alpha=0.08, linewidth=0)
+    axis.set(xscale="log", yscale="log", xlabel="analysis RMSE", ylabel="spread")
+    _plain_numbers(axis.xaxis, axis.yaxis)
+    axis.legend(fontsize="small")
+    return figure
+
+
+def long_run(results: dict[str, Any]) -> Figure:
+    """RMSE of filters that started cold, each in a run of its own: its first cycles, and block by block ever after."""
+    figure, axes = _figure(1, 2, figsize=(9, 3.2), sharey=True)
+    first, blocks = np.array(results["first"]), np.array(results["rmse"])
+    axes[0].plot(first.T, color=SKY, linewidth=0.6)
+    axes[0].plot(first.mean(0), color=RED, linewidth=1.8)
+    axes[0].set(xlabel="cycle after a cold start", ylabel="analysis RMSE", yscale="log", title="the first cycles")
+    axes[1].plot(results["block"] * (1 + np.arange(len(blocks))) / 1000, blocks, color=SKY, linewidth=0.6)
+    axes[1].plot(results["block"] * (1 + np.arange(len(blocks))) / 1000, blocks.mean(1), color=RED, linewidth=1.8)
+    axes[1].set(xlabel="thousand cycles", title=f"means over {results['block']} cycles")
+    for axis in axes:
+        axis.axhline(results["climatology"], color=BLACK, linestyle="--", linewidth=1)
+    _plain_numbers(axes[0].yaxis)
+    return figure
+
+
 def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
     """RMSE against ensemble size, one panel a setting; what has no ensemble is a horizontal line.
 

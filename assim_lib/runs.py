@@ -130,10 +130,12 @@ def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
 
 def _short_runs_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
     data = test_set_of(experiment, "validation")
-    segments = len(data.observations) // VALIDATION_SEGMENT
-    starts = VALIDATION_SEGMENT * torch.arange(segments)
+    # A filter whose lag grows first is scored as long after that as the others after their start.
+    length, burn_in = VALIDATION_SEGMENT + model.spinup, VALIDATION_BURN_IN + model.spinup
+    segments = len(data.observations) // length
+    starts = length * torch.arange(segments)
     observations, masks, truth = (
-        torch.from_numpy(part[: segments * VALIDATION_SEGMENT]).unflatten(0, (segments, VALIDATION_SEGMENT))
+        torch.from_numpy(part[: segments * length]).unflatten(0, (segments, length))
         for part in (data.observations, data.masks, data.truth[1:])
     )
     near = starting_points(experiment, observations[:, 0], masks[:, 0], truth[:, 0])
@@ -145,7 +147,7 @@ def _short_runs_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
         dropout=experiment.test_dropout,
         near=near,
     )
-    return float(rmse(ensemble.numpy(), truth.numpy())[:, VALIDATION_BURN_IN:].mean())
+    return float(rmse(ensemble.numpy(), truth.numpy())[:, burn_in:].mean())
 
 
 def test_set_of(experiment: Experiment, split: str = "test") -> TestSet:

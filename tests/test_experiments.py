@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from assim_lib.experiments import (
     ANALYSIS_DEFAULTS,
     EXPERIMENTS,
-    HYBRID_STARTS,
     PRESETS,
+    STARTS,
     Experiment,
     ParameterError,
     configure,
@@ -191,8 +191,7 @@ def test_an_unknown_experiment():
 def test_every_preset_of_every_analysis_is_its_layers(experiment):
     for analysis, preset, obs_conf in product(ANALYSES, PRESETS, OBS_CONFS):
         layers = [ANALYSIS_DEFAULTS[analysis], PRESETS[preset][analysis], EXPERIMENTS[experiment]]
-        if analysis == "hybrid":
-            layers.append(HYBRID_STARTS.get(experiment, {}))
+        layers.append(STARTS.get((experiment, analysis), {}))
         expected = {name: field.default for name, field in Experiment.model_fields.items()}
         for layer in layers:
             expected |= layer
@@ -250,7 +249,7 @@ def test_where_the_hybrid_starts_is_the_experiments_and_the_hybrids_alone(monkey
         chosen = configure("misspec", **options)
         return chosen.inflation, chosen.lag
 
-    monkeypatch.setitem(HYBRID_STARTS, "misspec", {"inflation": 1.35, "lag": 2})
+    monkeypatch.setitem(STARTS, ("misspec", "hybrid"), {"inflation": 1.35, "lag": 2})
     hybrid = {"analysis": "hybrid"}
     assert start(**hybrid) == (1.35, 2)
     assert start(**hybrid, preset="cpu", inflation=1.1) == (1.1, 2)
@@ -263,7 +262,8 @@ def test_where_the_hybrid_starts_is_the_experiments_and_the_hybrids_alone(monkey
 
 
 def test_the_starts_are_of_known_experiments():
-    assert HYBRID_STARTS.keys() <= EXPERIMENTS.keys()
+    assert {experiment for experiment, _ in STARTS} <= EXPERIMENTS.keys()
+    assert {analysis for _, analysis in STARTS} <= set(ANALYSES)
 
 
 @pytest.mark.parametrize(
