@@ -266,7 +266,7 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
         "memory": 16,
         "window": 8,
         "lag": 8,
-        "growth": 5,
+        "growth": 10,
         "inflation": 1.02,
         "taper_length": 1000.0,
         "lr": 3e-4,
