@@ -20,7 +20,7 @@ from assim_lib.trajectories import TestSet
 SETTING = ["system", "obs_conf", "step_size", "noise"]
 COLUMNS = [
     *SETTING, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
-    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "validation_rmse", "best",
+    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "validation_rmse", "best",
 ]  # fmt: skip
 
 
@@ -78,6 +78,8 @@ def _row(path: Path) -> dict[str, Any]:
         **{key: result[key] for key in COLUMNS if key in result},
         **result["test"],
         "validation_rmse": result["validation"]["rmse"],
+        # Settings that were better on validation data, and lost the truth on the test set.
+        "failed": len(result["failed"]) if "failed" in result else None,
         "commit": result["provenance"]["commit"],
     }
 

@@ -21,12 +21,13 @@ from assim_lib.analyses import ANALYSES, Scales
 from assim_lib.evaluation import Scores, evaluate, rmse
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, assimilate
+from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.networks import NETWORKS, Sizes
 from assim_lib.observations import observation_model
 from assim_lib.results import load_scores, store_result
 from assim_lib.storage import data_dir, provenance
 from assim_lib.systems import system_of
-from assim_lib.training import NEEDS_TRUTH, Record, Trainer, in_settings, load_checkpoint, save_checkpoint
+from assim_lib.training import Record, Trainer, in_settings, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, training_trajectories
 from assim_lib.variety import VALIDATED, scored_in, variations
 

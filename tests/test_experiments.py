@@ -9,17 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from assim_lib.experiments import (
-    ANALYSIS_DEFAULTS,
-    EXPERIMENTS,
-    PRESETS,
-    STARTS,
-    Experiment,
-    ParameterError,
-    configure,
-    notebook_parameters,
-)
+from assim_lib.experiments import Experiment, ParameterError, configure, notebook_parameters
 from assim_lib.observations import OBS_CONFS, ObservationModel
+from assim_lib.presets import ANALYSIS_DEFAULTS, EXPERIMENTS, PRESETS, STARTS
 from assim_lib.systems import Lorenz96
 
 ANALYSES = list(ANALYSIS_DEFAULTS)

@@ -19,9 +19,10 @@ from assim_lib import runs, storage, trajectories
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
 from assim_lib.dynamics import SYSTEMS, register_system
 from assim_lib.evaluation import evaluate
-from assim_lib.experiments import EXPERIMENTS, Experiment, configure
+from assim_lib.experiments import Experiment, configure
 from assim_lib.networks import NETWORKS, FeedForwardTrunk, RingConvTrunk, register_network
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
+from assim_lib.presets import EXPERIMENTS
 from assim_lib.results import histories, load_scores, training_runs, write_scores
 from assim_lib.runs import (
     best_filter,

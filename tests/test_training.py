@@ -12,26 +12,15 @@ from safetensors.torch import load_file, save_file
 from small import CASES, Quick, climatology, generator, scales, shaken, small_analysis, small_filter
 
 import assim_lib
+from assim_lib import losses as losses_module
 from assim_lib import training
 from assim_lib.experiments import Experiment, configure
 from assim_lib.filters import AmortizedFilter, Carry, assimilate
+from assim_lib.losses import LARGEST_LOSS, LOSSES, NEEDS_TRUTH, Step, clean_analysis, ss_analysis, ss_forecast
 from assim_lib.observations import identity, observation_model
 from assim_lib.storage import IntegrityError, sha256, write_json
 from assim_lib.systems import Lorenz96
-from assim_lib.training import (
-    LARGEST_LOSS,
-    LOSSES,
-    NEEDS_TRUTH,
-    Record,
-    Step,
-    Trainer,
-    clean_analysis,
-    in_settings,
-    load_checkpoint,
-    save_checkpoint,
-    ss_analysis,
-    ss_forecast,
-)
+from assim_lib.training import Record, Trainer, in_settings, load_checkpoint, save_checkpoint
 from assim_lib.trajectories import simulate
 
 PARTIAL = "every_4th_dim_partial_obs"
@@ -88,7 +77,7 @@ def case(request):
 @pytest.fixture
 def unbounded(monkeypatch):
     """Losses are exact squares, however large."""
-    monkeypatch.setattr(training, "LARGEST_LOSS", 1e9)
+    monkeypatch.setattr(losses_module, "LARGEST_LOSS", 1e9)
 
 
 # ---- losses
