@@ -38,8 +38,7 @@ class AnalysisInput(NamedTuple):
     phase : which entry of the observation schedule that is.
     tendency : of ``base``.
     memory : one vector per site (and per member, where an analysis updates members one by one).
-    sensitivity : derivative of the mean's ``predicted`` with respect to the mean of ``base``, channels and sites
-        flattened; None for an analysis without :attr:`Analysis.needs_sensitivity`.
+    sensitivity : derivative of ``predicted`` with respect to ``base`` (their means, flattened), where it is needed.
     """
 
     base: Float[Tensor, "*batch member channel site"]
