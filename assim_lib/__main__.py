@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train an experiment and publish it")
     train.add_argument("experiment")
     train.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
+    train.add_argument("--curve-points", type=int, default=40, help="how often to score on validation data on the way")
     for name, field in Experiment.model_fields.items():
         if name != "experiment":
             # The type itself, or the one beside None.
@@ -102,12 +103,12 @@ def main() -> None:
     else:
         from assim_lib.runs import publish, train
 
-        folder = arguments.pop("runs")
+        folder, points = arguments.pop("runs"), arguments.pop("curve_points")
         try:
             experiment = configure(arguments.pop("experiment"), **arguments)
         except ParameterError as error:
             sys.exit(f"assim_lib train: {error}")
-        print("wrote", publish(experiment, *train(experiment, folder / experiment.name)))
+        print("wrote", publish(experiment, *train(experiment, folder / experiment.name, points)))
 
 
 if __name__ == "__main__":

@@ -450,7 +450,7 @@ def cost(table: pd.DataFrame) -> Figure:
         for row in rows:
             axis.annotate(f" {row.m}", (row.ms_per_cycle, row.rmse), fontsize="small")
     axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
-    _plain_numbers(axis.yaxis)
+    _plain_numbers(axis.xaxis, axis.yaxis)
     axis.legend(title="number: ensemble size", fontsize="small")
     return figure
 
