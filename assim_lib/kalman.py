@@ -99,8 +99,12 @@ class HybridAnalysis(Analysis):
         )
         correction, inflation = correction.transpose(-1, -2), inflation.transpose(-1, -2)
         growth = torch.exp(self.log_inflation + self.largest_inflation * torch.tanh(inflation))
-        analysis = mean + update.increment + 0.25 * std * correction + growth * update.deviations
+        analysis = mean + update.increment + self._unit(update) * correction + growth * update.deviations
         return analysis, self._kept(remember(learned, keep, write), update, growth)
+
+    def _unit(self, update: Update) -> Tensor:
+        """The unit in which the network corrects the mean."""
+        return 0.25 * self.std
 
     def _kept(self, learned: Tensor, update: Update, growth: Tensor) -> Tensor:
         return learned
@@ -197,6 +201,15 @@ class ExtendedAnalysis(CovariantAnalysis):
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
     surprise, largest_growth = 2.0, 2.0  # see _growth
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # The loss bounds the influence of a filter that has lost the truth, and would lower the inflation until some do.
+        self.log_inflation.requires_grad_(False)
+
+    def _unit(self, update: Update) -> Tensor:
+        # There is little to correct, and where the covariance is small hardly anything.
+        return update.spread.detach()
 
     def initial_memory(self, *batch: int, climatology: Tensor) -> Tensor:
         learned = super().initial_memory(*batch, climatology=climatology)

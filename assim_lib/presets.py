@@ -50,8 +50,8 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
         "growth": 10,
         "inflation": 1.02,
         "taper_length": 1000.0,
-        "lr": 3e-4,
-        "adamw_lr": 3e-4,
+        "lr": 2e-4,
+        "adamw_lr": 2e-4,
         "m": 1,
     },
     "covariant": {
