@@ -209,7 +209,7 @@ class ExtendedAnalysis(CovariantAnalysis):
 
     def _unit(self, update: Update) -> Tensor:
         # There is little to correct, and where the covariance is small hardly anything.
-        return update.spread.detach()
+        return update.spread
 
     def initial_memory(self, *batch: int, climatology: Tensor) -> Tensor:
         learned = super().initial_memory(*batch, climatology=climatology)
