@@ -20,7 +20,7 @@ from assim_lib.trajectories import TestSet
 SETTING = ["system", "obs_conf", "step_size", "noise"]
 COLUMNS = [
     *SETTING, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
-    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "validation_rmse", "best",
+    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "untrained_rmse", "validation_rmse", "best",
 ]  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def _row(path: Path) -> dict[str, Any]:
         **{key: result[key] for key in COLUMNS if key in result},
         **result["test"],
         "validation_rmse": result["validation"]["rmse"],
+        "untrained_rmse": result.get("untrained", {}).get("rmse", float("nan")),
         # Settings that were better on validation data, and lost the truth on the test set.
         "failed": len(result["failed"]) if "failed" in result else None,
         "commit": result["provenance"]["commit"],
@@ -144,8 +145,9 @@ def headline() -> pd.DataFrame:
 
     ``published`` is the best published classical score with at most 30 members, ``classical`` our best with as many,
     ``reference`` our best with 100, and ``learned`` the best filter with at most 10 members that was trained on
-    observations alone. All of ours are chosen on validation data. ``closed`` is the share of the way from the LETKF with 10
-    members to the reference that the learned filter goes; 1 is as good as the reference.
+    observations alone; ``untrained`` is the same filter before its training. All of ours are chosen on validation
+    data. ``closed`` is the share of the way from the LETKF with 10 members to the reference that the learned filter
+    goes; 1 is as good as the reference.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
     learned = table.method.str.startswith("amortized")
@@ -162,7 +164,12 @@ def headline() -> pd.DataFrame:
         best = candidates.loc[candidates.groupby(SETTING).validation_rmse.idxmin()].set_index(SETTING)
         columns = {"rmse": name, "label": f"{name}_label", "m": f"{name}_m"}
         if name == "learned":
-            columns |= {"rmse_lo": "learned_lo", "rmse_hi": "learned_hi", "checkpoint": "checkpoint"}
+            columns |= {
+                "untrained_rmse": "untrained",
+                "rmse_lo": "learned_lo",
+                "rmse_hi": "learned_hi",
+                "checkpoint": "checkpoint",
+            }
         rows = rows.join(best[list(columns)].rename(columns=columns))
     rows["ratio"] = rows.learned / rows.classical
     rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)

@@ -311,6 +311,8 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     checkpoint = published(experiment.name)
     save_checkpoint(model, checkpoint, record)
     for setting, there in in_settings(experiment, model, settings):
+        # What the same filter does before any training: the share of its classical part.
+        untrained, _ = score(setting, build_filter(setting, model.climatology), "test")
         validation, _ = score(setting, there, "validation")
         test, milliseconds = score(setting, there, "test", progress=True)
         store_result(
@@ -324,7 +326,11 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
             ms_per_cycle=milliseconds,
             seed=experiment.seed,
             checkpoint=checkpoint.name,
-            details={**record, "scored": provenance(str(experiment.torch_device))},
+            details={
+                **record,
+                "untrained": untrained.as_dict(),
+                "scored": provenance(str(experiment.torch_device)),
+            },
         )
     return checkpoint
 

@@ -524,6 +524,8 @@ def test_a_result_says_everything(published, home):
     assert Experiment(**result["experiment"]) == chosen
     assert result["test"]["cycles"] == 250
     assert result["validation"]["cycles"] == 210
+    assert result["untrained"] == score(chosen, build_filter(chosen))[0].as_dict()
+    assert result["untrained"] != result["test"]
     assert result["provenance"]["versions"]["torch"]
     assert result["ms_per_cycle"] > 0
     assert {"system", "obs_conf", "step_size", "noise", "m", "seed", "history", "diverged"} <= result.keys()
