@@ -200,7 +200,7 @@ class ExtendedAnalysis(CovariantAnalysis):
     carries_covariance = True
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
-    surprise, largest_growth = 3.0, 2.0  # see _growth
+    surprise, largest_growth = 2.0, 2.0  # see _growth
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -494,7 +494,7 @@ def test_a_surprising_innovation_widens_a_carried_covariance(lagged):
             size * torch.randn((40, 1, 1, SITES), generator=generator(5), dtype=torch.float64) * x.mask[:, None]
         )
         squares = innovation.square().sum((1, 2, 3))
-        expected = ((squares - seen - 3 * deviation) / variance.sum(-1)).clamp(1, 2)
+        expected = ((squares - seen - 2 * deviation) / variance.sum(-1)).clamp(1, 2)
         found = analysis._growth(x, prior, innovation)
         torch.testing.assert_close(found, expected[:, None, None], **EXACT)
         if size == 0.5:
