@@ -94,7 +94,8 @@ def collect(folder: Path | None = None) -> pd.DataFrame:
     table = pd.DataFrame([_row(path) for path in sorted((folder or results_dir()).glob("*.json"))], columns=COLUMNS)
     # A run that diverged on validation data is the best of its kind only where there is no other.
     error = table["validation_rmse"].fillna(float("inf"))
-    table["best"] = error == error.groupby([table[key] for key in (*SETTING, "method", "m")]).transform("min")
+    # One of them, where two runs are equal.
+    table["best"] = error.groupby([table[key] for key in (*SETTING, "method", "m")]).rank(method="first") == 1
     return table.sort_values([*SETTING, "method", "m", "label", "seed"], ignore_index=True)
 
 
