@@ -78,7 +78,7 @@ class Experiment(BaseModel):
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
     inflation: float = option(
         1.0,
-        "the factor on the analysis perturbations, a number from 0.5 to 2 ('hybrid', 'covariant' and 'extended' learn on from it)",
+        "the factor on the analysis perturbations, a number from 0.5 to 2 ('hybrid' and 'covariant' learn on from it)",
         ge=0.5,
         le=2,
     )

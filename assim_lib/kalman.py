@@ -193,7 +193,8 @@ class ExtendedAnalysis(CovariantAnalysis):
 
     What ten members cannot hold, a memory can. Model and derivative carry the covariance from cycle to cycle (Jazwinski 1970);
     the network varies its inflation from site to site. It is kept in units of the climatology, one row per
-    channel among the features of the memory of each site, behind what the network has learned to remember.
+    channel among the features of the memory of each site, behind what the network has learned to remember. The base
+    inflation is not learned.
     """
 
     minimum_members = 1
