@@ -4,6 +4,7 @@ test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
 score       score published filters again, after a change of the library
 examine     run a published filter for very long, and in settings it was not trained on
+ablate      train variants of the recipe under one budget, one thing changed in each
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 scores      collect data/results/*.json into data/results/scores.csv
 """
@@ -46,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         baselines.add_argument(f"--{name}", type=kind, nargs="+")
     baselines.add_argument("--processes", type=int, default=1)
     baselines.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
+    ablate = commands.add_parser(
+        "ablate", help="what each part of the recipe is worth; what is stored is not run again"
+    )
+    ablate.add_argument("variant", nargs="*", help="all by default")
+    ablate.add_argument("--seed", type=int, nargs="+", default=[0])
+    ablate.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
     examine = commands.add_parser("examine", help="what a published filter stands: long runs, other settings")
     examine.add_argument("name", help="of its checkpoint, without the ending")
     examine.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
@@ -88,6 +95,15 @@ def main() -> None:
         for path in compare_all(chosen, processes, again):
             print("scored", path.stem)
         print("wrote", write_scores())
+    elif command == "ablate":
+        from assim_lib.ablation import VARIANTS, ablate
+
+        try:
+            for seed in arguments["seed"]:
+                for name in arguments["variant"] or VARIANTS:
+                    print("wrote", ablate(name, seed, arguments["runs"]))
+        except ParameterError as error:
+            sys.exit(f"assim_lib ablate: {error}")
     elif command == "examine":
         from assim_lib.robustness import examine
 

@@ -103,8 +103,15 @@ class Experiment(BaseModel):
     batch: int = option(16, "trajectories per update, a whole number ≥ 1", ge=1)
     pool: int = option(128, "filters trained in turn in each setting, a whole number of at least one batch", ge=1)
     updates: int = option(1000, "gradient updates, a whole number ≥ 1", ge=1)
-    lr: float = option(1.5e-3, "Muon's learning rate for the hidden matrices, a number > 0", gt=0)
+    optimizer: Literal["muon", "adamw"] = option("muon", "'muon' or 'adamw': what trains the hidden matrices")
+    lr: float = option(1.5e-3, "the learning rate of the hidden matrices, a number > 0", gt=0)
     adamw_lr: float = option(1e-3, "AdamW's learning rate for the other parameters, a number > 0", gt=0)
+    averaging: float = option(
+        0.995,
+        "the share of the averaged weights that an update keeps, a number ≥ 0 and < 1 (0: the last weights count)",
+        ge=0,
+        lt=1,
+    )
     clip_norm: float = option(0.3, "the largest gradient norm, a number > 0", gt=0)
     settings: int = option(
         0,

@@ -10,7 +10,7 @@ own, and each update is made in one of them.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -29,7 +29,6 @@ from assim_lib.storage import IntegrityError, atomic_path, sha256, verify, write
 from assim_lib.variety import variations
 
 WARMUP = 100
-EMA_DECAY = 0.995
 RESTART_SHARE = 0.003
 # Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
 LARGEST_GRADIENT = 1e3
@@ -52,10 +51,12 @@ class Record(NamedTuple):
         return Record(self.observations.to(device), *(x if x is None else x.to(device) for x in self[1:]))
 
 
-def _moving_average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-    # Its memory grows with the run: early weights are soon forgotten, late ones averaged over 200 updates.
-    decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
-    return averaged.lerp(current, 1 - decay)
+def _moving_average(largest: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        # Its memory grows with the run: early weights are soon forgotten, late ones averaged over many updates.
+        return averaged.lerp(current, 1 - min(largest, (1 + int(count)) / (10 + int(count))))
+
+    return average
 
 
 def in_settings(
@@ -188,13 +189,18 @@ class Trainer:
         self.courses = [
             Course(*setting, record, self.generator) for setting, record in zip(settings, records, strict=True)
         ]
-        self.ema = AveragedModel(model, avg_fn=_moving_average)
+        self.ema = AveragedModel(model, avg_fn=_moving_average(experiment.averaging))
         hidden = model.analysis.trunk.named_parameters()
         matrices = [p for name, p in hidden if p.ndim == 2 and "head" not in name.split(".")]
         others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+        hidden_optimizer = (
+            torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            if experiment.optimizer == "muon"
+            else torch.optim.AdamW(matrices, lr=experiment.lr, weight_decay=0.01, betas=(0.9, 0.99))
+        )
         self.optimizers = {
-            "muon": torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            "adamw": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
+            "hidden": hidden_optimizer,
+            "others": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
         }
         self.update = self.skipped = 0
 

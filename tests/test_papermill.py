@@ -24,7 +24,7 @@ def papermill(name: str, output: Path, *parameters: str) -> subprocess.Completed
     [
         ("noize=1", "Unknown parameter `noize`: did you mean `noise`?"),
         ("test_dropout=false", "test_dropout = 'false' (of type str) is not allowed; test_dropout is True or False"),
-        ("lr: 1e-3", "lr = '1e-3' (of type str) is not allowed; lr is Muon's learning rate"),
+        ("lr: 1e-3", "lr = '1e-3' (of type str) is not allowed; lr is the learning rate of the hidden matrices"),
         ("noise=-1", "noise = -1 (of type int) is not allowed; noise is the observation error's standard deviation"),
         ("m=0", "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number ≥ 1."),
         ("obs_conf=ful_obs", "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?)"),

@@ -1,0 +1,194 @@
+"""What each part of the recipe is worth: the same filter with one thing changed, under one budget.
+
+A :data:`VARIANTS` entry changes the :data:`RECIPE` in one respect. Each is given the same processor time on one core, not the same
+number of updates: what is slower must be better by that much. Scores are on validation data; the test set has no
+part in the choice of a recipe.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from assim_lib.experiments import Experiment, ParameterError, configure
+from assim_lib.filters import AmortizedFilter
+from assim_lib.runs import build_filter, score, train, training_record
+from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.training import Course, Trainer
+
+BUDGET = 600.0  # seconds of one core, for updates alone
+WARM, TIMED = 3, 12  # updates before, and while, the time of an update is taken
+
+# Lorenz-96 from a quarter of the sites: hard enough for a network to matter.
+RECIPE: dict[str, Any] = {
+    "obs_conf": "every_4th_dim_partial_obs",
+    "analysis": "hybrid",
+    "m": 10,
+    "lag": 3,
+    "hidden_size": 64,
+    "blocks": 4,
+    "memory": 16,
+    "window": 8,
+    "batch": 16,
+    "lr": 1.5e-3,
+}
+_OTHER_ANALYSIS = {"inflation": None, "drift": None}  # as that analysis says
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    # The analysis, and what it has for an ensemble.
+    "recurrent, m = 1": {"analysis": "recurrent", "m": 1} | _OTHER_ANALYSIS,
+    "original": {"analysis": "original"} | _OTHER_ANALYSIS,
+    "covariant": {"analysis": "covariant"} | _OTHER_ANALYSIS,
+    "extended, m = 1": {"analysis": "extended", "m": 1} | _OTHER_ANALYSIS,
+    "m = 5": {"m": 5},
+    "m = 20": {"m": 20},
+    "covariances as features": {"band": 2},
+    "localization at rest": {"drift": 0.0},
+    # The time between the state that is corrected and the observation.
+    "lag 0": {"lag": 0},
+    "lag 1": {"lag": 1},
+    "lag 5": {"lag": 5},
+    "lag 5, grown": {"lag": 5, "growth": 10},
+    # The network.
+    "width 32": {"hidden_size": 32},
+    "width 96": {"hidden_size": 96},
+    "2 blocks": {"blocks": 2},
+    "6 blocks": {"blocks": 6},
+    "memory 4": {"memory": 4},
+    "memory 32": {"memory": 32},
+    # The training.
+    "AdamW": {"optimizer": "adamw"},
+    "batch 8": {"batch": 8},
+    "batch 32": {"batch": 32},
+    "window 4": {"window": 4},
+    "window 16": {"window": 16},
+    "last weights": {"averaging": 0.0},
+    "a quarter of the record": {"segments": 16},
+    "loss against the truth": {"loss": "clean_analysis"},
+}
+
+
+def variant(name: str, seed: int = 0, **options: Any) -> Experiment:
+    """The experiment of a variant.
+
+    Parameters
+    ----------
+    options : others that differ, e.g. ``updates=100``.
+
+    Raises
+    ------
+    ParameterError : if there is no variant of that name, or an option cannot be.
+    """
+    if name not in VARIANTS:
+        raise ParameterError(f"variant = {name!r} is not known; known: {', '.join(VARIANTS)}.")
+    return configure("l96_conv", **{"preset": "cpu", **RECIPE, **VARIANTS[name], "seed": seed, **options})
+
+
+def ablation_path(name: str, seed: int) -> Path:
+    """Where the result of a variant is stored."""
+    words = "".join(letter if letter.isalnum() else " " for letter in name).split()
+    return data_dir() / "ablation" / f"{'-'.join(words)}-seed{seed}.json"
+
+
+def seconds_per_update(experiment: Experiment) -> float:
+    """Processor time of an update, measured."""
+    trainer = Trainer(experiment, build_filter(experiment), training_record(experiment))
+    updates = trainer.fit()
+    for _ in range(WARM):
+        next(updates)
+    started = time.process_time()
+    for _ in range(TIMED):
+        next(updates)
+    return (time.process_time() - started) / TIMED
+
+
+def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: bool = True) -> Path:
+    """Train a variant for the budget and store its validation score; a stored one is kept.
+
+    Parameters
+    ----------
+    runs : folder for unfinished runs: one that was stopped goes on.
+    budget : seconds of one core.
+    """
+    path = ablation_path(name, seed)
+    if path.exists():
+        return path
+    folder = runs / "ablation" / path.stem
+    plan = folder / "experiment.json"
+    if not plan.exists():
+        # An interrupted run goes on with the number of updates it began with.
+        updates = max(1, round(budget / seconds_per_update(variant(name, seed))))
+        write_json(plan, variant(name, seed, updates=updates).model_dump())
+    experiment = Experiment.model_validate_json(plan.read_text())
+    model, record = train(experiment, folder, curve_points=10, progress=progress)
+    validation, milliseconds = score(experiment, model, "validation")
+    write_json(
+        path,
+        {
+            "variant": name,
+            "seed": seed,
+            "changed": {key: value for key, value in VARIANTS[name].items() if value is not None},
+            "validation": validation.as_dict(),
+            "ms_per_cycle": milliseconds,
+            "budget": budget,
+            **record,
+            "scored": provenance(),
+        },
+    )
+    return path
+
+
+def ablation_table() -> pd.DataFrame:
+    """The stored results, one row each, in the order of :data:`VARIANTS`: validation scores, updates and cost."""
+    rows = []
+    for name in VARIANTS:
+        for path in sorted(ablation_path(name, 0).parent.glob(ablation_path(name, 0).name.replace("seed0", "seed*"))):
+            stored = json.loads(path.read_text())
+            rows.append(
+                {
+                    "variant": name,
+                    "seed": stored["seed"],
+                    **stored["validation"],
+                    "updates": stored["experiment"]["updates"],
+                    "ms_per_update": 1000 * stored["core_seconds"] / stored["experiment"]["updates"],
+                    "ms_per_cycle": stored["ms_per_cycle"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def gradient_scatter(
+    experiment: Experiment, model: AmortizedFilter, loss: str, batches: int = 32, windows: int = 8
+) -> tuple[float, float]:
+    """How large a loss's gradient is, and how far a batch's gradient lies from it.
+
+    Parameters
+    ----------
+    loss : of :data:`~assim_lib.losses.LOSSES`.
+    batches : independent ones; all filters of the pool go on after each.
+    windows : that the filters of the pool have to find the truth first.
+
+    Returns
+    -------
+    Norm of the mean gradient, and root of the mean square distance of a batch's gradient to it.
+    """
+    one = experiment.changed(loss=loss)
+    course = Course(one, model, training_record(one), torch.Generator().manual_seed(one.seed))
+    everyone = torch.arange(one.pool)
+    with torch.no_grad():
+        for _ in range(windows):
+            course.advance(everyone, course.unroll(everyone)[1])
+    weights = [p for p in model.parameters() if p.requires_grad]
+    gradients = []
+    for _ in range(batches):
+        slots = course.choose()
+        value, carry = course.unroll(slots)
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, weights)]))
+        course.advance(slots, carry)
+    stacked = torch.stack(gradients)
+    mean = stacked.mean(0)
+    return float(mean.norm()), float((stacked - mean).square().sum(1).mean().sqrt())

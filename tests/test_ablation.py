@@ -1,0 +1,106 @@
+"""Variants of the recipe under one budget: here tiny ones, for a moment."""
+
+import json
+
+import numpy as np
+import pytest
+from small import soon_on_attractor
+
+from assim_lib import ablation, runs
+from assim_lib.ablation import VARIANTS, ablate, ablation_path, ablation_table, gradient_scatter, variant
+from assim_lib.evaluation import Scores
+from assim_lib.experiments import ParameterError
+from assim_lib.runs import build_filter
+from assim_lib.systems import Lorenz96
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+TINY = {
+    "obs_conf": "every_4th_dim_partial_obs",
+    "analysis": "recurrent",
+    "m": 1,
+    "lag": 1,
+    "hidden_size": 4,
+    "blocks": 1,
+}
+TINY |= {"kernel": 3, "memory": 2, "window": 3, "batch": 2, "pool": 4, "segments": 2, "cycles": 40}
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Two tiny variants, and results in a folder of their own; the number of validations."""
+    monkeypatch.setattr(Lorenz96, "on_attractor", soon_on_attractor)
+    monkeypatch.setattr(ablation, "RECIPE", TINY)
+    monkeypatch.setattr(ablation, "VARIANTS", {"recipe": {}, "lag 0": {"lag": 0}})
+    monkeypatch.setattr(ablation, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(runs, "validation_rmse", lambda *_: 1.5)
+    scored = []
+
+    def score(experiment, model, split):
+        scored.append((experiment, split))
+        return Scores(rmse=1.0 + experiment.lag, rmse_lo=0.9, rmse_hi=1.1, spread=0.0, crps=0.5, cycles=7), 2.0
+
+    monkeypatch.setattr(ablation, "score", score)
+    return scored
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_is_valid_and_differs_in_what_it_says(name):
+    recipe, other = variant("recipe", updates=5).model_dump(), variant(name, updates=5).model_dump()
+    different = {key for key in other if other[key] != recipe[key]}
+    said = {key for key, value in VARIANTS[name].items() if value is not None}
+    assert said <= different
+    if "analysis" not in said:
+        assert different == said
+
+
+def test_each_variant_has_a_file_of_its_own():
+    names = [ablation_path(name, seed).name for name in VARIANTS for seed in (0, 1)]
+    assert len(set(names)) == len(names)
+    assert all(name == name.encode("ascii").decode() and " " not in name for name in names)
+
+
+def test_an_unknown_variant_is_one_sentence():
+    with pytest.raises(ParameterError, match=r"^variant = 'lag 99' is not known; known: recipe, [^\n]+\.$"):
+        variant("lag 99")
+
+
+def test_a_budget_decides_about_the_updates_and_results_are_kept(small, tmp_path):
+    short, long = (
+        json.loads(ablate(name, 0, tmp_path / "runs", budget, progress=False).read_text())["experiment"]["updates"]
+        for name, budget in (("recipe", 0.05), ("lag 0", 0.5))
+    )
+    assert 1 <= short < long
+    before = len(small)
+    assert ablate("lag 0", 0, tmp_path / "runs", 100.0) == tmp_path / "ablation" / "lag-0-seed0.json"
+    assert len(small) == before
+    table = ablation_table()
+    assert list(table.variant) == ["recipe", "lag 0"]
+    assert list(table.rmse) == [2.0, 1.0]
+    assert {split for _, split in small} == {"validation"}, "a recipe is not chosen on the test set"
+
+
+def test_an_interrupted_variant_goes_on_with_the_updates_it_began_with(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "seconds_per_update", lambda experiment: 1.0)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ablate("recipe", 0, tmp_path / "runs", 6.0, progress=False)
+    monkeypatch.setattr(ablation, "seconds_per_update", lambda experiment: 100.0)
+    stored = json.loads(ablate("recipe", 0, tmp_path / "runs", 6.0, progress=False).read_text())
+    assert stored["experiment"]["updates"] == 6
+
+
+def test_a_larger_batch_scatters_less(monkeypatch):
+    monkeypatch.setattr(Lorenz96, "on_attractor", soon_on_attractor)
+    monkeypatch.setattr(ablation, "RECIPE", TINY | {"pool": 32, "cycles": 120})
+    scatters = {}
+    for batch in (2, 32):
+        experiment = variant("recipe", batch=batch)
+        size, scatters[batch] = gradient_scatter(experiment, build_filter(experiment), "ss_forecast", batches=24)
+        assert np.isfinite(size)
+    assert scatters[32] < 0.6 * scatters[2]
