@@ -84,7 +84,8 @@ class Experiment(BaseModel):
     )
     taper_length: float = option(
         5.0,
-        "the reach of the localization that 'hybrid', 'covariant' and 'extended' learn on from, in sites, a number > 0",
+        "the reach of the localization that 'hybrid', 'covariant' and 'extended' learn on from, in sites (of 'extended': where "
+        "the expected error is that of the climatology), a number > 0",
         gt=0,
     )
     drift: float = option(

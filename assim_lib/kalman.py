@@ -126,12 +126,14 @@ class HybridAnalysis(Analysis):
         factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 
-    def _taper(self, like: Tensor, drift: float = 0.0) -> Tensor:
+    def _taper(self, like: Tensor, drift: float = 0.0, shorter: Tensor | None = None) -> Tensor:
         sites = like.shape[-1]
         index = torch.arange(sites, device=like.device, dtype=self.log_taper_length.dtype)
         distance = (index - index[:, None] - drift + sites / 2) % sites - sites / 2
+        if shorter is not None:
+            distance = distance * shorter[..., None, None]
         taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
-        return taper.repeat(self.channels, self.channels)
+        return taper.tile(self.channels, self.channels)
 
 
 @register_analysis("covariant")
@@ -195,13 +197,17 @@ class ExtendedAnalysis(CovariantAnalysis):
     the network varies its inflation from site to site. It is kept in units of the climatology, one row per
     channel among the features of the memory of each site, behind what the network has learned to remember. The base
     inflation is not learned.
+
+    The derivative is exact for small errors and says little about large ones, least of all about what is far away. The
+    localization therefore follows the expected error: its reach is the taper length divided by the mean
+    variance, relative to that of the climatology. And no entry is taken to be less certain than in the climatology.
     """
 
     minimum_members = 1
     carries_covariance = True
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
-    surprise, largest_growth = 2.0, 2.0  # see _growth
+    surprise, largest_growth = 3.0, 2.0  # see _growth
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -238,7 +244,7 @@ class ExtendedAnalysis(CovariantAnalysis):
 
     def _classical(self, given: AnalysisInput, deviations: Tensor, seen: Tensor, innovation: Tensor) -> Update:
         shape = given.mask.shape[-2:]
-        prior = self._taper(given.mask) * self._covariance(given.memory)
+        prior = self._followed(given.mask, self._bounded(self._covariance(given.memory)))
         prior = self._growth(given, prior, innovation) * prior
         increment, _, observing, posterior = self._smoothed(given, prior, innovation)
         predicted = ((observing @ prior) * observing).sum(-1)
@@ -247,6 +253,17 @@ class ExtendedAnalysis(CovariantAnalysis):
             for variance in (posterior.diagonal(dim1=-2, dim2=-1), predicted)
         )
         return Update(increment, deviations, self.std * spread, predicted, posterior)
+
+    def _bounded(self, covariance: Tensor) -> Tensor:
+        """The covariance with no variance above that of the climatology; correlations stay as they are."""
+        variances = covariance.diagonal(dim1=-2, dim2=-1)
+        shrunk = variances.clamp_min(1.0).rsqrt()
+        return shrunk.unsqueeze(-1) * shrunk.unsqueeze(-2) * covariance
+
+    def _followed(self, like: Tensor, covariance: Tensor) -> Tensor:
+        """The covariance, localized the more the larger its variances are."""
+        variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        return self._taper(like, shorter=variance) * covariance
 
     @torch.no_grad()
     def _growth(self, given: AnalysisInput, prior: Tensor, innovation: Tensor) -> Float[Tensor, "*batch 1 1"]:

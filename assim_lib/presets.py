@@ -50,7 +50,7 @@ ANALYSIS_DEFAULTS: dict[str, dict[str, Any]] = {
         "lag": 8,
         "growth": 10,
         "inflation": 1.02,
-        "taper_length": 1000.0,
+        "taper_length": 0.5,
         "lr": 2e-4,
         "adamw_lr": 2e-4,
         "m": 1,

@@ -518,3 +518,36 @@ def test_seeing_nothing_leaves_the_hybrid_mean_alone():
     analysis = small_analysis("hybrid", 4, inflation=1.0)
     x = given(analysis, share=0.0)
     torch.testing.assert_close(analysis(x)[0], x.base, **EXACT)
+
+
+def some_covariance(size: float = 1.0) -> torch.Tensor:
+    """Of a state of 12 entries whose variances differ, in units of the climatology."""
+    root = torch.randn(12, 30, generator=generator(3), dtype=torch.float64) * torch.linspace(0.3, 1.5, 12)[:, None]
+    return size * root @ root.mT / 30
+
+
+def test_nothing_is_less_certain_than_in_the_climatology():
+    analysis, covariance = small_analysis("extended", 1), some_covariance()
+    bounded = analysis._bounded(covariance)
+    variances = covariance.diagonal()
+    assert (variances > 1).any()
+    assert (variances < 1).any()
+    torch.testing.assert_close(bounded.diagonal(), variances.clamp(max=1.0))
+    correlations = [c / c.diagonal().sqrt() / c.diagonal().sqrt()[:, None] for c in (covariance, bounded)]
+    torch.testing.assert_close(*correlations)
+    small = some_covariance(0.01)
+    torch.testing.assert_close(analysis._bounded(small), small)
+
+
+def test_the_localization_follows_the_expected_error():
+    analysis, like = small_analysis("extended", 1, taper_length=0.8), torch.ones(1, 12, dtype=torch.float64)
+    for size in (0.05, 0.5):
+        covariance = some_covariance(size)
+        reach = 0.8 / covariance.diagonal().mean()
+        kept = analysis._followed(like, covariance) / covariance
+        for distance in (0, 1, 4):
+            expected = torch.exp(-0.5 * (distance / reach) ** 2).expand(12 - distance)
+            torch.testing.assert_close(kept.diagonal(distance), expected)
+    batch = torch.stack([some_covariance(0.05), some_covariance(0.5)])
+    one_by_one = torch.stack([analysis._followed(like, c) for c in batch])
+    torch.testing.assert_close(analysis._followed(like.expand(2, 1, 12), batch), one_by_one)
