@@ -343,7 +343,8 @@ def variants(table: pd.DataFrame, recipe: str = "recipe") -> Figure:
     names = list(dict.fromkeys(table.variant))[::-1]
     figure, axis = _figure(figsize=(7, 0.27 * len(names) + 1.1))
     middle = table[table.variant == recipe].rmse.mean()
-    for row in table.itertuples():
+    rows: list[Any] = list(table.itertuples())
+    for row in rows:
         y = names.index(row.variant) + 0.12 * (0.5 - float(row.seed))
         color = BLACK if row.variant == recipe else RED if row.rmse_hi < middle else BLUE
         axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=2, alpha=0.4)

@@ -489,18 +489,21 @@ def test_a_surprising_innovation_widens_a_carried_covariance(lagged):
     variance = (operator @ prior @ operator.mT).diagonal(dim1=-2, dim2=-1) / 0.25
     seen = x.mask.sum((-2, -1))
     deviation = (2 * x.mask.flatten(-2) * (1 + variance) ** 2).sum(-1).sqrt()
-    for size in (0.5, 1.5, 3.0, 100.0):
+    between = 0
+    for size in (0.5, 1.5, 2.0, 2.5, 3.0, 4.0, 100.0):
         innovation = (
             size * torch.randn((40, 1, 1, SITES), generator=generator(5), dtype=torch.float64) * x.mask[:, None]
         )
         squares = innovation.square().sum((1, 2, 3))
-        expected = ((squares - seen - 2 * deviation) / variance.sum(-1)).clamp(1, 2)
+        expected = ((squares - seen - 3 * deviation) / variance.sum(-1)).clamp(1, 2)
         found = analysis._growth(x, prior, innovation)
         torch.testing.assert_close(found, expected[:, None, None], **EXACT)
+        between += int(((found > 1) & (found < 2)).sum())
         if size == 0.5:
             assert (found == 1).all()
         if size == 100.0:
             assert (found == 2).all()
+    assert between > 0
 
 
 def test_the_learned_inflation_is_bounded():
