@@ -214,8 +214,8 @@ def test_truth_keeps_its_own_step():
 def test_every_experiment_runs(experiment, short_spinup, quiet):
     """As it is, but small: two updates, and a score on validation data."""
     sizes = {k: v for k, v in TINY.items() if k != "obs_conf"}
-    few = {"settings": min(3, configure(experiment).settings)}
-    chosen = configure(experiment, m=2, **{**sizes, **few, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
+    few = {"settings": min(3, configure(experiment).settings), "m": min(2, configure(experiment).m)}
+    chosen = configure(experiment, **{**sizes, **few, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
     model, record = train(chosen, **{**quiet, "curve_points": 1})
     assert 0 < record["history"][0]["loss"] < 10
     assert record["history"][0]["skipped"] == 0
@@ -576,7 +576,7 @@ def of_many(scored, monkeypatch):
     monkeypatch.setattr(runs, "VALIDATED", scored)
     monkeypatch.setattr(runs, "scored_in", lambda experiment, settings=scored: scored_in(experiment, settings))
     sizes = {**TINY, "obs_conf": "full_obs", "updates": 6}
-    return configure("l96_any", analysis="hybrid", m=3, settings=4, **{**sizes, "segments": 1, "cycles": 12})
+    return configure("l96_any", analysis="hybrid", m=3, lag=1, settings=4, **{**sizes, "segments": 1, "cycles": 12})
 
 
 def test_every_setting_has_its_record(of_many, quiet, monkeypatch):
@@ -652,7 +652,9 @@ def test_a_filter_of_many_settings_is_published_once_and_scored_in_each(of_many,
 
 
 def test_a_setting_without_a_frozen_set_publishes_nothing(quiet):
-    chosen = configure("l96_any", m=3, settings=2, **{**TINY, "segments": 1, "cycles": 12, "updates": 1})
+    chosen = configure(
+        "l96_any", analysis="hybrid", m=3, lag=1, settings=2, **{**TINY, "segments": 1, "cycles": 12, "updates": 1}
+    )
     with pytest.raises(LookupError, match=r"^system = 'l96' with step_size = 0\.15 has no frozen test set; "):
         publish(chosen, *train(chosen, **{**quiet, "curve_points": 0}))
     assert not runs.published(chosen.name).exists()
