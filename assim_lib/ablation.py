@@ -22,37 +22,40 @@ from assim_lib.training import Course, Trainer
 BUDGET = 600.0  # seconds of one core, for updates alone
 WARM, TIMED = 3, 12  # updates before, and while, the time of an update is taken
 
-# Lorenz-96 from a quarter of the sites: hard enough for a network to matter.
+# Lorenz-96 from a quarter of the sites, always the same: there the Kalman part alone does badly, and training decides.
 RECIPE: dict[str, Any] = {
-    "obs_conf": "every_4th_dim_partial_obs",
-    "analysis": "hybrid",
-    "m": 10,
-    "lag": 3,
+    "obs_conf": "every_4th_fixed",
+    "step_size": 0.15,
+    "analysis": "extended",
+    "m": 1,
+    "lag": 1,
     "hidden_size": 64,
     "blocks": 4,
     "memory": 16,
     "window": 8,
     "batch": 16,
-    "lr": 1.5e-3,
+    "lr": 1e-3,
+    "adamw_lr": 1e-3,
 }
-_OTHER_ANALYSIS = {"inflation": None, "drift": None}  # as that analysis says
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     # The analysis, and what it has for an ensemble.
-    "recurrent, m = 1": {"analysis": "recurrent", "m": 1} | _OTHER_ANALYSIS,
-    "original": {"analysis": "original"} | _OTHER_ANALYSIS,
-    "covariant": {"analysis": "covariant"} | _OTHER_ANALYSIS,
-    "extended, m = 1": {"analysis": "extended", "m": 1} | _OTHER_ANALYSIS,
-    "m = 5": {"m": 5},
-    "m = 20": {"m": 20},
-    "covariances as features": {"band": 2},
-    "localization at rest": {"drift": 0.0},
+    "recurrent, m = 1": {"analysis": "recurrent"},
+    "hybrid, m = 5": {"analysis": "hybrid", "m": 5},
+    "hybrid, m = 10": {"analysis": "hybrid", "m": 10},
+    "hybrid, m = 20": {"analysis": "hybrid", "m": 20},
+    "hybrid, m = 10, covariances as features": {"analysis": "hybrid", "m": 10, "band": 2},
+    "covariant, m = 10": {"analysis": "covariant", "m": 10},
+    "original, m = 10": {"analysis": "original", "m": 10},
+    # The Kalman part.
+    "no localization": {"taper_length": 1000.0},
+    "inflation 1.1": {"inflation": 1.1},
+    "full lag at once": {"growth": 0},
     # The time between the state that is corrected and the observation.
     "lag 0": {"lag": 0},
-    "lag 1": {"lag": 1},
-    "lag 5": {"lag": 5},
-    "lag 5, grown": {"lag": 5, "growth": 10},
+    "lag 2": {"lag": 2},
+    "lag 3": {"lag": 3},
     # The network.
     "width 32": {"hidden_size": 32},
     "width 96": {"hidden_size": 96},
@@ -62,6 +65,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "memory 32": {"memory": 32},
     # The training.
     "AdamW": {"optimizer": "adamw"},
+    "half the rates": {"lr": 5e-4, "adamw_lr": 5e-4},
+    "twice the rates": {"lr": 2e-3, "adamw_lr": 2e-3},
     "batch 8": {"batch": 8},
     "batch 32": {"batch": 32},
     "window 4": {"window": 4},
@@ -131,7 +136,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
         {
             "variant": name,
             "seed": seed,
-            "changed": {key: value for key, value in VARIANTS[name].items() if value is not None},
+            "changed": VARIANTS[name],
             "validation": validation.as_dict(),
             "ms_per_cycle": milliseconds,
             "budget": budget,
