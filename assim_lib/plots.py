@@ -356,6 +356,25 @@ def variants(table: pd.DataFrame, recipe: str = "recipe") -> Figure:
     return figure
 
 
+def bars(table: pd.DataFrame, label: str) -> Figure:
+    """A bar for every number of a table, grouped by its rows, a colour for each column.
+
+    Parameters
+    ----------
+    table : one row a group, from the bottom; one column a colour.
+    label : what the numbers are.
+    """
+    figure, axis = _figure(figsize=(7, 0.5 * len(table) + 1.2))
+    width = 0.8 / table.shape[1]
+    for number, (color, column) in enumerate(zip((BLUE, ORANGE, GREEN), table.columns, strict=False)):
+        y = np.arange(len(table)) + (0.5 * (table.shape[1] - 1) - number) * width
+        axis.barh(y, table[column], width, color=color, label=str(column))
+    axis.set_yticks(range(len(table)), list(table.index))
+    axis.set(xlabel=label)
+    axis.legend(fontsize="small")
+    return figure
+
+
 def spread_and_error(table: pd.DataFrame) -> Figure:
     """Spread against RMSE of everything with an ensemble; what knows its own error lies on the dashed line."""
     figure, axis = _figure(figsize=(5.2, 4.2))
