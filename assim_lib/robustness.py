@@ -104,7 +104,9 @@ class _LongRun:
     def save(self, path: Path) -> None:
         tensors = {"truth": self.truth, **self.carry._asdict()}
         with atomic_path(path) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"blocks": json.dumps(self.blocks)})
+            # Without a lag base and forecast are one tensor; a file has no two names for one.
+            copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+            save_file(copies, temporary, {"blocks": json.dumps(self.blocks)})
 
     def load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:

@@ -40,8 +40,9 @@ def test_a_filter_that_tracks_is_told_from_one_that_does_not():
     assert (np.array(free["worst"]) >= np.array(free["rmse"])).all()
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
-    filters = untrained("hybrid", lag=1, obs_conf="every_4th_dim_partial_obs")
+@pytest.mark.parametrize("lag", [0, 1])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, lag):
+    filters = untrained("hybrid", lag=lag, obs_conf="every_4th_dim_partial_obs")
     whole = long_run(*filters, cycles=360, progress=False, starts=2)
     state = tmp_path / "long.safetensors"
     part = long_run(*filters, cycles=120, state=state, progress=False, starts=2)
