@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from assim_lib.experiments import Experiment, ParameterError, configure
-from assim_lib.filters import AmortizedFilter
 from assim_lib.runs import build_filter, score, train, training_record
 from assim_lib.storage import data_dir, provenance, write_json
-from assim_lib.training import Course, Trainer
+from assim_lib.training import Trainer
 
 BUDGET = 600.0  # seconds of one core, for updates alone
 WARM, TIMED = 3, 12  # updates before, and while, the time of an update is taken
@@ -164,36 +162,3 @@ def ablation_table() -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def gradient_scatter(
-    experiment: Experiment, model: AmortizedFilter, loss: str, batches: int = 32, windows: int = 8
-) -> tuple[float, float]:
-    """How large a loss's gradient is, and how far a batch's gradient lies from it.
-
-    Parameters
-    ----------
-    loss : of :data:`~assim_lib.losses.LOSSES`.
-    batches : independent ones; all filters of the pool go on after each.
-    windows : that the filters of the pool have to find the truth first.
-
-    Returns
-    -------
-    Norm of the mean gradient, and root of the mean square distance of a batch's gradient to it.
-    """
-    one = experiment.changed(loss=loss)
-    course = Course(one, model, training_record(one), torch.Generator().manual_seed(one.seed))
-    everyone = torch.arange(one.pool)
-    with torch.no_grad():
-        for _ in range(windows):
-            course.advance(everyone, course.unroll(everyone)[1])
-    weights = [p for p in model.parameters() if p.requires_grad]
-    gradients = []
-    for _ in range(batches):
-        slots = course.choose()
-        value, carry = course.unroll(slots)
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, weights)]))
-        course.advance(slots, carry)
-    stacked = torch.stack(gradients)
-    mean = stacked.mean(0)
-    return float(mean.norm()), float((stacked - mean).square().sum(1).mean().sqrt())

@@ -333,48 +333,6 @@ def headline(table: pd.DataFrame, names: dict[int, str]) -> Figure:
     return figure
 
 
-def variants(table: pd.DataFrame, recipe: str = "recipe") -> Figure:
-    """Validation RMSE of variants of a recipe, a dot with its 95 % interval for each seed; dashed, the mean of the recipe.
-
-    Parameters
-    ----------
-    table : rows of :func:`assim_lib.ablation.ablation_table`; variants stand in its order, from the top.
-    """
-    names = list(dict.fromkeys(table.variant))[::-1]
-    figure, axis = _figure(figsize=(7, 0.27 * len(names) + 1.1))
-    middle = table[table.variant == recipe].rmse.mean()
-    rows: list[Any] = list(table.itertuples())
-    for row in rows:
-        y = names.index(row.variant) + 0.12 * (0.5 - float(row.seed))
-        color = BLACK if row.variant == recipe else RED if row.rmse_hi < middle else BLUE
-        axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=2, alpha=0.4)
-        axis.plot(row.rmse, y, "o", color=color, markersize=5)
-    axis.axvline(middle, color=BLACK, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel="validation RMSE (red: surely below the recipe)", xscale="log")
-    _plain_numbers(axis.xaxis)
-    return figure
-
-
-def bars(table: pd.DataFrame, label: str) -> Figure:
-    """A bar for every number of a table, grouped by its rows, a colour for each column.
-
-    Parameters
-    ----------
-    table : one row a group, from the bottom; one column a colour.
-    label : what the numbers are.
-    """
-    figure, axis = _figure(figsize=(7, 0.5 * len(table) + 1.2))
-    width = 0.8 / table.shape[1]
-    for number, (color, column) in enumerate(zip((BLUE, ORANGE, GREEN), table.columns, strict=False)):
-        y = np.arange(len(table)) + (0.5 * (table.shape[1] - 1) - number) * width
-        axis.barh(y, table[column], width, color=color, label=str(column))
-    axis.set_yticks(range(len(table)), list(table.index))
-    axis.set(xlabel=label)
-    axis.legend(fontsize="small")
-    return figure
-
-
 def spread_and_error(table: pd.DataFrame) -> Figure:
     """Spread against RMSE of everything with an ensemble; what knows its own error lies on the dashed line."""
     figure, axis = _figure(figsize=(5.2, 4.2))

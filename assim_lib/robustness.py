@@ -43,11 +43,6 @@ def load_robustness(name: str) -> dict[str, Any]:
     return json.loads(robustness_path(name).read_text())
 
 
-def examined() -> list[str]:
-    """Names of the filters with stored results."""
-    return sorted(path.stem for path in robustness_path("any").parent.glob("*.json"))
-
-
 def examine(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:
     """Long run and other settings of a published filter; store both.
 

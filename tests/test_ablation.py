@@ -2,15 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
 from small import soon_on_attractor
 
 from assim_lib import ablation, runs
-from assim_lib.ablation import VARIANTS, ablate, ablation_path, ablation_table, gradient_scatter, variant
+from assim_lib.ablation import VARIANTS, ablate, ablation_path, ablation_table, variant
 from assim_lib.evaluation import Scores
 from assim_lib.experiments import ParameterError
-from assim_lib.runs import build_filter
 from assim_lib.systems import Lorenz96
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -93,14 +91,3 @@ def test_an_interrupted_variant_goes_on_with_the_updates_it_began_with(small, tm
     monkeypatch.setattr(ablation, "seconds_per_update", lambda experiment: 100.0)
     stored = json.loads(ablate("recipe", 0, tmp_path / "runs", 6.0, progress=False).read_text())
     assert stored["experiment"]["updates"] == 6
-
-
-def test_a_larger_batch_scatters_less(monkeypatch):
-    monkeypatch.setattr(Lorenz96, "on_attractor", soon_on_attractor)
-    monkeypatch.setattr(ablation, "RECIPE", TINY | {"pool": 32, "cycles": 120})
-    scatters = {}
-    for batch in (2, 32):
-        experiment = variant("recipe", batch=batch)
-        size, scatters[batch] = gradient_scatter(experiment, build_filter(experiment), "ss_forecast", batches=24)
-        assert np.isfinite(size)
-    assert scatters[32] < 0.6 * scatters[2]

@@ -459,6 +459,23 @@ def test_the_averaged_weights_follow_the_others(data):
         torch.testing.assert_close(averaged, decay * old + (1 - decay) * new)
 
 
+def test_without_averaging_the_last_weights_count(data):
+    last, averaged = trainer(data, averaging=0.0), trainer(data)
+    for ours, same in ((last, True), (averaged, False)):
+        advance(ours, 5)
+        pairs = zip(ours.model.parameters(), ours.averaged.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) is same
+
+
+def test_the_optimizer_of_the_hidden_matrices_is_the_one_that_is_asked_for(data):
+    for name, kind in (("muon", torch.optim.Muon), ("adamw", torch.optim.AdamW)):
+        ours = trainer(data, optimizer=name)
+        assert type(ours.optimizers["hidden"]) is kind
+        shapes = [p.ndim for group in ours.optimizers["hidden"].param_groups for p in group["params"]]
+        assert shapes
+        assert set(shapes) == {2}
+
+
 def test_every_weight_has_one_optimizer(data, case):
     ours = trainer(data, **case)
     held = [
