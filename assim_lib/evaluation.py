@@ -35,6 +35,13 @@ class Scores:
         """For a record or a row of the table."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        return f"RMSE {self.rmse:.3f} [{self.rmse_lo:.3f}, {self.rmse_hi:.3f}], spread {self.spread:.3f}"
+
+    def overlaps(self, other: Any) -> bool:
+        """Whether its interval and that of another score, or of a row of the table, have values in common."""
+        return bool(self.rmse_lo <= other.rmse_hi and other.rmse_lo <= self.rmse_hi)
+
 
 def rmse(
     ensemble: Float[np.ndarray, "*batch member channel site"], truth: Float[np.ndarray, "*batch channel site"]

@@ -5,6 +5,7 @@ background of its own, so that it survives a dark page.
 """
 
 import base64
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,8 +29,12 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 METHOD_COLORS = {
-    "amortized": RED, "amortized_original": ORANGE, "amortized_ff": BLACK, "LETKF": BLUE, "iEnKS": GREEN, "EnKF-N": "#8a6d00",
-    "4D-Var": PURPLE, "3D-Var": SKY, "Climatology": "#777777",
+    "amortized": RED, "amortized_any": BLACK, "amortized_original": ORANGE, "amortized_ff": "#b58b8b", "LETKF": BLUE,
+    "iEnKS": GREEN, "EnKF-N": "#8a6d00", "4D-Var": PURPLE, "3D-Var": SKY, "Climatology": "#777777",
+}  # fmt: skip
+METHOD_NAMES = {
+    "amortized": "learned", "amortized_any": "learned, for many settings", "amortized_original": "original",
+    "amortized_ff": "learned, feed-forward",
 }  # fmt: skip
 STYLE: Any = {
     "figure.facecolor": "white",
@@ -45,6 +50,11 @@ STYLE: Any = {
     "image.interpolation": "nearest",
 }
 Field = Float[np.ndarray, "cycle site"]
+
+
+def _named(method: Any) -> dict[str, Any]:
+    """Colour and label of a method, the same in every figure."""
+    return {"color": METHOD_COLORS.get(method, BLACK), "label": METHOD_NAMES.get(method, method)}
 
 
 def _figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
@@ -211,12 +221,14 @@ def learning_curves(
     against : ``"core_seconds"``, ``"seconds"`` or ``"update"``.
     """
     figure, axis = _figure(figsize=(7, 3.6))
-    for color, (label, history) in zip([RED, ORANGE, PURPLE, BLACK], histories.items(), strict=False):
+    for color, (label, history) in zip(cycle([RED, ORANGE, PURPLE, BLACK, GREEN]), histories.items(), strict=False):
         x = np.array([point[against] for point in history])
         axis.loglog(
             x / 60 if "seconds" in against else x, [p["validation_rmse"] for p in history], color=color, label=label
         )
-    for style, (label, value) in zip(["--", ":", "-."], references.items(), strict=False):
+    for style, (label, value) in zip(
+        cycle(["--", ":", "-.", (0, (6, 1, 1, 1, 1, 1))]), references.items(), strict=False
+    ):
         axis.axhline(value, color=BLUE, linestyle=style, linewidth=1, label=label)
     unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
     axis.set(xlabel=unit, ylabel="validation RMSE")
@@ -291,13 +303,12 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     return figure
 
 
-def headline(table: pd.DataFrame, names: dict[int, str]) -> Figure:
+def headline(table: pd.DataFrame) -> Figure:
     """Where the learned filters stand between a small classical ensemble and the best that is known, one row a setting.
 
     Parameters
     ----------
-    table : rows of :func:`assim_lib.results.headline`.
-    names : what the setting of each row is called, by the row's index.
+    table : rows of :func:`assim_lib.tables.headline`, by the names of their settings.
     """
     figure, axis = _figure(figsize=(8.2, 0.5 * len(table) + 1.4))
     series = {
@@ -323,7 +334,7 @@ def headline(table: pd.DataFrame, names: dict[int, str]) -> Figure:
             [row.learned_lo / row.classical, row.learned_hi / row.classical], [y, y], color=RED, linewidth=3, alpha=0.5
         )
     axis.axvline(1.0, color=BLACK, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(table)), [names[i] for i in table.index[::-1]])
+    axis.set_yticks(range(len(table)), table.index[::-1])
     axis.set(
         xscale="log", xlabel="analysis RMSE / that of the best tuned classical filter of at most 30 members (dashed)"
     )
@@ -338,7 +349,7 @@ def spread_and_error(table: pd.DataFrame) -> Figure:
     figure, axis = _figure(figsize=(5.2, 4.2))
     kept: pd.DataFrame = table.loc[table.spread > 0]
     for method, group in kept.groupby("method"):
-        axis.plot(group.rmse, group.spread, "o", color=METHOD_COLORS.get(str(method), BLACK), label=method, alpha=0.8)
+        axis.plot(group.rmse, group.spread, "o", alpha=0.8, **_named(method))
     ends = np.array([kept[["rmse", "spread"]].min().min(), kept[["rmse", "spread"]].max().max()])
     axis.plot(ends, ends, color=BLACK, linestyle="--", linewidth=1)
     axis.fill_between(ends, 0.8 * ends, 1.25 * ends, color=BLACK, alpha=0.08, linewidth=0)
@@ -365,7 +376,7 @@ def long_run(results: dict[str, Any]) -> Figure:
 
 
 def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
-    """RMSE against ensemble size, one panel a setting; what has no ensemble is a horizontal line.
+    """RMSE against ensemble size, one panel a setting; learned filters are stars, 3D-Var and 4D-Var horizontal lines.
 
     Parameters
     ----------
@@ -377,21 +388,14 @@ def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
     for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
         kept: pd.DataFrame = table.dropna(subset="rmse")
         for method, group in kept.sort_values(by="m").groupby("method"):
-            color = METHOD_COLORS.get(str(method), BLACK)
-            if (group.m == 1).all():
-                axis.axhline(group.rmse.iloc[0], color=color, linestyle="--", linewidth=1.2, label=method)
+            if str(method).startswith("amortized"):
+                axis.plot(group.m, group.rmse, "*", markersize=9, **_named(method))
+            elif (group.m == 1).all():
+                axis.axhline(group.rmse.iloc[0], linestyle="--", linewidth=1.2, **_named(method))
             else:
-                learned = str(method).startswith("amortized")
-                axis.plot(
-                    group.m,
-                    group.rmse,
-                    "*" if learned else "o-",
-                    color=color,
-                    markersize=9 if learned else 4,
-                    label=method,
-                )
+                axis.plot(group.m, group.rmse, "o-", markersize=4, **_named(method))
         axis.set(title=title, xscale="log", yscale="log")
-        axis.set_xticks([5, 10, 20, 30, 100], ["5", "10", "20", "30", "100"])
+        axis.set_xticks([1, 5, 10, 30, 100], ["1", "5", "10", "30", "100"])
         axis.minorticks_off()
         _plain_numbers(axis.yaxis)
     for axis in axes.flat[len(tables) :]:
@@ -446,12 +450,12 @@ def cost(table: pd.DataFrame) -> Figure:
     figure, axis = _figure(figsize=(7, 3.6))
     for method, group in table.groupby("method"):
         rows: Any = group.itertuples()
-        axis.loglog(group.ms_per_cycle, group.rmse, "o", color=METHOD_COLORS.get(str(method), BLACK), label=method)
+        axis.loglog(group.ms_per_cycle, group.rmse, "o", **_named(method))
         for row in rows:
             axis.annotate(f" {row.m}", (row.ms_per_cycle, row.rmse), fontsize="small")
     axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
     _plain_numbers(axis.xaxis, axis.yaxis)
-    axis.legend(title="number: ensemble size", fontsize="small")
+    figure.legend(title="number: ensemble size", title_fontsize="small", fontsize="small", loc="outside right upper")
     return figure
 
 

@@ -109,75 +109,10 @@ def write_scores() -> Path:
 
 def load_scores(**setting: Any) -> pd.DataFrame:
     """The rows of ``scores.csv`` in a setting, e.g. ``load_scores(system="l96", method=["LETKF", "iEnKS"])``."""
-    table = pd.read_csv(results_dir() / "scores.csv")
+    table = pd.read_csv(results_dir() / "scores.csv", dtype={"step_size": float, "noise": float})
     for column, value in setting.items():
         table = table.loc[table[column].isin(_choices(value))]
     return table.reset_index(drop=True)
-
-
-def load_published() -> pd.DataFrame:
-    """Scores that others published, each with its source; ``rmse_longer`` is the same filter's over a longer run.
-
-    They were measured on other truths than ours, and not always in the same way.
-    """
-    return pd.read_csv(data_dir() / "published.csv")
-
-
-def beside_published() -> pd.DataFrame:
-    """Our classical scores beside the published ones of the same method, size and setting.
-
-    Of the iEnKS the published rows have a lag of one cycle; ours stand beside them with that lag and with the tuned one.
-    ``ratio`` is ours over the published one.
-    """
-    key = [*SETTING, "method", "m"]
-    names = {"rmse": "published", "rmse_longer": "published_longer"}
-    published = load_published().drop(columns="source").rename(columns=names)
-    ours = load_scores()[[*key, "label", "rmse", "rmse_lo", "rmse_hi", "diverged"]]
-    table = published.merge(ours, on=key)
-    table["ratio"] = table.rmse / table.published
-    return table
-
-
-LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
-
-
-def headline() -> pd.DataFrame:
-    """One row a setting: what was published, what classical filters reach when they are tuned, and what a learned one does.
-
-    ``published`` is the best published classical score with at most 30 members, ``classical`` our best with as many,
-    ``reference`` our best with 100, and ``learned`` the best filter with at most 10 members that was trained on
-    observations alone; ``untrained`` is the same filter before its training. All of ours are chosen on validation
-    data. ``closed`` is the share of the way from the LETKF with 10 members to the reference that the learned filter
-    goes; 1 is as good as the reference.
-    """
-    table = load_scores().query("not diverged and validation_rmse.notna()")
-    learned = table.method.str.startswith("amortized")
-    competitors: dict[str, pd.DataFrame] = {
-        "classical": table.loc[~learned & (table.m <= CLASSICAL_MEMBERS)],
-        "reference": table.loc[~learned & (table.m >= REFERENCE_MEMBERS)],
-        "learned": table.loc[(table.method == "amortized") & (table.m <= LEARNED_MEMBERS)],
-        "letkf10": table.loc[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
-    }
-    published = load_published()
-    # Not what only marks the scale, nor learned filters.
-    classical = ~published.method.isin(["Climatology", "MNMEF", "amortized_original"])
-    published = published[classical & (published.m <= CLASSICAL_MEMBERS)]
-    published = published.groupby(SETTING, as_index=False).agg(published=("rmse", "min"))
-    rows = table.loc[:, SETTING].drop_duplicates().merge(published, on=SETTING, how="left").set_index(SETTING)
-    for name, candidates in competitors.items():
-        best = candidates.loc[candidates.groupby(SETTING).validation_rmse.idxmin()].set_index(SETTING)
-        columns = {"rmse": name, "label": f"{name}_label", "m": f"{name}_m"}
-        if name == "learned":
-            columns |= {
-                "untrained_rmse": "untrained",
-                "rmse_lo": "learned_lo",
-                "rmse_hi": "learned_hi",
-                "checkpoint": "checkpoint",
-            }
-        rows = rows.join(best[list(columns)].rename(columns=columns))
-    rows["ratio"] = rows.learned / rows.classical
-    rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
-    return rows.drop(columns=["letkf10_label", "letkf10_m"]).reset_index()
 
 
 def _choices(value: Any) -> list[Any]:
@@ -192,9 +127,13 @@ def _learned(**setting: Any) -> list[tuple[str, dict[str, Any]]]:
 def histories(**setting: Any) -> dict[str, list[dict[str, int | float]]]:
     """Learning curves of the learned filters in a setting, by label and ensemble size.
 
-    That of a filter trained in many settings is a mean over some of them, whatever setting is asked for.
+    Of several runs that are called the same, the best on validation data is shown. The curve of a filter trained in
+    many settings is a mean over some of them, whatever setting is asked for.
     """
-    return {f"{result['label']}, m = {result['m']}": result["history"] for _, result in _learned(**setting)}
+    curves: dict[str, list[dict[str, int | float]]] = {}
+    for _, result in sorted(_learned(**setting), key=lambda named: named[1]["validation"]["rmse"]):
+        curves.setdefault(f"{result['label']}, m = {result['m']}", result["history"])
+    return curves
 
 
 def training_runs(**setting: Any) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Small filters on a small ring, for tests: a cycle takes a millisecond."""
 
+import json
 from functools import cache
 
 import torch
@@ -15,6 +16,7 @@ from assim_lib.systems import Lorenz96
 
 SITES = 12
 STEP_SIZE = 0.1
+SETTING = {"system": "l96", "obs_conf": "full_obs", "step_size": STEP_SIZE, "noise": 1.0}
 
 
 def scales(mean: float = 2.3, std: float = 3.6, noise: float = 1.0, channels: int = 1) -> Scales:
@@ -89,3 +91,11 @@ def small_filter(
     analysis = small_analysis(name, members, lagged=lag > 0, sites=sites, operators=seen.period, **options)
     # A copy: a state dict is loaded into it in place.
     return AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites).clone())
+
+
+def write_result(folder, label, validation=0.3, test=0.2, **changed):
+    """A result file as the table of scores is made of."""
+    scores = {"rmse": test, "rmse_lo": 0.1, "rmse_hi": 0.4, "spread": 0.2, "crps": 0.1, "cycles": 500}
+    row = {**SETTING, "method": "LETKF", "m": 5, "label": label, "test": scores, "validation": {"rmse": validation}}
+    row |= {"provenance": {"commit": "c"}, "seed": 0, "ms_per_cycle": 1.0, "diverged": False, "checkpoint": None}
+    (folder / f"{label}.json").write_text(json.dumps(row | changed))

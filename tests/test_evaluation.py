@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from assim_lib.evaluation import BLOCK, crps, evaluate, interval, ranks, rmse, spread, summarize
+from assim_lib.evaluation import BLOCK, Scores, crps, evaluate, interval, ranks, rmse, spread, summarize
 
 BATCHES = [(), (64,), (2, 3)]
 
@@ -145,3 +145,13 @@ def test_scores_are_plain_numbers():
     scores = summarize(series, series, series).as_dict()
     assert {type(value) for value in scores.values()} == {float, int}
     assert list(scores) == ["rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles"]
+
+
+def test_scores_are_printed_with_their_interval_and_compared_by_it():
+    low, middle, high = (Scores(x, x - 0.1, x + 0.1, 0.2, 0.1, 500) for x in (0.3, 0.45, 0.6))
+    assert str(low) == "RMSE 0.300 [0.200, 0.400], spread 0.200"
+    assert low.overlaps(middle)
+    assert middle.overlaps(low)
+    assert middle.overlaps(high)
+    assert not low.overlaps(high)
+    assert not high.overlaps(low)
