@@ -8,6 +8,9 @@ strays from the truth for a while, and one such excursion in a short run would d
 best few are then compared by their mean RMSE over the whole validation set, excursions included. The test set has no part in
 it.
 
+Where the start loses the truth there is no slope to descend. The search then first walks toward what is safer, more inflation
+and a shorter reach, until something keeps it.
+
 A search knows its trials by their settings and stores each as soon as it is done: to repeat a search is to read
 it, an interrupted one goes on where it stopped, and a new value in the grid costs its own trials only.
 """
@@ -32,6 +35,9 @@ SEED = 2000
 
 _INFLATIONS = (1.0, 1.005, 1.01, 1.02, 1.03, 1.04, 1.05, 1.07, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0)
 _SCALES = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.7, 1.0, 1.4, 2.0, 4.0, 8.0)
+
+# Steps on the grid toward what seldom loses the truth.
+_SAFER = {"infl": 2, "loc_rad": -1, "xB": 1}
 
 # What may be tuned, under DAPPER's names: `loc_rad` is in sites (Gaspari–Cohn taper), `infl` multiplies the perturbations,
 # `rot` rotates them at random, `Lag` is in cycles, `xB` multiplies the background covariance (`B`: the identity or
@@ -130,6 +136,10 @@ class Search:
         cycles = min(SEARCH_CYCLES, len(self.validation_set.observations))
         best = self.trial(self.contender.start.settings, cycles)
         moves, tried = self._moves(), {str(best["settings"])}
+        settings = best["settings"]
+        while best["diverged"] and (settings := self._safer(settings)) is not None:
+            tried.add(str(settings))
+            best = min(best, self.trial(settings, cycles), key=typical_error)
         while len(tried) < SEARCH_TRIALS:
             for move in moves:
                 moved = False
@@ -146,8 +156,14 @@ class Search:
         whole = len(self.validation_set.observations)
         candidates = sorted((t for t in self.trials if t["cycles"] == cycles), key=typical_error)
         # Of settings that are all lost, the whole validation set need not be asked.
-        candidates = [c for c in candidates if not c["diverged"]][:FINALISTS] or candidates[:1]
-        return sorted((self.trial(c["settings"], whole) for c in candidates), key=mean_error)
+        candidates = [c for c in candidates if not c["diverged"]][: 2 * FINALISTS] or candidates[:1]
+        finalists: list[dict[str, Any]] = []
+        for candidate in candidates:
+            finalists.append(self.trial(candidate["settings"], whole))
+            # Who loses the truth on the way makes room for another.
+            if sum(not trial["diverged"] for trial in finalists) == FINALISTS:
+                break
+        return sorted(finalists, key=mean_error)
 
     def _moves(self) -> list[dict[str, int]]:
         """Steps along one coordinate of the grid, then along two at once: a valley may lie across both."""
@@ -156,6 +172,15 @@ class Search:
         ordered = [name for name in names if not isinstance(self.contender.grid[name][0], bool | str)]
         double = [{a: i, b: j} for a, b in combinations(ordered, 2) for i in (1, -1) for j in (1, -1)]
         return single + double
+
+    def _safer(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The settings one step further from losing the truth; None where the grid ends."""
+        moved = dict(settings)
+        for name, step in _SAFER.items():
+            if name in self.contender.grid:
+                values = self.contender.grid[name]
+                moved[name] = values[min(max(values.index(settings[name]) + step, 0), len(values) - 1)]
+        return None if moved == settings else moved
 
     def _moved(self, settings: dict[str, Any], move: dict[str, int]) -> dict[str, Any] | None:
         """The settings after a move; None beyond the edge of the grid."""

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,34 @@ def test_excursions_decide_in_the_end_and_not_on_the_way(valley):
 def test_a_search_from_a_diverged_start_climbs_out(valley, monkeypatch):
     lost = Contender(SETTING, START.model_copy(update={"settings": START.settings | {"infl": 1.0}}))
     assert Search(lost, lost.data("validation")).best()["settings"] == LOWEST
+
+
+def test_a_search_whose_neighbourhood_is_lost_finds_what_is_not(valley, monkeypatch):
+    """Only with much inflation and a short reach the filter keeps the truth: no single step leads there."""
+
+    def lost_without(baseline, data, cycles=None, seed=0, progress=False):
+        run = valley(baseline, data, cycles, seed, progress)
+        if baseline.settings["infl"] >= 1.15 and baseline.settings["loc_rad"] <= 3:
+            return run
+        return replace(run, diverged=True, survived=100, outcome="stopped")
+
+    monkeypatch.setattr(tuning, "run_baseline", lost_without)
+    best = search().best()
+    assert not best["diverged"]
+    assert best["settings"] == {"infl": 1.15, "loc_rad": 3, "rot": True}
+
+
+def test_finalists_that_lose_the_truth_make_room_for_others(valley, monkeypatch):
+    def lost_late(baseline, data, cycles=None, seed=0, progress=False):
+        run = valley(baseline, data, cycles, seed, progress)
+        lost = len(run.rmse) > 1000 and baseline.settings["infl"] < 1.03
+        return replace(run, diverged=True, outcome="stopped") if lost else run
+
+    monkeypatch.setattr(tuning, "run_baseline", lost_late)
+    finalists = search().finalists()
+    assert len(finalists) > tuning.FINALISTS
+    assert not finalists[0]["diverged"]
+    assert finalists[0]["settings"]["infl"] >= 1.03
 
 
 def test_every_trial_is_stored_and_a_second_search_runs_nothing(valley):
