@@ -1,6 +1,6 @@
 """The book's figures: one function a figure, one style for all.
 
-Colours are those of Okabe & Ito, which most colour-blind readers can tell apart; every figure has a white
+Colours are those of Okabe & Ito, and two darker ones, which most colour-blind readers can tell apart; every figure has a white
 background of its own, so that it survives a dark page.
 """
 
@@ -29,7 +29,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 METHOD_COLORS = {
-    "amortized": RED, "amortized_any": BLACK, "amortized_original": ORANGE, "amortized_ff": "#b58b8b", "LETKF": BLUE,
+    "amortized": RED, "amortized_any": BLACK, "amortized_original": ORANGE, "amortized_ff": "#5b5b8c", "LETKF": BLUE,
     "iEnKS": GREEN, "EnKF-N": "#8a6d00", "4D-Var": PURPLE, "3D-Var": SKY, "Climatology": "#777777",
 }  # fmt: skip
 METHOD_NAMES = {
