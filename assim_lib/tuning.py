@@ -46,7 +46,7 @@ GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "Climatology": {},
     "3D-Var": {"xB": _SCALES, "B": ("clim", "eye")},
     "4D-Var": {"xB": _SCALES, "Lag": (1, 2, 3, 4, 6, 8, 10), "B": ("clim", "eye")},
-    "LETKF": {"infl": _INFLATIONS, "loc_rad": (1, 2, 3, 4, 5, 7, 10, 14, 20, 30), "rot": (False, True)},
+    "LETKF": {"infl": _INFLATIONS, "loc_rad": (1, 2, 3, 4, 5, 7, 10, 14, 20, 30, 45, 64), "rot": (False, True)},
     "EnKF-N": {"infl": _INFLATIONS, "rot": (False, True)},
     "iEnKS": {"infl": _INFLATIONS, "Lag": (1, 2, 3, 4, 6, 8, 10, 12, 15)},
 }
