@@ -11,13 +11,25 @@ scores      collect data/results/*.json into data/results/scores.csv
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from assim_lib.experiments import Experiment, ParameterError, configure
+from assim_lib.experiments import Experiment, configure
 from assim_lib.results import write_scores
 from assim_lib.systems import system_of
-from assim_lib.trajectories import CYCLES, freeze
+from assim_lib.trajectories import CYCLES, freeze, trajectory_path
+
+
+def _positive(text: str) -> int:
+    return _count(text, least=1)
+
+
+def _count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number ≥ {least}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sets.add_argument("--system", default="l96")
     sets.add_argument("--step-size", type=float, default=0.1)
+    sets.add_argument(
+        "--again", action="store_true", help="replace what is frozen: all stored scores refer to the old one"
+    )
     baselines = commands.add_parser(
         "baselines",
         help="tune and score classical methods",
@@ -45,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "m": int,
     }.items():
         baselines.add_argument(f"--{name}", type=kind, nargs="+")
-    baselines.add_argument("--processes", type=int, default=1)
+    baselines.add_argument("--processes", type=_positive, default=1)
     baselines.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
     ablate = commands.add_parser(
         "ablate", help="what each part of the recipe is worth; what is stored is not run again"
@@ -62,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train an experiment and publish it")
     train.add_argument("experiment")
     train.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
-    train.add_argument("--curve-points", type=int, default=40, help="how often to score on validation data on the way")
+    train.add_argument(
+        "--curve-points", type=_count, default=40, help="how often to score on validation data on the way"
+    )
+    train.add_argument(
+        "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
+    )
     for name, field in Experiment.model_fields.items():
         if name != "experiment":
             # The type itself, or the one beside None.
@@ -74,57 +94,79 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    """Run one command."""
-    arguments = vars(_parser().parse_args())
-    command = arguments.pop("command")
+def _prepared(command: str, arguments: dict[str, Any]) -> Callable[[], Iterable[Path]]:
+    """A command whose arguments have been found right, before anything is computed; it yields the files it wrote.
+
+    Raises
+    ------
+    ValueError, LookupError, FileNotFoundError, FileExistsError : if they are not.
+    """
+    # Imports come late: no command needs all of the library, and `baselines` alone needs DAPPER.
     if command == "test-sets":
-        dynamics = system_of(arguments["system"])
-        for split in CYCLES:
-            print("wrote", freeze(dynamics, arguments["step_size"], split))
-    elif command == "baselines":
-        # Imported late, here and below: the other commands need neither DAPPER nor the learned filters.
+        dynamics, step_size = system_of(arguments["system"]), arguments["step_size"]
+        dynamics.steps_per_cycle(step_size)
+        frozen = [split for split in CYCLES if trajectory_path(dynamics.name, step_size, split).exists()]
+        if frozen and not arguments["again"]:
+            raise FileExistsError(
+                f"system = {dynamics.name!r} with step_size = {step_size:g} is frozen already, and all its scores refer to that "
+                "truth; replace it with --again."
+            )
+        return lambda: (freeze(dynamics, step_size, split) for split in CYCLES)
+    if command == "baselines":
         from assim_lib.comparison import compare_all
         from assim_lib.tuning import choose
 
         processes, again = arguments.pop("processes"), arguments.pop("again")
-        try:
-            chosen = choose(**{name: values for name, values in arguments.items() if values})
-        except ValueError as error:
-            sys.exit(f"assim_lib baselines: {error}")
-        for path in compare_all(chosen, processes, again):
-            print("scored", path.stem)
-        print("wrote", write_scores())
-    elif command == "ablate":
-        from assim_lib.ablation import VARIANTS, ablate
+        chosen = choose(**{name: values for name, values in arguments.items() if values})
+        return lambda: chain(compare_all(chosen, processes, again), _scores())
+    if command == "ablate":
+        from assim_lib.ablation import VARIANTS, ablate, variant
 
-        try:
-            for seed in arguments["seed"]:
-                for name in arguments["variant"] or VARIANTS:
-                    print("wrote", ablate(name, seed, arguments["runs"]))
-        except ParameterError as error:
-            sys.exit(f"assim_lib ablate: {error}")
-    elif command == "examine":
+        wanted = [(name, seed) for seed in arguments["seed"] for name in arguments["variant"] or VARIANTS]
+        for name, seed in wanted:
+            variant(name, seed)
+        return lambda: (ablate(name, seed, arguments["runs"]) for name, seed in wanted)
+    if command == "examine":
         from assim_lib.robustness import examine
+        from assim_lib.runs import load_filter, published
 
         name = arguments["name"]
-        print("wrote", examine(name, arguments["runs"] / name))
-    elif command == "score":
-        from assim_lib.runs import publish_again
+        load_filter(published(name))
+        return lambda: (examine(name, folder) for folder in [arguments["runs"] / name])
+    if command == "score":
+        from assim_lib.runs import load_filter, publish_again, published
 
         for name in arguments["name"]:
-            print("wrote", publish_again(name))
-    elif command == "scores":
-        print("wrote", write_scores())
-    else:
-        from assim_lib.runs import publish, train
+            load_filter(published(name))
+        return lambda: (publish_again(name) for name in arguments["name"])
+    if command == "train":
+        from assim_lib.runs import may_publish, publish, train
+        from assim_lib.training import read_state
 
-        folder, points = arguments.pop("runs"), arguments.pop("curve_points")
-        try:
-            experiment = configure(arguments.pop("experiment"), **arguments)
-        except ParameterError as error:
-            sys.exit(f"assim_lib train: {error}")
-        print("wrote", publish(experiment, *train(experiment, folder / experiment.name, points)))
+        runs, points, again = (arguments.pop(name) for name in ("runs", "curve_points", "again"))
+        experiment = configure(arguments.pop("experiment"), **arguments)
+        may_publish(experiment, again)
+        folder = runs / experiment.name
+        if (folder / "state.safetensors").exists():
+            read_state(folder / "state.safetensors", experiment)
+        return lambda: (publish(experiment, *train(experiment, one, points)) for one in [folder])
+    return _scores
+
+
+def _scores() -> Iterable[Path]:
+    yield write_scores()
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = vars(_parser().parse_args())
+    command = arguments.pop("command")
+    try:
+        run = _prepared(command, arguments)
+    except (ValueError, LookupError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"assim_lib {command}: {error}")
+    for path in run():
+        print("wrote", path)
 
 
 if __name__ == "__main__":

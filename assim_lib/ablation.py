@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from assim_lib.experiments import Experiment, ParameterError, configure
 from assim_lib.runs import build_filter, score, train, training_record
@@ -99,6 +100,7 @@ def ablation_path(name: str, seed: int) -> Path:
 
 def seconds_per_update(experiment: Experiment) -> float:
     """Processor time of an update, measured."""
+    torch.set_num_threads(experiment.threads)
     trainer = Trainer(experiment, build_filter(experiment), training_record(experiment))
     updates = trainer.fit()
     for _ in range(WARM):
@@ -139,7 +141,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
             "ms_per_cycle": milliseconds,
             "budget": budget,
             **record,
-            "scored": provenance(),
+            "scored": provenance(str(experiment.torch_device)),
         },
     )
     return path

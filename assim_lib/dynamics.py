@@ -88,11 +88,20 @@ class Dynamics(ABC):
         batch : how many states.
         generator : source of the initial perturbations.
         spinup : time for which each perturbed rest state is run, in the system's unit; by default the system's own.
+
+        Raises
+        ------
+        ValueError : if states do not stay finite.
         """
         start = self.rest()
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
         time = self.spinup if spinup is None else spinup
-        return self.flow(start + self.perturbation * noise, round(time / self.dt))
+        states = self.flow(start + self.perturbation * noise, round(time / self.dt))
+        if not states.isfinite().all():
+            raise ValueError(
+                f"dt = {self.dt} lets states of system = {self.name!r} grow without bounds; take a shorter integration step."
+            )
+        return states
 
     def describe(self) -> dict[str, Any]:
         """The system's name and settings, for records and cache keys."""

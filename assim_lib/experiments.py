@@ -20,6 +20,7 @@ from assim_lib.networks import NETWORKS
 from assim_lib.observations import identity, observation_model
 from assim_lib.presets import ANALYSIS_DEFAULTS, EXPERIMENTS, PRESETS, STARTS
 from assim_lib.systems import forecast_model_of, system_of
+from assim_lib.trajectories import BURN_IN
 
 Preset = Literal["quick", "cpu", "paper"]
 
@@ -142,10 +143,16 @@ class Experiment(BaseModel):
             f"inflation = {self.inflation} does nothing to m = 1; set it to 1.": self.m == 1
             and self.inflation != 1
             and not ANALYSES[self.analysis].carries_covariance,
+            f"taper_length = {self.taper_length:g} is not used by analysis = {self.analysis!r}; leave it out.": self.analysis
+            in ("original", "recurrent")
+            and self.taper_length != Experiment.model_fields["taper_length"].default,
             f"drift = {self.drift} is used by analysis = 'hybrid' only; set it to 0.": bool(self.drift)
             and self.analysis != "hybrid",
             f"cycles = {self.cycles} must be more than window + growth · lag = "
             f"{self.window + self.growth * self.lag}.": self.cycles <= self.window + self.growth * self.lag,
+            f"growth · lag = {self.growth * self.lag} must be at most {BURN_IN}, the cycles that are not scored.": self.growth
+            * self.lag
+            > BURN_IN,
             f"batch = {self.batch} must be at most pool = {self.pool}.": self.batch > self.pool,
             f"kernel = {self.kernel} must be odd.": self.kernel % 2 == 0,
             f"test_dropout = True needs dropout > 0, and dropout = {self.dropout}.": self.test_dropout
@@ -256,7 +263,14 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         STARTS.get((experiment, analysis), {}),
         requested,
     )
-    return _validated({name: value for layer in layers for name, value in layer.items()})
+    found = _validated({name: value for layer in layers for name, value in layer.items()})
+    drawn = [name for name in ("obs_conf", "step_size", "noise") if name in requested] if found.settings else []
+    if drawn:
+        raise ParameterError(
+            f"{drawn[0]} = {requested[drawn[0]]!r} would be ignored: settings = {found.settings} draw theirs; leave it out, or set "
+            "settings to 0."
+        )
+    return found
 
 
 def _validated(values: dict[str, Any]) -> Experiment:

@@ -30,6 +30,9 @@ from assim_lib.analyses import (
     sites_last_to_channels_last,
 )
 
+# Of the innovations of a cycle whose covariance is none nothing can be learned: their errors are taken to be huge.
+NO_WEIGHT = 1e3
+
 
 class Update(NamedTuple):
     """What the classical part of an analysis makes of an observation.
@@ -123,7 +126,7 @@ class HybridAnalysis(Analysis):
         covariance = self._taper(mask) * (y.mT @ y) / (self.members - 1)
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
         seen_variance = torch.full_like(mask, self.noise**2).where(mask > 0, 1.0).flatten(-2)
-        factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(seen_variance))
+        factor = _cholesky(covariance + torch.diag_embed(seen_variance), NO_WEIGHT)
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 
     def _taper(self, like: Tensor, drift: float = 0.0, shorter: Tensor | None = None) -> Tensor:
@@ -175,13 +178,25 @@ class CovariantAnalysis(HybridAnalysis):
         cross = prior @ observing.mT
         # Rows of unseen sites are zero: a unit variance there keeps the matrix regular and changes nothing.
         error = torch.diag_embed(torch.full_like(mask, self.noise**2).where(mask > 0, 1.0))
-        factor, _ = torch.linalg.cholesky_ex(observing @ cross + error)
+        factor = _cholesky(observing @ cross + error, NO_WEIGHT)
         gain = torch.cholesky_solve(cross.mT, factor).mT
         increment = units * ((self.noise * innovation.flatten(-2)) @ gain.mT)
         return increment.unflatten(-1, shape), gain, observing, prior - gain @ cross.mT
 
     def _localized(self, taper: Tensor, x: Tensor) -> Tensor:
         return taper * (x.mT @ x) / (self.members - 1)
+
+
+def _cholesky(matrix: Tensor, otherwise: float = 1.0) -> Tensor:
+    """The lower factor of a covariance; where it is none, as a long taper may leave it, that of its diagonal.
+
+    Parameters
+    ----------
+    otherwise : a factor on the latter.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    diagonal = otherwise * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1).sqrt())
+    return torch.where((failed > 0)[..., None, None], diagonal, factor)
 
 
 def _of_members(increment: Tensor, deviations: Tensor, seen: Tensor) -> Update:
@@ -294,9 +309,7 @@ class ExtendedAnalysis(CovariantAnalysis):
         variances = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
         # In single precision some direction of nearly no variance may come out with a negative one.
         floor = (self.least_variance * variances.mean(-1, keepdim=True)).expand_as(variances)
-        root, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(floor))
-        # A taper, too, may leave something that is no covariance; its diagonal always is.
-        return torch.where((failed > 0)[..., None, None], torch.diag_embed(variances.sqrt()), root)
+        return _cholesky(covariance + torch.diag_embed(floor))
 
     def _packed(self, learned: Tensor, covariance: Tensor) -> Tensor:
         rows = covariance.unflatten(-2, (self.channels, -1)).transpose(-3, -2).flatten(-2)

@@ -108,9 +108,15 @@ def observation_model(obs_conf: str, channels: int, sites: int) -> ObservationMo
 
     Raises
     ------
-    ValueError : if there is none of that name; the sentence lists those there are.
+    ValueError : if there is none of that name (the sentence lists those there are), or if it is of other states.
     """
-    return OBS_CONFS.find(obs_conf)(channels, sites)
+    found = OBS_CONFS.find(obs_conf)(channels, sites)
+    if found.schedule.shape[1:] != (channels, sites):
+        raise ValueError(
+            f"obs_conf = {obs_conf!r} has a schedule of shape {tuple(found.schedule.shape)}; here it must be "
+            f"(period, {channels}, {sites})."
+        )
+    return found
 
 
 def _every(stride: int, channels: int, sites: int, moving: bool) -> Tensor:

@@ -21,6 +21,7 @@ SETTING = ["system", "obs_conf", "step_size", "noise"]
 COLUMNS = [
     *SETTING, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
     "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "untrained_rmse", "validation_rmse", "best",
+    "file",
 ]  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def _row(path: Path) -> dict[str, Any]:
         # Settings that were better on validation data, and lost the truth on the test set.
         "failed": len(result["failed"]) if "failed" in result else None,
         "commit": result["provenance"]["commit"],
+        "file": path.name,
     }
 
 
@@ -146,9 +148,11 @@ def training_runs(**setting: Any) -> pd.DataFrame:
         results.setdefault(Path(result["checkpoint"]).stem, []).append(result)
     rows = []
     for name, (result, *others) in results.items():
-        experiment = Experiment.model_validate(result["experiment"]).model_dump()  # options that came later included
+        # Options that came later included; wherever it was trained, this machine need not have a GPU.
+        experiment = Experiment.model_validate({**result["experiment"], "device": "auto"}).model_dump()
         base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
-        options = {k: v for k, v in experiment.items() if v != base[k] or k in ("preset", "analysis", "obs_conf")}
+        named = ("preset", "analysis") if experiment["settings"] else ("preset", "analysis", "obs_conf")
+        options = {k: v for k, v in experiment.items() if v != base[k] or k in named}
         words = ["python -m assim_lib train", experiment["experiment"]]
         words += [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k} {v}" for k, v in options.items()]
         rows.append(

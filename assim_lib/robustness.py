@@ -4,6 +4,7 @@ Truth and errors are simulated here, as many as it takes, and are none of those 
 scored on.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -51,10 +52,11 @@ def examine(name: str, folder: Path, cycles: int = LONG, progress: bool = True) 
     folder : for the state of the long run, which goes on from there after an interruption.
     cycles : of the long run, a multiple of :data:`BLOCK`.
     """
-    origin = provenance()
+    experiment, model = load_filter(published(name))
+    origin = provenance(str(experiment.torch_device))
     results = {
         "transfer": transfer(published(name), progress),
-        "long": long_run(*load_filter(published(name)), cycles, folder / "long.safetensors", progress),
+        "long": long_run(experiment, model, cycles, folder / "long.safetensors", progress),
         "provenance": origin,
     }
     write_json(robustness_path(name), results)
@@ -65,12 +67,14 @@ class _LongRun:
     """Truths and the filters that follow them, block by block."""
 
     def __init__(self, experiment: Experiment, model: AmortizedFilter, starts: int):
-        self.experiment, self.model = experiment, model
+        self.experiment, self.model, self.device = experiment, model, experiment.torch_device
         self.dynamics = system_of(experiment.system)
         source = torch.Generator().manual_seed(SEED)
         self.truth = self.dynamics.on_attractor(starts, source)
         self.carry = model.cold_start(starts, generator=source)
         self.blocks: list[dict[str, Any]] = []
+        weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        self.owner = hashlib.sha256(save(weights) + experiment.model_dump_json().encode()).hexdigest()
 
     @torch.no_grad()
     def advance(self, on_cycle: Callable[[], Any]) -> None:
@@ -84,31 +88,38 @@ class _LongRun:
         errors = torch.from_numpy(random.standard_normal(truth.shape, dtype=np.float32))
         # A block is a whole number of periods of every schedule: its first cycle has the number 0.
         seen = self.model.observation_model.observe(truth, errors, self.experiment.noise)
+        # Of its own for each block, so that a run that was interrupted goes on as it would have.
+        dropout = torch.Generator().manual_seed(SEED + len(self.blocks)) if self.experiment.test_dropout else None
         series = np.empty((starts, BLOCK))
         for k in range(BLOCK):
             age = len(self.blocks) * BLOCK + k
-            self.carry, analysis = self.model.cycle(self.carry, seen[:, k], k, age=age)
-            series[:, k] = rmse(analysis.numpy(), truth[:, k].numpy())
+            self.carry, analysis = self.model.cycle(self.carry, seen[:, k].to(self.device), k, dropout, age=age)
+            series[:, k] = rmse(analysis.cpu().numpy(), truth[:, k].numpy())
             on_cycle()
         running = np.lib.stride_tricks.sliding_window_view(series, LOST_AFTER, axis=1).mean(-1)
-        block = {"rmse": series.mean(1), "worst": running.max(1)}
+        block: dict[str, Any] = {"rmse": series.mean(1), "worst": running.max(1)}
         if not self.blocks:
-            block["first"] = series[:, : 2 * LOST_AFTER]
+            block |= {"first": series[:, : 2 * LOST_AFTER], "climatology": _climatology(truth)}
         self.blocks.append({key: np.round(value, 4).tolist() for key, value in block.items()})
 
     def save(self, path: Path) -> None:
         tensors = {"truth": self.truth, **self.carry._asdict()}
         with atomic_path(path) as temporary:
             # Without a lag base and forecast are one tensor; a file has no two names for one.
-            copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-            save_file(copies, temporary, {"blocks": json.dumps(self.blocks)})
+            copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+            save_file(copies, temporary, {"blocks": json.dumps(self.blocks), "owner": self.owner})
 
     def load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
-            self.blocks = json.loads(file.metadata()["blocks"])
+            header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if header.get("owner") != self.owner or len(tensors["truth"]) != len(self.truth):
+            raise ValueError(
+                f"{path} belongs to a run of another filter, or of other starts; remove it to begin again."
+            )
+        self.blocks = json.loads(header["blocks"])
         self.truth = tensors.pop("truth")
-        self.carry = Carry(**tensors)
+        self.carry = Carry(**{name: tensor.to(self.device) for name, tensor in tensors.items()})
 
 
 def long_run(
@@ -130,11 +141,11 @@ def long_run(
     -------
     By block and start: mean RMSE (``rmse``) and the largest mean over :data:`LOST_AFTER` cycles (``worst``); the RMSE
     of each of the first cycles (``first``); the RMSE of the climatological mean (``climatology``); and by start the
-    number of times that the truth was ``lost``.
+    number of blocks in which the truth was ``lost``, that of the cold start included.
 
     Raises
     ------
-    ValueError : if ``cycles`` is not a multiple of :data:`BLOCK`.
+    ValueError : if ``cycles`` is not a multiple of :data:`BLOCK`, or ``state`` that of another run.
     """
     if cycles < BLOCK or cycles % BLOCK:
         raise ValueError(f"cycles = {cycles} must be a positive multiple of {BLOCK}.")
@@ -147,15 +158,16 @@ def long_run(
             run.advance(bar.update)
             if state:
                 run.save(state)
-    climatology = float(model.climatology.std(0).square().mean().sqrt())
-    worst = np.array([block["worst"] for block in run.blocks])
+    blocks = run.blocks[: cycles // BLOCK]
+    climatology = blocks[0]["climatology"]
+    worst = np.array([block["worst"] for block in blocks])
     return {
         "cycles": cycles,
         "block": BLOCK,
-        "climatology": round(climatology, 4),
-        "rmse": [block["rmse"] for block in run.blocks],
+        "climatology": climatology,
+        "rmse": [block["rmse"] for block in blocks],
         "worst": worst.tolist(),
-        "first": run.blocks[0]["first"],
+        "first": blocks[0]["first"],
         "lost": (worst > climatology).sum(0).tolist(),
     }
 
@@ -172,8 +184,10 @@ def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str,
     confs = ("full_obs", "partial_obs", "every_4th_dim_partial_obs", "every_4th_fixed")
     settings |= {conf: ({"obs_conf": conf}, {}) for conf in confs if conf != experiment.obs_conf}
     settings |= {f"interval {scale * dt:g}": ({"step_size": scale * dt}, {}) for scale in (0.5, 1.5, 2.0)}
-    if hasattr(system_of(experiment.system), "forcing"):
-        settings |= {f"true forcing {forcing:g}": ({}, {"forcing": float(forcing)}) for forcing in (6, 7, 9, 10)}
+    own = getattr(system_of(experiment.system), "forcing", None)
+    if own is not None:
+        forcings = [own * share for share in (0.75, 0.875, 1.125, 1.25)]
+        settings |= {f"true forcing {forcing:g}": ({}, {"forcing": forcing}) for forcing in forcings}
     return settings
 
 
@@ -193,7 +207,7 @@ def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
             other, model = load_filter(checkpoint, **changed)
             dynamics = replace(system_of(other.system), **true)
             rows.append({"setting": name, **_short_runs(other, model, dynamics)})
-        except (ValueError, RuntimeError) as error:
+        except ValueError as error:
             rows.append({"setting": name, "reason": str(error).splitlines()[0]})
     return rows
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from assim_lib.analyses import ANALYSES, Scales
-from assim_lib.evaluation import Scores, evaluate, rmse
-from assim_lib.experiments import Experiment
+from assim_lib.evaluation import BLOCK, Scores, evaluate, rmse
+from assim_lib.experiments import Experiment, ParameterError
 from assim_lib.filters import AmortizedFilter, assimilate
 from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.networks import NETWORKS, Sizes
@@ -27,7 +27,7 @@ from assim_lib.observations import observation_model
 from assim_lib.results import load_scores, store_result
 from assim_lib.storage import data_dir, provenance
 from assim_lib.systems import system_of
-from assim_lib.training import Record, Trainer, in_settings, load_checkpoint, save_checkpoint
+from assim_lib.training import Record, Trainer, in_settings, load_checkpoint, read_state, save_checkpoint
 from assim_lib.trajectories import TestSet, load_test_set, training_trajectories
 from assim_lib.variety import VALIDATED, scored_in, variations
 
@@ -194,10 +194,17 @@ def train(
     -------
     The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
     time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``.
+
+    Raises
+    ------
+    ValueError : if ``folder`` holds a run with other settings.
     """
-    model = build_filter(experiment)
-    trainer = Trainer(experiment, model, *(training_record(setting, progress) for setting in variations(experiment)))
     state = folder / "state.safetensors" if folder else None
+    # The units of the features come from the climate; on another machine the same seed makes another one.
+    climate = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
+    torch.set_num_threads(experiment.threads)
+    model = build_filter(experiment, climate)
+    trainer = Trainer(experiment, model, *(training_record(setting, progress) for setting in variations(experiment)))
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
         "provenance": provenance(str(experiment.torch_device)),
@@ -231,7 +238,7 @@ def train(
                     "update": trainer.update,
                     "seconds": round(note["seconds"], 1),
                     "core_seconds": round(note["core_seconds"], 1),
-                    "loss": sum(losses) / max(len(losses), 1),
+                    "loss": sum(losses) / len(losses) if losses else math.nan,
                     "validation_rmse": validation_rmse(experiment, trainer.averaged),
                     "skipped": trainer.skipped,
                 }
@@ -260,7 +267,13 @@ def run_filter(
     Of a filter that carries a covariance, they are :data:`DRAWS` members drawn from it around its analysis.
 
     The time is the processor's, so that whatever else the machine does does not count; on a GPU it is wall time.
+
+    Raises
+    ------
+    ValueError : if the test set has not so many cycles.
     """
+    if cycles is not None and not 1 <= cycles <= len(data.observations):
+        raise ValueError(f"cycles = {cycles} must be between 1 and the {len(data.observations)} cycles of {data.name}.")
     observations, masks, truth = (
         torch.from_numpy(part[:cycles]) for part in (data.observations, data.masks, data.truth[1:])
     )
@@ -271,6 +284,7 @@ def run_filter(
         model,
         observations,
         torch.Generator().manual_seed(experiment.seed),
+        first_cycle=data.first_cycle,
         dropout=experiment.test_dropout,
         near=near,
         draws=DRAWS,
@@ -286,10 +300,46 @@ def score(
     cycles: int | None = None,
     progress: bool = False,
 ) -> tuple[Scores, float]:
-    """Scores over a whole frozen set, or its first ``cycles``, burn-in included; and milliseconds per cycle."""
+    """Scores over a whole frozen set, or its first ``cycles``, burn-in included; and milliseconds per cycle.
+
+    Raises
+    ------
+    ValueError : if ``cycles`` are too few for an interval, or more than there are.
+    """
     data = test_set_of(experiment, split)
+    if cycles is not None and cycles < data.burn_in + 2 * BLOCK:
+        raise ValueError(f"cycles = {cycles} must be at least {data.burn_in + 2 * BLOCK}, burn-in included.")
     ensemble, milliseconds = run_filter(experiment, model, data, cycles, progress)
     return evaluate(ensemble, data.truth[1:][:cycles], data.burn_in), milliseconds
+
+
+def may_publish(experiment: Experiment, again: bool = False) -> None:
+    """Ask, before a filter is trained, whether it can be published afterwards.
+
+    Parameters
+    ----------
+    again : a filter of the same name that was trained in another way may be replaced.
+
+    Raises
+    ------
+    LookupError : if the test set of a setting is not one of the project's frozen ones.
+    FileExistsError : if there is another filter of that name.
+    """
+    for setting in scored_in(experiment):
+        if not test_set_of(setting).frozen:
+            raise LookupError(
+                f"system = {setting.system!r} with step_size = {setting.step_size:g} has no frozen test set; make one "
+                "with `python -m assim_lib test-sets` before publishing."
+            )
+    if not again and published(experiment.name).exists():
+        stored = load_checkpoint(published(experiment.name))[1]["experiment"]
+        there = Experiment.model_validate({**stored, "device": experiment.device}).model_dump()
+        differ = [f"{k} = {there[k]!r}" for k, v in experiment.model_dump().items() if there[k] != v]
+        if differ:
+            raise FileExistsError(
+                f"{experiment.name} is published already, from a training with {', '.join(differ)}; take another "
+                "seed, or replace it with --again."
+            )
 
 
 def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
@@ -301,13 +351,8 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     ------
     LookupError : if the test set of a setting is not one of the project's frozen ones.
     """
+    may_publish(experiment, again=True)
     settings = scored_in(experiment)
-    for setting in settings:
-        if not test_set_of(setting).frozen:
-            raise LookupError(
-                f"system = {setting.system!r} with step_size = {setting.step_size:g} has no frozen test set; make one "
-                "with `python -m assim_lib test-sets` before publishing."
-            )
     checkpoint = published(experiment.name)
     save_checkpoint(model, checkpoint, record)
     for setting, there in in_settings(experiment, model, settings):
@@ -363,7 +408,13 @@ def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter
     experiment = Experiment.model_validate_json(json.dumps({**record["experiment"], "device": "auto"}))
     experiment = experiment.changed(**changed)
     model = build_filter(experiment, weights["climatology"])
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+        raise ParameterError(
+            f"{asked}: the weights of {path.stem} are of another shape; train a filter for it."
+        ) from None
     return experiment, model.eval()
 
 

@@ -43,10 +43,13 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it."""
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+
+    It ends in ``.tmp``, so that nobody who lists the folder's files by their ending meets it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False) as handle:
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as handle:
         temporary = Path(handle.name)
     try:
         yield temporary
@@ -92,6 +95,24 @@ def content_key(configuration: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def _commit() -> str:
+    git = ["git", "-C", str(PACKAGE)]
+    try:
+        # Installed inside somebody else's repository, the package is no part of it.
+        own = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False
+        )
+    except FileNotFoundError:  # no git
+        return ""
+    if own.returncode:
+        return ""
+    head = [*git, "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
+    # Of what is not committed only the package itself matters: new results lie beside the code that makes them.
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], check=False).returncode
+    return f"{commit}-dirty" if changed else commit
+
+
 def provenance(device: str = "cpu") -> dict[str, Any]:
     """What a result must say about its origin: git commit, package versions, machine."""
     versions = {}
@@ -100,14 +121,8 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    git = ["git", "-C", str(PACKAGE)]
-    head = [*git, "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
-    # Of what is not committed only the package itself matters: new results lie beside the code that makes them.
-    if commit and subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], check=False).returncode:
-        commit += "-dirty"
     return {
-        "commit": commit or "not a checkout",
+        "commit": _commit() or "not a checkout",
         "python": platform.python_version(),
         "versions": versions,
         "device": device,

@@ -281,11 +281,7 @@ class Trainer:
         ------
         ValueError : if the file belongs to a run with other settings.
         """
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if Experiment.model_validate_json(header["experiment"]) != self.experiment:
-            raise ValueError(f"{path.name} belongs to a run with other settings; choose another folder, or remove it.")
+        header, tensors = read_state(path, self.experiment)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -306,10 +302,24 @@ class Trainer:
         return json.loads(header["note"])
 
 
+def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of what :meth:`Trainer.save` wrote.
+
+    Raises
+    ------
+    ValueError : if the file belongs to a run with other settings.
+    """
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+        if Experiment.model_validate_json(header["experiment"]) != experiment:
+            raise ValueError(f"{path} belongs to a run with other settings; choose another folder, or remove it.")
+        return header, {name: file.get_tensor(name) for name in file.keys()}
+
+
 def save_checkpoint(model: AmortizedFilter, path: Path, record: dict[str, Any]) -> None:
     """Write a trained filter: weights as safetensors, and a JSON record with their SHA-256 beside them.
 
-    The record is renamed into place last: a reader that finds it finds its weights.
+    The record is renamed into place last: a reader who finds a new one finds its weights.
     """
     with atomic_path(path) as temporary:
         save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary)

@@ -49,6 +49,10 @@ def simulate(
     -------
     Dataset with ``truth`` (segment, time, channel, site) and ``unit_noise`` (segment, cycle, channel, site),
     float32; ``truth[:, k + 1]`` is what observation ``k`` sees.
+
+    Raises
+    ------
+    ValueError : if states do not stay finite.
     """
     steps = dynamics.steps_per_cycle(step_size)
     x = dynamics.on_attractor(segments, torch.Generator().manual_seed(seed))
@@ -57,6 +61,11 @@ def simulate(
     for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
         truth[:, k] = dynamics.resolved(x).numpy()
         x = dynamics.flow(x, steps)
+    if not np.isfinite(truth).all():
+        raise ValueError(
+            f"dt = {dynamics.dt} lets states of system = {dynamics.name!r} grow without bounds; take a shorter "
+            "integration step."
+        )
     random = np.random.RandomState(seed)
     noise = random.standard_normal((segments, cycles, *resolved)).astype(np.float32)
     return xr.Dataset(
@@ -139,11 +148,13 @@ class TestSet:
     burn_in: int = BURN_IN
     frozen: bool = True
     climate: Float[np.ndarray, "state channel site"] | None = None
+    first_cycle: int = 0
 
     def part(self, first: int, cycles: int) -> "TestSet":
-        """Some of its cycles; the climatology stays that of the whole."""
+        """Some of its cycles; their numbers in the observation schedule and the climatology stay those of the whole."""
         return replace(
             self,
+            first_cycle=self.first_cycle + first,
             truth=self.truth[first : first + cycles + 1],
             observations=self.observations[first : first + cycles],
             masks=self.masks[first : first + cycles],
@@ -156,14 +167,14 @@ class TestSet:
         return self.truth if self.climate is None else self.climate
 
 
-def _trajectory_file(system: str, step_size: float, split: str) -> str:
-    return f"{system}-dt{step_size:g}-{split}.nc"
+def trajectory_path(system: str, step_size: float, split: str, folder: Path | None = None) -> Path:
+    """Where the frozen truth of a split is, if there is one."""
+    return (folder or data_dir() / "test_sets") / f"{system}-dt{step_size:g}-{split}.nc"
 
 
 def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None = None) -> Path:
     """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``)."""
-    folder = folder or data_dir() / "test_sets"
-    path = folder / _trajectory_file(dynamics.name, step_size, split)
+    path = trajectory_path(dynamics.name, step_size, split, folder)
     dataset = simulate(dynamics, step_size, BURN_IN + CYCLES[split], 1, SEEDS[split], progress=True)
     save_trajectories(dataset.assign_attrs(burn_in=BURN_IN, split=split), path)
     return path
@@ -175,7 +186,7 @@ def load_test_set(system: str, obs_conf: str, step_size: float, noise: float, sp
     The truth is the project's frozen file where there is one. For another system or interval it is simulated once and
     kept in the cache.
     """
-    path = data_dir() / "test_sets" / _trajectory_file(system, step_size, split)
+    path = trajectory_path(system, step_size, split)
     frozen = path.name in read_manifest(path.parent)
     cycles, seed = BURN_IN + CYCLES[split], SEEDS[split]
     dataset = load_trajectories(path) if frozen else cached(system_of(system), step_size, cycles, 1, seed)

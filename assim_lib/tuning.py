@@ -210,7 +210,9 @@ def _record(run: BaselineRun, settings: dict[str, Any], burn_in: int) -> dict[st
 
 def typical_error(trial: dict[str, Any]) -> tuple[bool, float]:
     """What a search descends: the median RMSE; what lost the truth comes last, and stands in order of it as well."""
-    return trial["diverged"], trial["typical_rmse"]
+    # A run that failed before its first analysis has no error.
+    error = float("inf") if trial["typical_rmse"] is None else trial["typical_rmse"]
+    return trial["diverged"], float("inf") if np.isnan(error) else error
 
 
 def mean_error(trial: dict[str, Any]) -> tuple[bool, float]:

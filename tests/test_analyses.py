@@ -17,8 +17,12 @@ from assim_lib.analyses import (
     register_analysis,
     remember,
 )
+from assim_lib.evaluation import rmse
+from assim_lib.experiments import configure
 from assim_lib.kalman import HybridAnalysis
 from assim_lib.networks import NETWORKS
+from assim_lib.runs import build_filter, run_filter
+from assim_lib.trajectories import load_test_set
 
 BATCHES = [(), (64,)]
 OPERATORS = 3
@@ -554,3 +558,20 @@ def test_the_localization_follows_the_expected_error():
     batch = torch.stack([some_covariance(0.05), some_covariance(0.5)])
     one_by_one = torch.stack([analysis._followed(like, c) for c in batch])
     torch.testing.assert_close(analysis._followed(like.expand(2, 1, 12), batch), one_by_one)
+
+
+def test_what_is_no_covariance_is_replaced_by_its_diagonal():
+    good = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    bad = torch.tensor([[4.0, 5.0], [5.0, 4.0]])
+    factor = kalman_module._cholesky(torch.stack([good, bad]))
+    torch.testing.assert_close(factor[0] @ factor[0].mT, good)
+    torch.testing.assert_close(factor[1], torch.diag(torch.tensor([2.0, 2.0])))
+    torch.testing.assert_close(kalman_module._cholesky(bad, 10.0), 10 * factor[1])
+
+
+def test_a_hybrid_with_a_long_taper_tracks():
+    """Around a ring the taper of a long reach is no covariance, and now and then the matrix to be inverted is none."""
+    experiment = configure("l96_conv", analysis="hybrid", m=20, lag=0, noise=0.3, taper_length=14.0, drift=0.0)
+    data = load_test_set("l96", "full_obs", 0.1, 0.3, "validation")
+    ensemble, _ = run_filter(experiment, build_filter(experiment), data, cycles=200)
+    assert rmse(ensemble, data.truth[1:201])[50:].max() < 0.5

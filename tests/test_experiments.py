@@ -131,6 +131,14 @@ UNKNOWN = "unstructured_partial_obs"
             f"start = 'first_observation' needs observations of the state itself, and obs_conf = '{UNKNOWN}' has others; "
             "take 'climatology'.",
         ),
+        (
+            {"analysis": "recurrent", "taper_length": 3.0},
+            "taper_length = 3 is not used by analysis = 'recurrent'; leave it out.",
+        ),
+        (
+            {"analysis": "extended", "m": 1, "lag": 10, "growth": 21, "cycles": 3000},
+            "growth · lag = 210 must be at most 200, the cycles that are not scored.",
+        ),
         ({"experiment": "l96_conv"}, "Unknown parameter `experiment`: "),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -144,6 +152,16 @@ def test_a_mistake_is_one_sentence(options, beginning):
     assert "\n" not in sentence
     assert caught.value.__suppress_context__ or not caught.value.__context__  # no second traceback above it
     assert caught.value._render_traceback_() == [f"ParameterError: {sentence}"]
+
+
+@pytest.mark.parametrize("option", [{"obs_conf": "full_obs"}, {"noise": 2.5}, {"step_size": 0.05}])
+def test_a_setting_beside_many_is_refused(option):
+    name, value = next(iter(option.items()))
+    with pytest.raises(
+        ParameterError, match=rf"^{name} = {value!r} would be ignored: settings = 48 draw theirs; leave it"
+    ):
+        configure("l96_any", **option)
+    assert configure("l96_any", settings=0, **option).settings == 0
 
 
 def test_a_first_observation_of_something_else_is_no_start(monkeypatch):
@@ -181,7 +199,8 @@ def test_an_unknown_experiment():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_preset_of_every_analysis_is_its_layers(experiment):
-    for analysis, preset, obs_conf in product(ANALYSES, PRESETS, OBS_CONFS):
+    of_many = "settings" in EXPERIMENTS[experiment]  # which have an obs_conf each
+    for analysis, preset, obs_conf in product(ANALYSES, PRESETS, [None] if of_many else OBS_CONFS):
         layers = [ANALYSIS_DEFAULTS[analysis], PRESETS[preset][analysis], EXPERIMENTS[experiment]]
         layers.append(STARTS.get((experiment, analysis), {}))
         expected = {name: field.default for name, field in Experiment.model_fields.items()}
@@ -195,7 +214,8 @@ def test_every_preset_of_every_analysis_is_its_layers(experiment):
                 configure(experiment, **requested)
         else:
             chosen = configure(experiment, **requested)
-            assert chosen.model_dump() == expected | {"experiment": experiment} | requested
+            given = {name: value for name, value in requested.items() if value is not None}
+            assert chosen.model_dump() == expected | {"experiment": experiment} | given
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -268,7 +288,7 @@ def test_the_starts_are_of_known_experiments():
         {"network": "ff", "obs_conf": UNKNOWN},
         {"inflation": 0.5},
         {"inflation": 2},
-        {"taper_length": 3},
+        {"analysis": "hybrid", "taper_length": 3},
         {"analysis": "hybrid", "drift": -1.5},
         {"start": "truth"},
         {"start": "first_observation", "obs_conf": "every_4th_dim_partial_obs"},

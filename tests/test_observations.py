@@ -302,3 +302,14 @@ def test_an_unknown_name_is_answered_by_one_sentence():
 def test_senseless_schedules_are_refused(schedule, unchecked_shapes):
     with pytest.raises(ValueError, match=r"^schedule of shape .* must be boolean, .* and observe something\.$"):
         ObservationModel(schedule)
+
+
+def test_a_schedule_of_other_states_is_refused(monkeypatch):
+    def short(channels, sites):
+        return ObservationModel(torch.ones(1, channels, sites // 4, dtype=torch.bool))
+
+    monkeypatch.setitem(OBS_CONFS, "short", short)
+    with pytest.raises(
+        ValueError, match=r"obs_conf = 'short' has a schedule of shape \(1, 1, 10\); here it must be \(period, 1, 40\)"
+    ):
+        observation_model("short", 1, 40)

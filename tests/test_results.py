@@ -66,7 +66,7 @@ def test_the_command_of_a_run_repeats_it(monkeypatch):
         arguments = vars(commands._parser().parse_args())
         chosen = configure(
             arguments.pop("experiment"),
-            **{k: arguments[k] for k in arguments.keys() - {"command", "runs", "curve_points"}},
+            **{k: arguments[k] for k in arguments.keys() - {"command", "runs", "curve_points", "again"}},
         )
         _, record = load_checkpoint(data_dir() / "checkpoints" / f"{run.name}.safetensors")
         # Options that came later are not in an early record.
@@ -155,3 +155,40 @@ def test_of_runs_with_one_name_the_best_learning_curve_is_shown(tmp_path, monkey
         stored = json.loads((tmp_path / f"{file}.json").read_text())
         (tmp_path / f"{file}.json").write_text(json.dumps(stored | {"label": "hybrid"}))
     assert results.histories() == {"hybrid, m = 5": [{"update": 1, "validation_rmse": 0.2}]}
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("test-sets --system l97", "test-sets: system = 'l97' is not registered"),
+        ("test-sets --step-size 0.07", "test-sets: step_size = 0.07 must be a positive multiple"),
+        ("test-sets --system ks --step-size 1", "test-sets: system = 'ks' with step_size = 1 is frozen already"),
+        ("ablate recipe nothing", "ablate: variant = 'nothing' is not known"),
+        ("examine nothing", "examine: no checkpoint nothing"),
+        ("score nothing", "score: no checkpoint nothing"),
+        ("train l97", "train: experiment = 'l97' is not known"),
+        ("train l96_conv --noise -1", "train: noise = -1.0 (of type float) is not allowed"),
+        ("train l96_conv --step_size 0.2", "train: system = 'l96' with step_size = 0.2 has no frozen test set"),
+        (
+            "train l96_conv --analysis hybrid",
+            "train: l96_conv-full_obs-dt0.1-s1-hybrid-lag3-m10-seed0 is published already",
+        ),
+        ("baselines --method LETFK", "baselines: method = LETFK has no classical methods"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(monkeypatch, line, sentence):
+    monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
+    with pytest.raises(SystemExit) as caught:
+        commands.main()
+    assert str(caught.value).startswith(f"assim_lib {sentence}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["baselines --processes 0", "train l96_conv --curve-points -3", "train l96_conv --curve-points two"]
+)
+def test_a_count_on_the_command_line_is_one(monkeypatch, capsys, line):
+    monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
+    with pytest.raises(SystemExit):
+        commands.main()
+    assert "must be a whole number ≥" in capsys.readouterr().err

@@ -89,3 +89,22 @@ def test_a_setting_that_a_filter_cannot_have_says_why(tmp_path):
     rows = {row["setting"]: row for row in transfer(tmp_path / "ff.safetensors", progress=False)}
     assert "ff_per_operator" in rows["full_obs"]["reason"]
     assert "\n" not in rows["partial_obs"]["reason"]
+
+
+def test_the_state_of_another_filter_is_refused(tmp_path):
+    state, options = tmp_path / "long.safetensors", {"cycles": 120, "progress": False}
+    long_run(*untrained("recurrent", m=1), state=state, starts=2, **options)
+    for filter_, starts in ((untrained("recurrent", m=1, seed=1), 2), (untrained("recurrent", m=1), 3)):
+        with pytest.raises(ValueError, match="another filter, or of other starts"):
+            long_run(*filter_, state=state, starts=starts, **options)
+
+
+def test_a_shorter_run_is_the_beginning_of_a_longer_one(tmp_path):
+    state = tmp_path / "long.safetensors"
+    long, short = (
+        long_run(*untrained("recurrent", m=1), cycles=cycles, state=state, progress=False, starts=2)
+        for cycles in (240, 120)
+    )
+    assert short["rmse"] == long["rmse"][:1]
+    assert short["cycles"] == 120
+    assert len(short["worst"]) == 1

@@ -19,7 +19,7 @@ from assim_lib import runs, storage, trajectories
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
 from assim_lib.dynamics import SYSTEMS, register_system
 from assim_lib.evaluation import evaluate
-from assim_lib.experiments import Experiment, configure
+from assim_lib.experiments import Experiment, ParameterError, configure
 from assim_lib.networks import NETWORKS, FeedForwardTrunk, RingConvTrunk, register_network
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
 from assim_lib.presets import EXPERIMENTS
@@ -28,6 +28,7 @@ from assim_lib.runs import (
     best_filter,
     build_filter,
     load_filter,
+    may_publish,
     publish,
     publish_again,
     run_filter,
@@ -43,10 +44,11 @@ from assim_lib.variety import scored_in, variations
 
 pytestmark = pytest.mark.usefixtures("own_cache", "home")
 
-TINY = {
-    "obs_conf": "every_4th_dim_partial_obs", "hidden_size": 6, "blocks": 1, "kernel": 3, "memory": 3,
+SIZES = {
+    "hidden_size": 6, "blocks": 1, "kernel": 3, "memory": 3,
     "window": 3, "batch": 2, "pool": 4, "segments": 2, "cycles": 40,
 }  # fmt: skip
+TINY = {"obs_conf": "every_4th_dim_partial_obs", **SIZES}
 
 
 def tiny(analysis="recurrent", m=2, **options) -> Experiment:
@@ -181,7 +183,8 @@ def test_what_members_start_around_is_a_choice(loss):
     ("analysis", "network"), [("original", "ff_per_operator"), ("recurrent", "ff"), ("hybrid", "conv")]
 )
 def test_every_option_of_an_experiment_reaches_its_filter(analysis, network):
-    options = {"inflation": 1.15, "taper_length": 2.5, "dt": 0.025, "clamp": 3.5, "blocks": 2, "hidden_size": 7}
+    options = {"inflation": 1.15, "dt": 0.025, "clamp": 3.5, "blocks": 2, "hidden_size": 7}
+    options |= {"taper_length": 2.5} if analysis == "hybrid" else {}
     band = {"band": 0 if analysis == "recurrent" else 3}
     model = build_filter(tiny(analysis, network=network, **options, **band, dropout=0.2, test_dropout=False))
     assert model.dynamics == Lorenz96(dt=0.025)
@@ -213,9 +216,8 @@ def test_truth_keeps_its_own_step():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs(experiment, short_spinup, quiet):
     """As it is, but small: two updates, and a score on validation data."""
-    sizes = {k: v for k, v in TINY.items() if k != "obs_conf"}
     few = {"settings": min(3, configure(experiment).settings), "m": min(2, configure(experiment).m)}
-    chosen = configure(experiment, **{**sizes, **few, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
+    chosen = configure(experiment, **{**SIZES, **few, "segments": 1, "cycles": 12, "updates": 2, "lag": 0})
     model, record = train(chosen, **{**quiet, "curve_points": 1})
     assert 0 < record["history"][0]["loss"] < 10
     assert record["history"][0]["skipped"] == 0
@@ -405,7 +407,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(quiet, home, tmp_path):
 def test_another_experiments_folder_is_refused_and_left_alone(quiet, tmp_path):
     train(tiny(), tmp_path, **quiet)
     before = (tmp_path / "state.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"^state\.safetensors belongs to a run with other settings; [^\n]+\.$"):
+    with pytest.raises(ValueError, match=r"state\.safetensors belongs to a run with other settings; [^\n]+\.$"):
         train(tiny(seed=1), tmp_path, **quiet)
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
@@ -550,6 +552,52 @@ def test_a_part_of_a_set_can_be_scored(published):
     assert part.cycles == 205
 
 
+@pytest.mark.parametrize(("cycles", "least"), [(0, 220), (219, 220)])
+def test_too_few_cycles_are_refused_before_anything_is_run(published, monkeypatch, cycles, least):
+    experiment, model = load_filter(published[0])
+    monkeypatch.setattr(runs, "assimilate", None)
+    with pytest.raises(ValueError, match=rf"^cycles = {cycles} must be at least {least}, burn-in included\.$"):
+        score(experiment, model, cycles=cycles)
+    with pytest.raises(ValueError, match=r"^cycles = 5000 must be between 1 and the \d+ cycles of "):
+        run_filter(experiment, model, runs.test_set_of(experiment), cycles=5000)
+
+
+def test_a_part_keeps_its_place_in_the_schedule(published):
+    """Without it a filter would take observations for those of other sites."""
+    experiment, model = load_filter(published[0])
+    data = runs.test_set_of(experiment)
+    seen = []
+    cycle = model.cycle
+
+    def watched(carry, observation, number, *args, **kwargs):
+        seen.append((model.schedule[int(number) % len(model.schedule)] > 0).numpy())
+        return cycle(carry, observation, number, *args, **kwargs)
+
+    model.cycle = watched
+    part = data.part(3, 6)
+    run_filter(experiment, model, part)
+    np.testing.assert_array_equal(np.stack(seen), part.masks)
+
+
+def test_weights_of_another_shape_are_refused_in_one_sentence(published):
+    path, chosen, _ = published
+    with pytest.raises(ParameterError, match=rf"^hidden_size = 7: the weights of {chosen.name} are of another shape; "):
+        load_filter(path, hidden_size=7)
+
+
+def test_a_published_filter_is_not_replaced_by_another_training_unasked(published):
+    _, chosen, _ = published
+    may_publish(chosen)
+    other = chosen.changed(updates=chosen.updates + 1)
+    assert other.name == chosen.name
+    with pytest.raises(
+        FileExistsError,
+        match=rf"^{chosen.name} is published already, from a training with updates = {chosen.updates}; ",
+    ):
+        may_publish(other)
+    may_publish(other, again=True)
+
+
 def test_a_damaged_published_filter_is_refused(published, tmp_path):
     path, _, _ = published
     copy = tmp_path / path.name
@@ -575,8 +623,8 @@ def of_many(scored, monkeypatch):
     """A small experiment, scored in few settings."""
     monkeypatch.setattr(runs, "VALIDATED", scored)
     monkeypatch.setattr(runs, "scored_in", lambda experiment, settings=scored: scored_in(experiment, settings))
-    sizes = {**TINY, "obs_conf": "full_obs", "updates": 6}
-    return configure("l96_any", analysis="hybrid", m=3, lag=1, settings=4, **{**sizes, "segments": 1, "cycles": 12})
+    sizes = {**SIZES, "updates": 6, "segments": 1, "cycles": 12}
+    return configure("l96_any", analysis="hybrid", m=3, lag=1, settings=4, **sizes)
 
 
 def test_every_setting_has_its_record(of_many, quiet, monkeypatch):
@@ -653,7 +701,7 @@ def test_a_filter_of_many_settings_is_published_once_and_scored_in_each(of_many,
 
 def test_a_setting_without_a_frozen_set_publishes_nothing(quiet):
     chosen = configure(
-        "l96_any", analysis="hybrid", m=3, lag=1, settings=2, **{**TINY, "segments": 1, "cycles": 12, "updates": 1}
+        "l96_any", analysis="hybrid", m=3, lag=1, settings=2, **{**SIZES, "segments": 1, "cycles": 12, "updates": 1}
     )
     with pytest.raises(LookupError, match=r"^system = 'l96' with step_size = 0\.15 has no frozen test set; "):
         publish(chosen, *train(chosen, **{**quiet, "curve_points": 0}))

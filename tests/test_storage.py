@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -33,9 +34,8 @@ def contents(folder):
 def test_a_complete_file_gets_its_name(folder):
     with atomic_path(folder / "a.txt") as temporary:
         assert temporary.parent == folder
-        assert temporary.suffix == ".txt"  # libraries look at it
         temporary.write_text("new")
-        assert not (folder / "a.txt").exists()
+        assert not list(folder.glob("*.txt"))  # who lists the folder meets nothing that is half there
     assert contents(folder) == {"a.txt": "new"}
     assert (folder / "a.txt").stat().st_mode & 0o777 == 0o644
 
@@ -126,3 +126,17 @@ def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "x.json", {"a": [1.5, float("nan"), {"b": float("inf")}], "c": "NaN", "d": True})
     strict = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert strict == {"a": [1.5, None, {"b": None}], "c": "NaN", "d": True}
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["commit"] == "not a checkout"
+
+
+def test_the_commit_of_somebody_elses_repository_is_not_ours(monkeypatch, tmp_path):
+    run = partial(subprocess.run, check=True, cwd=tmp_path, capture_output=True)
+    run(["git", "init"])
+    run(["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "--allow-empty", "-m", "theirs"])
+    (tmp_path / "storage.py").touch()
+    monkeypatch.setattr(storage, "PACKAGE", tmp_path)
+    assert provenance()["commit"] == "not a checkout"

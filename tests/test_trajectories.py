@@ -431,3 +431,18 @@ def test_a_test_set_cannot_be_changed():
     data = load_test_set("l96", "full_obs", 0.1, 1.0, "validation")
     with pytest.raises(dataclasses.FrozenInstanceError):
         data.noise = 0.0
+
+
+def test_parts_know_where_they_are():
+    whole = load_test_set("l96", "every_4th_dim_partial_obs", 0.1, 1.0, "validation")
+    part = whole.part(5, 20).part(2, 10)
+    assert part.first_cycle == 7
+    assert np.array_equal(part.truth, whole.truth[7:18])
+    assert np.array_equal(part.masks, whole.masks[7:17])
+
+
+def test_a_system_that_blows_up_makes_no_truth():
+    with pytest.raises(
+        ValueError, match=r"^dt = 0.2 lets states of system = 'l96' grow without bounds; take a shorter"
+    ):
+        simulate(Lorenz96(dt=0.2), 0.2, 5, 2, 0)

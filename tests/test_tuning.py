@@ -274,3 +274,9 @@ def test_the_command_says_what_is_wrong():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("assim_lib baselines: method = LETFK has no classical methods; take one of ['3D-Var'")
+
+
+def test_a_trial_without_an_analysis_is_worse_than_all():
+    trials = [{"diverged": True, "typical_rmse": error} for error in (None, float("nan"), 3.0)]
+    assert min(trials, key=typical_error)["typical_rmse"] == 3.0
+    assert typical_error(trials[0]) == typical_error(trials[1]) == (True, float("inf"))
