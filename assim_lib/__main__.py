@@ -132,7 +132,7 @@ def _prepared(command: str, arguments: dict[str, Any]) -> Callable[[], Iterable[
 
         name = arguments["name"]
         load_filter(published(name))
-        return lambda: (examine(name, folder) for folder in [arguments["runs"] / name])
+        return lambda: [examine(name, arguments["runs"] / name)]
     if command == "score":
         from assim_lib.runs import load_filter, publish_again, published
 
@@ -149,12 +149,12 @@ def _prepared(command: str, arguments: dict[str, Any]) -> Callable[[], Iterable[
         folder = runs / experiment.name
         if (folder / "state.safetensors").exists():
             read_state(folder / "state.safetensors", experiment)
-        return lambda: (publish(experiment, *train(experiment, one, points)) for one in [folder])
+        return lambda: [publish(experiment, *train(experiment, folder, points))]
     return _scores
 
 
 def _scores() -> Iterable[Path]:
-    yield write_scores()
+    yield write_scores()  # when it is its turn: after all others
 
 
 def main() -> None:

@@ -97,11 +97,15 @@ class Dynamics(ABC):
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
         time = self.spinup if spinup is None else spinup
         states = self.flow(start + self.perturbation * noise, round(time / self.dt))
+        self.refuse_unbounded(states)
+        return states
+
+    def refuse_unbounded(self, states: Float[Tensor, "*batch channel site"]) -> None:
+        """Raise :class:`ValueError` if some states of the system are not finite."""
         if not states.isfinite().all():
             raise ValueError(
                 f"dt = {self.dt} lets states of system = {self.name!r} grow without bounds; take a shorter integration step."
             )
-        return states
 
     def describe(self) -> dict[str, Any]:
         """The system's name and settings, for records and cache keys."""

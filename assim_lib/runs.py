@@ -411,6 +411,8 @@ def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter
     try:
         model.load_state_dict(weights)
     except RuntimeError:
+        if not changed:
+            raise
         asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
         raise ParameterError(
             f"{asked}: the weights of {path.stem} are of another shape; train a filter for it."

@@ -87,10 +87,10 @@ LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
 def headline() -> pd.DataFrame:
     """One row a setting, by its name: what was published, what tuned classical filters reach, and what a learned one does.
 
-    ``published`` is the best published classical score with at most 30 members, where it is one of the same variables, ``classical`` our best with as many,
-    ``reference`` our best with 100, and ``learned`` the best filter with at most 10 members that was trained on
-    observations alone; ``untrained`` is the same filter before its training. All of ours are chosen on validation
-    data. ``closed`` is the share of the way from the LETKF with 10 members to the reference that the learned filter
+    ``published`` is the best published classical score with at most 30 members, where it is one of the same variables,
+    ``classical`` our best with as many, ``reference`` our best with 100, and ``learned`` the best filter with at most 10
+    members that was trained on observations alone; ``untrained`` is the same filter before its training. All of ours are
+    chosen on validation data. ``closed`` is the share of the way from the LETKF with 10 members to the reference that the learned filter
     goes; 1 is as good as the reference.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")

@@ -61,11 +61,7 @@ def simulate(
     for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
         truth[:, k] = dynamics.resolved(x).numpy()
         x = dynamics.flow(x, steps)
-    if not np.isfinite(truth).all():
-        raise ValueError(
-            f"dt = {dynamics.dt} lets states of system = {dynamics.name!r} grow without bounds; take a shorter "
-            "integration step."
-        )
+    dynamics.refuse_unbounded(x)  # what is not finite once remains so
     random = np.random.RandomState(seed)
     noise = random.standard_normal((segments, cycles, *resolved)).astype(np.float32)
     return xr.Dataset(

@@ -412,6 +412,23 @@ def test_another_experiments_folder_is_refused_and_left_alone(quiet, tmp_path):
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
+def test_a_run_goes_on_in_its_own_units(quiet, tmp_path, monkeypatch):
+    """On another machine the same seed makes another climate."""
+    before, _ = train(tiny(), tmp_path, **quiet)
+    monkeypatch.setattr(Lorenz96, "on_attractor", lambda *args: 2 * soon_on_attractor(*args))
+    assert not torch.equal(build_filter(tiny()).analysis.std, before.analysis.std)
+    after, _ = train(tiny(), tmp_path, **quiet)
+    assert torch.equal(after.analysis.std, before.analysis.std)
+    assert torch.equal(after.highest, before.highest)
+
+
+def test_a_run_has_the_threads_that_it_asks_for(quiet, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    train(tiny(threads=3, updates=1), **quiet)
+    assert asked == [3]
+
+
 # ---- scores
 
 

@@ -446,3 +446,11 @@ def test_a_system_that_blows_up_makes_no_truth():
         ValueError, match=r"^dt = 0.2 lets states of system = 'l96' grow without bounds; take a shorter"
     ):
         simulate(Lorenz96(dt=0.2), 0.2, 5, 2, 0)
+
+
+def test_a_truth_that_blows_up_later_is_no_truth_either(monkeypatch):
+    monkeypatch.setattr(Lorenz96, "on_attractor", lambda *_: 1e200 * torch.randn(2, 1, 40, dtype=torch.float64))
+    with pytest.raises(
+        ValueError, match=r"^dt = 0.05 lets states of system = 'l96' grow without bounds; take a shorter"
+    ):
+        simulate(Lorenz96(), 0.1, 5, 2, 0)
