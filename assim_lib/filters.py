@@ -178,7 +178,8 @@ class AmortizedFilter(nn.Module):
         after = self.dynamics.flow(path[0], self.steps)
         if self.analysis.carries_covariance and not grows:
             derivative, shift = self.sensitivity(path[0], memory, 1, observed=False)
-            memory, after = self.analysis.propagated(memory, derivative), after + shift
+            memory = self.analysis.propagated(memory, derivative)
+            after = (after + shift).clamp(self.lowest, self.highest)
         path.append(after)
         for _ in range(lag):
             path.append(self.dynamics.flow(path[-1], self.steps))

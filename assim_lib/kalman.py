@@ -132,7 +132,8 @@ class HybridAnalysis(Analysis):
     def _taper(self, like: Tensor, drift: float = 0.0, shorter: Tensor | None = None) -> Tensor:
         sites = like.shape[-1]
         index = torch.arange(sites, device=like.device, dtype=self.log_taper_length.dtype)
-        distance = (index - index[:, None] - drift + sites / 2) % sites - sites / 2
+        # Through the circle and not along it: a Gaussian of the distance along a circle is no covariance.
+        distance = sites / torch.pi * torch.sin((index - index[:, None] - drift) * (torch.pi / sites))
         if shorter is not None:
             distance = distance * shorter[..., None, None]
         taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
@@ -188,7 +189,7 @@ class CovariantAnalysis(HybridAnalysis):
 
 
 def _cholesky(matrix: Tensor, otherwise: float = 1.0) -> Tensor:
-    """The lower factor of a covariance; where it is none, as a long taper may leave it, that of its diagonal.
+    """The lower factor of a covariance; where it is none, as rounding may leave it, that of its diagonal.
 
     Parameters
     ----------

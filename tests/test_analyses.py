@@ -356,8 +356,13 @@ def kalman(members, length, inflation, kind="hybrid", **options):
 
 def ring_taper(channels, sites, length):
     place = np.tile(np.arange(sites), channels)
-    apart = np.abs(place[:, None] - place)
-    return np.exp(-(np.minimum(apart, sites - apart) ** 2) / (2 * length**2))
+    return np.exp(-(chord(place[:, None], place, sites) ** 2) / (2 * length**2))
+
+
+def chord(one, other, sites):
+    """Straight from site to site, where neighbours on the circle are about 1 apart."""
+    angles = np.stack(np.broadcast_arrays(one, other)) * 2 * np.pi / sites
+    return np.abs(np.exp(1j * angles[0]) - np.exp(1j * angles[1])) * sites / (2 * np.pi)
 
 
 def localized_denkf(base, predicted, observation, mask, noise, length, inflation, drift=0.0):
@@ -372,8 +377,7 @@ def localized_denkf(base, predicted, observation, mask, noise, length, inflation
         for j in range(channels * sites):
             # What was at site i at the time of the base is at i + drift when site j is seen.
             for matrix, origin in ((taper, place[i]), (moved, place[i] + drift)):
-                distance = min((origin - place[j]) % sites, (place[j] - origin) % sites)
-                matrix[i, j] = np.exp(-(distance**2) / (2 * length**2))
+                matrix[i, j] = np.exp(-(chord(origin, place[j], sites) ** 2) / (2 * length**2))
     cross = moved[:, seen] * (a.T @ y) / (members - 1)
     covariance = taper[np.ix_(seen, seen)] * (y.T @ y) / (members - 1)
     gain = cross @ np.linalg.inv(covariance + noise**2 * np.eye(len(seen)))
@@ -546,6 +550,16 @@ def test_nothing_is_less_certain_than_in_the_climatology():
     torch.testing.assert_close(analysis._bounded(small), small)
 
 
+@pytest.mark.parametrize("length", [0.5, 3.0, 12.0, 100.0])
+@pytest.mark.parametrize("sites", [11, 40])
+def test_a_taper_is_a_covariance(length, sites):
+    analysis, like = kalman(4, length, 1.0, sites=sites), torch.ones(1, sites, dtype=torch.float64)
+    taper = analysis._taper(like).detach()
+    torch.testing.assert_close(taper, torch.from_numpy(ring_taper(1, sites, length)))
+    torch.testing.assert_close(taper.diagonal(), torch.ones(sites, dtype=torch.float64))
+    assert torch.linalg.eigvalsh(taper).min() > -1e-12
+
+
 def test_the_localization_follows_the_expected_error():
     analysis, like = small_analysis("extended", 1, taper_length=0.8), torch.ones(1, 12, dtype=torch.float64)
     for size in (0.05, 0.5):
@@ -553,7 +567,7 @@ def test_the_localization_follows_the_expected_error():
         reach = 0.8 / covariance.diagonal().mean()
         kept = analysis._followed(like, covariance) / covariance
         for distance in (0, 1, 4):
-            expected = torch.exp(-0.5 * (distance / reach) ** 2).expand(12 - distance)
+            expected = torch.exp(-0.5 * (chord(0, distance, 12) / reach) ** 2).expand(12 - distance)
             torch.testing.assert_close(kept.diagonal(distance), expected)
     batch = torch.stack([some_covariance(0.05), some_covariance(0.5)])
     one_by_one = torch.stack([analysis._followed(like, c) for c in batch])
@@ -570,7 +584,7 @@ def test_what_is_no_covariance_is_replaced_by_its_diagonal():
 
 
 def test_a_hybrid_with_a_long_taper_tracks():
-    """Around a ring the taper of a long reach is no covariance, and now and then the matrix to be inverted is none."""
+    """Its reach is more than half of the circle: a taper that is no covariance would leave none to be inverted."""
     experiment = configure("l96_conv", analysis="hybrid", m=20, lag=0, noise=0.3, taper_length=14.0, drift=0.0)
     data = load_test_set("l96", "full_obs", 0.1, 0.3, "validation")
     ensemble, _ = run_filter(experiment, build_filter(experiment), data, cycles=200)

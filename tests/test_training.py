@@ -443,7 +443,7 @@ def test_the_state_of_another_run_is_refused(data, tmp_path, change):
     one, other = trainer(data), trainer(data)
     one.save(tmp_path / "state.safetensors")
     other.experiment = other.experiment.model_copy(update=change)
-    with pytest.raises(ValueError, match=r"^state\.safetensors belongs to a run with other settings; [^\n]+\.$"):
+    with pytest.raises(ValueError, match=r"^\S+state\.safetensors belongs to a run with other settings; [^\n]+\.$"):
         other.load(tmp_path / "state.safetensors")
 
 
