@@ -303,6 +303,27 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     return figure
 
 
+def variants(table: pd.DataFrame, reference: str = "recipe") -> Figure:
+    """Validation RMSE of each variant of a recipe, a mark for each seed with its interval; dashed, the recipe itself.
+
+    Parameters
+    ----------
+    table : rows of :func:`assim_lib.ablation.ablation_table`.
+    """
+    names = list(dict.fromkeys(table.variant))
+    figure, axis = _figure(figsize=(7, 0.8 + 0.28 * len(names)))
+    for row in table.itertuples():
+        color = BLACK if row.variant == reference else BLUE
+        axis.plot([row.rmse_lo, row.rmse_hi], [names.index(str(row.variant))] * 2, color=color, linewidth=3, alpha=0.4)
+        axis.plot(row.rmse, names.index(str(row.variant)), "o", color=color, markersize=5)
+    axis.axvline(table.rmse[table.variant == reference].mean(), color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel="validation RMSE", xscale="log")
+    _plain_numbers(axis.xaxis)
+    return figure
+
+
 def headline(table: pd.DataFrame) -> Figure:
     """Where the learned filters stand between a small classical ensemble and the best that is known, one row a setting.
 
@@ -372,6 +393,26 @@ def long_run(results: dict[str, Any]) -> Figure:
     for axis in axes:
         axis.axhline(results["climatology"], color=BLACK, linestyle="--", linewidth=1)
     _plain_numbers(axes[0].yaxis)
+    return figure
+
+
+def transfer(table: pd.DataFrame) -> Figure:
+    """RMSE in each setting as a share of the climatology's there, for each filter; below 1 something is known of the truth."""
+    settings = list(dict.fromkeys(table.setting))
+    figure, axis = _figure(figsize=(8, 0.8 + 0.27 * len(settings)))
+    colors = cycle((RED, BLUE, GREEN, ORANGE, PURPLE, BLACK, SKY))
+    for color, marker, (name, rows) in zip(colors, cycle("osD^vP*"), table.groupby("filter", sort=False), strict=False):
+        places, share = [settings.index(setting) for setting in rows.setting], rows.rmse / rows.climatology
+        error = 2 * rows.standard_error / rows.climatology
+        axis.errorbar(
+            share, places, xerr=error, fmt=marker, color=color, markersize=5, elinewidth=1, alpha=0.85, label=name
+        )
+    axis.axvline(1, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(settings)), settings)
+    axis.invert_yaxis()
+    axis.set(xlabel="RMSE / that of the climatology", xscale="log")
+    _plain_numbers(axis.xaxis)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize="small")
     return figure
 
 

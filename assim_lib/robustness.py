@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -39,9 +40,42 @@ def robustness_path(name: str) -> Path:
     return data_dir() / "robustness" / f"{name}.json"
 
 
-def load_robustness(name: str) -> dict[str, Any]:
-    """The stored results: ``long``, ``transfer`` and ``provenance``."""
-    return json.loads(robustness_path(name).read_text())
+def examined() -> dict[str, dict[str, Any]]:
+    """The stored results by the name of the filter: ``long``, ``transfer`` and ``provenance`` of each."""
+    folder = robustness_path("").parent
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def long_runs_table() -> pd.DataFrame:
+    """What the stored long runs say, one row a filter.
+
+    Returns
+    -------
+    ``cycles`` and ``starts``; the mean ``rmse`` without the block of the cold start; the ``worst`` mean over
+    :data:`LOST_AFTER` cycles after it, and ``climatology`` to compare it with; ``recovery``, the first cycle at which the last start
+    had an error below half of the climatology's; and the number of starts that were ``lost`` at any time after the first block.
+    """
+    rows = {}
+    for name, result in examined().items():
+        run = result["long"]
+        error, worst, first = (np.array(run[key]) for key in ("rmse", "worst", "first"))
+        found = first < run["climatology"] / 2
+        rows[name] = {
+            "cycles": run["cycles"],
+            "starts": error.shape[1],
+            "rmse": error[1:].mean(),
+            "worst": worst[1:].max(),
+            "climatology": run["climatology"],
+            "recovery": found.argmax(1).max() + 1 if found.any(1).all() else np.nan,
+            "lost": int((worst[1:] > run["climatology"]).any(0).sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("filter")
+
+
+def transfer_table() -> pd.DataFrame:
+    """What filters do in settings that they were not trained in, one row a filter and setting, see :func:`transfer`."""
+    rows = [{"filter": name, **row} for name, result in examined().items() for row in result["transfer"]]
+    return pd.DataFrame(rows)
 
 
 def examine(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:

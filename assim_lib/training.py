@@ -216,9 +216,7 @@ class Trainer:
 
     def _step(self) -> dict[str, int | float]:
         rate = self._set_learning_rate()
-        course = self.courses[0]
-        if len(self.courses) > 1:
-            course = self.courses[int(torch.randint(len(self.courses), (), generator=self.generator))]
+        course = self._course()
         slots = course.choose()
         loss, carry = course.unroll(slots)
         for optimizer in self.optimizers.values():
@@ -240,6 +238,24 @@ class Trainer:
             "rate": rate,
             "skipped": self.skipped,
         }
+
+    def gradients(self, batches: int) -> Float[Tensor, "batch weight"]:
+        """The gradient of the loss of each of so many batches, not clipped, while the weights stay; the pool moves on."""
+        found = []
+        for _ in range(batches):
+            course = self._course()
+            slots = course.choose()
+            loss, carry = course.unroll(slots)
+            weights = [p for p in self.model.parameters() if p.requires_grad]
+            parts = torch.autograd.grad(loss, weights, materialize_grads=True)
+            found.append(torch.cat([part.flatten() for part in parts]))
+            course.advance(slots, carry)
+        return torch.stack(found)
+
+    def _course(self) -> Course:
+        if len(self.courses) == 1:
+            return self.courses[0]
+        return self.courses[int(torch.randint(len(self.courses), (), generator=self.generator))]
 
     def _set_learning_rate(self) -> float:
         done = self.update / self.experiment.updates

@@ -6,7 +6,7 @@ from small import soon_on_attractor
 
 from assim_lib import robustness
 from assim_lib.experiments import configure
-from assim_lib.robustness import changes, long_run, transfer
+from assim_lib.robustness import changes, examine, examined, long_run, long_runs_table, transfer, transfer_table
 from assim_lib.runs import build_filter
 from assim_lib.systems import Lorenz96
 from assim_lib.training import save_checkpoint
@@ -89,6 +89,30 @@ def test_a_setting_that_a_filter_cannot_have_says_why(tmp_path):
     rows = {row["setting"]: row for row in transfer(tmp_path / "ff.safetensors", progress=False)}
     assert "ff_per_operator" in rows["full_obs"]["reason"]
     assert "\n" not in rows["partial_obs"]["reason"]
+
+
+def test_examined_filters_stand_in_the_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(robustness, "published", lambda name: tmp_path / f"{name}.safetensors")
+    assert examined() == {}
+    for name, analysis, options in (("kalman", "hybrid", {"lag": 0}), ("free", "recurrent", {"m": 1})):
+        experiment, model = untrained(analysis, **options)
+        save_checkpoint(model, robustness.published(name), {"experiment": experiment.model_dump()})
+        path = examine(name, tmp_path / name, cycles=240, progress=False)
+        assert path == tmp_path / "robustness" / f"{name}.json"
+    runs = long_runs_table()
+    assert list(runs.index) == list(examined()) == ["free", "kalman"]
+    assert (runs.cycles == 240).all()
+    assert (runs.starts == robustness.STARTS).all()
+    assert runs.lost["kalman"] == 0 < runs.lost["free"] <= robustness.STARTS
+    assert runs.rmse["kalman"] < runs.worst["kalman"] < 0.5 < runs.climatology["kalman"]
+    assert runs.recovery["kalman"] <= 30
+    # What counts is after the first block, in which every filter begins knowing nothing.
+    stored = examined()["kalman"]["long"]
+    assert runs.rmse["kalman"] == pytest.approx(np.mean(stored["rmse"][1]))
+    assert runs.worst["kalman"] == max(stored["worst"][1])
+    settings = transfer_table().groupby("filter").setting.apply(list)
+    assert settings["kalman"] == list(changes(untrained("hybrid", lag=0)[0]))
 
 
 def test_the_state_of_another_filter_is_refused(tmp_path):

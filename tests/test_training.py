@@ -438,6 +438,20 @@ def test_fit_may_be_left_and_entered_again(data):
     assert list(parts.fit()) == []
 
 
+def test_the_gradients_are_those_of_updates_and_change_no_weight(data):
+    ours, other = trainer(data), trainer(data)
+    before = {name: p.detach().clone() for name, p in ours.model.named_parameters()}
+    gradients = ours.gradients(3)
+    assert gradients.shape == (3, sum(p.numel() for p in ours.model.parameters() if p.requires_grad))
+    assert all(torch.equal(p, before[name]) for name, p in ours.model.named_parameters())
+    assert not torch.equal(gradients[0], gradients[1])
+    # The first update of another trainer sees the same batch; clipped, its gradient has the same direction.
+    advance(other, 1)
+    first = torch.cat([p.grad.flatten() for p in other.model.parameters() if p.grad is not None])
+    torch.testing.assert_close(first, gradients[0] * first.norm() / gradients[0].norm())
+    assert ours.update == 0
+
+
 @pytest.mark.parametrize("change", [{"noise": 2.0}, {"seed": 1}, {"lr": 0.01}, {"updates": 7}], ids=str)
 def test_the_state_of_another_run_is_refused(data, tmp_path, change):
     one, other = trainer(data), trainer(data)

@@ -260,6 +260,16 @@ def test_every_setting_has_its_contenders_and_a_frozen_set(setting):
         assert (contender.role == "reference") == (contender.start.m > 30)
 
 
+@pytest.mark.parametrize("contender", choose(), ids=lambda contender: contender.name)
+def test_every_cell_of_the_table_is_filled(contender):
+    result = json.loads((results.results_dir() / f"{contender.name}.json").read_text())
+    assert (result["baseline"]["method"], result["baseline"]["m"]) == (contender.start.method, contender.start.m)
+    scored = [result["baseline"]["settings"], *(trial["settings"] for trial in result.get("failed", []))]
+    # What was scored was found on validation data.
+    whole = [trial["settings"] for trial in load_trials(contender) if trial["cycles"] > tuning.SEARCH_CYCLES]
+    assert all(settings in whole for settings in scored)
+
+
 def test_contenders_are_chosen_by_setting_method_and_size():
     assert len(choose()) == sum(len(contenders(setting)) for setting in SETTINGS)
     chosen = choose(system=["ks"], noise=[1.0], method=["LETKF", "4D-Var"], m=[10, 1])
