@@ -303,27 +303,6 @@ def scores(table: pd.DataFrame, noise: float) -> Figure:
     return figure
 
 
-def variants(table: pd.DataFrame, reference: str = "recipe") -> Figure:
-    """Validation RMSE of each variant of a recipe, a mark for each seed with its interval; dashed, the recipe itself.
-
-    Parameters
-    ----------
-    table : rows of :func:`assim_lib.ablation.ablation_table`.
-    """
-    names = list(dict.fromkeys(table.variant))
-    figure, axis = _figure(figsize=(7, 0.8 + 0.28 * len(names)))
-    for row in table.itertuples():
-        color = BLACK if row.variant == reference else BLUE
-        axis.plot([row.rmse_lo, row.rmse_hi], [names.index(str(row.variant))] * 2, color=color, linewidth=3, alpha=0.4)
-        axis.plot(row.rmse, names.index(str(row.variant)), "o", color=color, markersize=5)
-    axis.axvline(table.rmse[table.variant == reference].mean(), color=BLACK, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    axis.set(xlabel="validation RMSE", xscale="log")
-    _plain_numbers(axis.xaxis)
-    return figure
-
-
 def headline(table: pd.DataFrame) -> Figure:
     """Where the learned filters stand between a small classical ensemble and the best that is known, one row a setting.
 

@@ -217,7 +217,8 @@ def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str,
     settings |= {f"σ = {scale * noise:g}": ({"noise": scale * noise}, {}) for scale in (0.3, 0.5, 2.0, 3.0)}
     confs = ("full_obs", "partial_obs", "every_4th_dim_partial_obs", "every_4th_fixed")
     settings |= {conf: ({"obs_conf": conf}, {}) for conf in confs if conf != experiment.obs_conf}
-    settings |= {f"interval {scale * dt:g}": ({"step_size": scale * dt}, {}) for scale in (0.5, 1.5, 2.0)}
+    intervals = [round(scale * dt, 6) for scale in (0.5, 1.5, 2.0)]
+    settings |= {f"interval {interval:g}": ({"step_size": interval}, {}) for interval in intervals}
     own = getattr(system_of(experiment.system), "forcing", None)
     if own is not None:
         forcings = [own * share for share in (0.75, 0.875, 1.125, 1.25)]
