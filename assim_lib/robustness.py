@@ -75,7 +75,15 @@ def long_runs_table() -> pd.DataFrame:
 def transfer_table() -> pd.DataFrame:
     """What filters do in settings that they were not trained in, one row a filter and setting, see :func:`transfer`."""
     rows = [{"filter": name, **row} for name, result in examined().items() for row in result["transfer"]]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(sorted(rows, key=lambda row: _order(row["setting"])))
+
+
+def _order(setting: str) -> tuple[int, float]:
+    """Where a setting stands among those of several filters: as trained, errors, places, intervals, forcings."""
+    kind, number = setting.rsplit(" ", 1) if " " in setting else (setting, "")
+    kinds = ["as", "σ =", "places", "interval", "true forcing"]
+    known = kind in kinds
+    return kinds.index(kind if known else "places"), float(number) if known and kind != "as" else 0.0
 
 
 def examine(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:
