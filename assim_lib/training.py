@@ -241,12 +241,11 @@ class Trainer:
 
     def gradients(self, batches: int) -> Float[Tensor, "batch weight"]:
         """The gradient of the loss of each of so many batches, not clipped, while the weights stay; the pool moves on."""
-        found = []
+        weights, found = [p for p in self.model.parameters() if p.requires_grad], []
         for _ in range(batches):
             course = self._course()
             slots = course.choose()
             loss, carry = course.unroll(slots)
-            weights = [p for p in self.model.parameters() if p.requires_grad]
             parts = torch.autograd.grad(loss, weights, materialize_grads=True)
             found.append(torch.cat([part.flatten() for part in parts]))
             course.advance(slots, carry)

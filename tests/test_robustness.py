@@ -65,6 +65,7 @@ def test_each_setting_is_another_one():
     assert "full_obs" not in named
     assert named["σ = 2"] == ({"noise": 2.0}, {})
     assert named["true forcing 9"] == ({}, {"forcing": 9.0})
+    assert named["interval 0.15"] == ({"step_size": 0.15}, {})  # and not one and a half times 0.1 in floating point
     assert not any("forcing" in name for name in changes(configure("ks", analysis="hybrid")))
 
 
@@ -111,6 +112,8 @@ def test_examined_filters_stand_in_the_tables(tmp_path, monkeypatch):
     stored = examined()["kalman"]["long"]
     assert runs.rmse["kalman"] == pytest.approx(np.mean(stored["rmse"][1]))
     assert runs.worst["kalman"] == max(stored["worst"][1])
+    order = [robustness._order(setting) for setting in transfer_table().setting]
+    assert order == sorted(order)
     settings = transfer_table().groupby("filter").setting.apply(list)
     assert settings["kalman"] == list(changes(untrained("hybrid", lag=0)[0]))
 
