@@ -72,6 +72,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "window 16": {"window": 16},
     "last weights": {"averaging": 0.0},
     "a quarter of the record": {"segments": 16},
+    # More cycles than ten minutes of training see: none comes twice.
+    "four times the record": {"segments": 256},
     "loss against the truth": {"loss": "clean_analysis"},
 }
 
@@ -118,17 +120,20 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
     ----------
     runs : folder for unfinished runs: one that was stopped goes on.
     budget : seconds of one core.
+
+    Raises
+    ------
+    ValueError : if the unfinished run of that name has other options than the variant has now.
     """
     path = ablation_path(name, seed)
     if path.exists():
         return path
     folder = runs / "ablation" / path.stem
-    plan = folder / "experiment.json"
+    # An interrupted run goes on with the number of updates it began with; `train` refuses one that began otherwise.
+    plan = folder / "plan.json"
     if not plan.exists():
-        # An interrupted run goes on with the number of updates it began with.
-        updates = max(1, round(budget / seconds_per_update(variant(name, seed))))
-        write_json(plan, variant(name, seed, updates=updates).model_dump())
-    experiment = Experiment.model_validate_json(plan.read_text())
+        write_json(plan, {"updates": max(1, round(budget / seconds_per_update(variant(name, seed))))})
+    experiment = variant(name, seed, **json.loads(plan.read_text()))
     model, record = train(experiment, folder, curve_points=10, progress=progress)
     validation, milliseconds = score(experiment, model, "validation")
     write_json(

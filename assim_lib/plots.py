@@ -395,6 +395,29 @@ def transfer(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def variants(table: pd.DataFrame, reference: float) -> Figure:
+    """RMSE of each variant with its 95 % interval, one point a seed, beside a dashed line at the reference.
+
+    Parameters
+    ----------
+    table : rows of :func:`assim_lib.ablation.ablation_table`; variants stand in the order of the rows.
+    """
+    names = list(dict.fromkeys(table.variant))
+    figure, axis = _figure(figsize=(7, 0.8 + 0.25 * len(names)))
+    for color, marker, (seed, rows) in zip((BLUE, ORANGE, GREEN), "osD", table.groupby("seed"), strict=False):
+        error = [rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse]
+        places = [names.index(name) + 0.15 * (seed % 3) for name in rows.variant]
+        axis.errorbar(
+            rows.rmse, places, xerr=error, fmt=marker, color=color, markersize=5, elinewidth=1, label=f"seed {seed}"
+        )
+    axis.axvline(reference, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel="RMSE on validation data")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure
+
+
 def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
     """RMSE against ensemble size, one panel a setting; learned filters are stars, 3D-Var and 4D-Var horizontal lines.
 

@@ -91,3 +91,12 @@ def test_an_interrupted_variant_goes_on_with_the_updates_it_began_with(small, tm
     monkeypatch.setattr(ablation, "seconds_per_update", lambda experiment: 100.0)
     stored = json.loads(ablate("recipe", 0, tmp_path / "runs", 6.0, progress=False).read_text())
     assert stored["experiment"]["updates"] == 6
+
+
+def test_a_run_that_began_with_other_options_does_not_go_on(small, tmp_path, monkeypatch):
+    runs_folder, result = tmp_path / "runs", ablate("recipe", 0, tmp_path / "runs", 0.05, progress=False)
+    result.unlink()
+    monkeypatch.setattr(ablation, "RECIPE", TINY | {"hidden_size": 5})
+    with pytest.raises(ValueError, match=r"recipe-seed0.* belongs to a run with other settings"):
+        ablate("recipe", 0, runs_folder, 0.05, progress=False)
+    assert not result.exists()
