@@ -118,7 +118,7 @@ def run_baseline(
 
     The start is drawn from the first observations and the climatology, see :func:`~assim_lib.dapper_bridge.first_guess`. Divergence is a result,
     not an error: a run has *diverged* if it stopped on a numerical failure, or if over some 100 consecutive scored
-    cycles its mean RMSE exceeds that of the climatological mean; it then ends there.
+    cycles its mean RMSE exceeds that of the climatological mean by 2 %; it then ends there.
 
     Parameters
     ----------

@@ -94,7 +94,11 @@ def stored_baseline(test_set: TestSet, method: str, m: int = 1) -> Baseline:
     ------
     LookupError : if it has no score in the test set's setting.
     """
-    for contender in choose(**{key: [getattr(test_set, key)] for key in SETTING}):
+    try:
+        contenders = choose(**{key: [getattr(test_set, key)] for key in SETTING})
+    except ValueError:  # a setting without classical methods
+        contenders = []
+    for contender in contenders:
         path = results_dir() / f"{contender.name}.json"
         if (contender.start.method, contender.start.m) == (method, m) and path.exists():
             return Baseline(**json.loads(path.read_text())["baseline"])

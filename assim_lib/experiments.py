@@ -264,6 +264,11 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         requested,
     )
     found = _validated({name: value for layer in layers for name, value in layer.items()})
+    idle = [name for name in ("growth", "drift") if requested.get(name)] if not found.lag else []
+    if idle:
+        raise ParameterError(
+            f"{idle[0]} = {requested[idle[0]]} does nothing without a lag; leave it out, or take lag ≥ 1."
+        )
     drawn = [name for name in ("obs_conf", "step_size", "noise") if name in requested] if found.settings else []
     if drawn:
         raise ParameterError(

@@ -27,6 +27,7 @@ from assim_lib.filters import AmortizedFilter, Carry, assimilate
 from assim_lib.runs import load_filter, published
 from assim_lib.storage import atomic_path, data_dir, provenance, write_json
 from assim_lib.systems import system_of
+from assim_lib.training import load_checkpoint
 from assim_lib.trajectories import simulate
 
 SEED = 4000
@@ -92,16 +93,26 @@ def examine(name: str, folder: Path, cycles: int = LONG, progress: bool = True) 
     Parameters
     ----------
     folder : for the state of the long run, which goes on from there after an interruption.
-    cycles : of the long run, a multiple of :data:`BLOCK`.
+    cycles : of the long run, a multiple of :data:`BLOCK`; at least two blocks, since the first does not count.
+
+    Raises
+    ------
+    ValueError : if ``cycles`` cannot be, or the state in ``folder`` is that of another run.
     """
+    if cycles < 2 * BLOCK:
+        raise ValueError(f"cycles = {cycles} must be at least {2 * BLOCK}.")
     experiment, model = load_filter(published(name))
-    origin = provenance(str(experiment.torch_device))
+    origin, state = provenance(str(experiment.torch_device)), folder / "long.safetensors"
+    long = long_run(experiment, model, cycles, state, progress)
     results = {
         "transfer": transfer(published(name), progress),
-        "long": long_run(experiment, model, cycles, folder / "long.safetensors", progress),
+        "long": long,
+        "weights": load_checkpoint(published(name))[1]["sha256"],
         "provenance": origin,
     }
     write_json(robustness_path(name), results)
+    # Asked again, after a change of the library, the run begins again.
+    state.unlink()
     return robustness_path(name)
 
 
@@ -181,13 +192,13 @@ def long_run(
 
     Returns
     -------
-    By block and start: mean RMSE (``rmse``) and the largest mean over :data:`LOST_AFTER` cycles (``worst``); the RMSE
+    By block and start: mean RMSE (``rmse``) and the largest mean over :data:`LOST_AFTER` cycles in it (``worst``); the RMSE
     of each of the first cycles (``first``); the RMSE of the climatological mean (``climatology``); and by start the
     number of blocks in which the truth was ``lost``, that of the cold start included.
 
     Raises
     ------
-    ValueError : if ``cycles`` is not a multiple of :data:`BLOCK`, or ``state`` that of another run.
+    ValueError : if ``cycles`` cannot be, or ``state`` is that of another run.
     """
     if cycles < BLOCK or cycles % BLOCK:
         raise ValueError(f"cycles = {cycles} must be a positive multiple of {BLOCK}.")
@@ -256,11 +267,12 @@ def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
 
 
 def _short_runs(experiment: Experiment, model: AmortizedFilter, dynamics: Dynamics) -> dict[str, float]:
-    data = simulate(dynamics, experiment.step_size, SHORT, SEGMENTS, SEED)
+    spinup = SPINUP + model.spinup  # while its lag grows, a filter is not yet what it will be
+    data = simulate(dynamics, experiment.step_size, SHORT + model.spinup, SEGMENTS, SEED)
     truth, unit_noise = (torch.from_numpy(data[name].values) for name in ("truth", "unit_noise"))
     seen = model.observation_model.observe(truth[:, 1:], unit_noise, experiment.noise)
-    ensemble = assimilate(model, seen, torch.Generator().manual_seed(SEED))
-    error = rmse(ensemble.numpy(), truth[:, 1:].numpy())[:, SPINUP:]
+    ensemble = assimilate(model, seen, torch.Generator().manual_seed(SEED), dropout=experiment.test_dropout)
+    error = rmse(ensemble.numpy(), truth[:, 1:].numpy())[:, spinup:]
     climatology = _climatology(truth)
     return {
         "rmse": float(error.mean()),

@@ -14,6 +14,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -95,8 +96,10 @@ def content_key(configuration: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _commit() -> str:
-    git = ["git", "-C", str(PACKAGE)]
+@cache
+def _commit(package: Path) -> str:
+    """Of the code that runs, whatever is committed in the meantime."""
+    git = ["git", "-C", str(package)]
     try:
         # Installed inside somebody else's repository, the package is no part of it.
         own = subprocess.run(
@@ -122,7 +125,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     return {
-        "commit": _commit() or "not a checkout",
+        "commit": _commit(PACKAGE) or "not a checkout",
         "python": platform.python_version(),
         "versions": versions,
         "device": device,

@@ -215,14 +215,16 @@ def cached(
     """
     # A system that is defined in a notebook may change its equation under the same name: ask the equation too.
     probe = dynamics.rest() + torch.arange(dynamics.rest().numel()).sin().view_as(dynamics.rest())
+    answers = (dynamics.tendency(probe), dynamics.resolved(dynamics.flow(probe, 1)))
     configuration: dict[str, Any] = {
         **dynamics.describe(),
-        "tendency": f"{dynamics.tendency(probe).norm():.6g}",
+        "equation": [f"{value:.6g}" for value in torch.cat([part.flatten() for part in answers])],
+        "start": (dynamics.spinup, dynamics.perturbation),
         "step_size": step_size,
         "cycles": cycles,
         "segments": segments,
         "seed": seed,
-        "format": 2,
+        "format": 3,
     }
     path = cache_dir() / f"{content_key(configuration)}.nc"
     if path.name in read_manifest(path.parent) and path.exists():

@@ -100,3 +100,19 @@ def test_a_run_that_began_with_other_options_does_not_go_on(small, tmp_path, mon
     with pytest.raises(ValueError, match=r"recipe-seed0.* belongs to a run with other settings"):
         ablate("recipe", 0, runs_folder, 0.05, progress=False)
     assert not result.exists()
+
+
+def test_a_result_of_other_options_is_not_kept_in_silence(small, tmp_path, monkeypatch):
+    ablate("recipe", 0, tmp_path / "runs", 0.05, progress=False)
+    monkeypatch.setattr(ablation, "RECIPE", TINY | {"hidden_size": 5})
+    with pytest.raises(ValueError, match=r"recipe-seed0\.json is of other options than 'recipe' has now; [^\n]+\.$"):
+        ablate("recipe", 0, tmp_path / "runs", 0.05, progress=False)
+
+
+def test_the_stored_results_are_of_the_variants_as_they_are_now():
+    for name in VARIANTS:
+        for path in ablation_path(name, 0).parent.glob(ablation_path(name, 0).name.replace("seed0", "seed*")):
+            stored = json.loads(path.read_text())
+            again = variant(name, stored["seed"], updates=stored["experiment"]["updates"])
+            assert again.model_dump() == stored["experiment"]
+            assert stored["changed"] == VARIANTS[name]

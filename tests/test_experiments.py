@@ -154,6 +154,13 @@ def test_a_mistake_is_one_sentence(options, beginning):
     assert caught.value._render_traceback_() == [f"ParameterError: {sentence}"]
 
 
+@pytest.mark.parametrize("option", [{"growth": 10}, {"drift": 0.5}])
+def test_what_only_a_lag_uses_is_refused_without_one(option):
+    name, value = next(iter(option.items()))
+    with pytest.raises(ParameterError, match=rf"^{name} = {value!r} does nothing without a lag; leave it out, or take"):
+        configure("l96_conv", analysis="hybrid", lag=0, **option)
+
+
 @pytest.mark.parametrize("option", [{"obs_conf": "full_obs"}, {"noise": 2.5}, {"step_size": 0.05}])
 def test_a_setting_beside_many_is_refused(option):
     name, value = next(iter(option.items()))

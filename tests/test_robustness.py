@@ -8,6 +8,7 @@ from assim_lib import robustness
 from assim_lib.experiments import configure
 from assim_lib.robustness import changes, examine, examined, long_run, long_runs_table, transfer, transfer_table
 from assim_lib.runs import build_filter
+from assim_lib.storage import sha256
 from assim_lib.systems import Lorenz96
 from assim_lib.training import save_checkpoint
 
@@ -116,6 +117,49 @@ def test_examined_filters_stand_in_the_tables(tmp_path, monkeypatch):
     assert order == sorted(order)
     settings = transfer_table().groupby("filter").setting.apply(list)
     assert settings["kalman"] == list(changes(untrained("hybrid", lag=0)[0]))
+    assert examined()["kalman"]["weights"] == sha256(robustness.published("kalman"))
+
+
+def test_a_filter_that_is_examined_again_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(robustness, "published", lambda name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(robustness, "transfer", lambda *_: [])
+    experiment, model = untrained("recurrent", m=1)
+    save_checkpoint(model, robustness.published("free"), {"experiment": experiment.model_dump()})
+    blocks, advance = [], robustness._LongRun.advance
+
+    def counted(self, on_cycle):
+        blocks.append(len(self.blocks))
+        advance(self, on_cycle)
+
+    monkeypatch.setattr(robustness._LongRun, "advance", counted)
+    for _ in range(2):
+        examine("free", tmp_path / "runs", cycles=240, progress=False)
+    assert blocks == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"^cycles = 120 must be at least 240\.$"):
+        examine("free", tmp_path / "runs", cycles=120)
+
+
+def test_a_growing_lag_has_grown_before_other_settings_count(tmp_path, monkeypatch):
+    experiment, model = untrained("hybrid", lag=2, growth=5)
+    save_checkpoint(model, tmp_path / "filter.safetensors", {"experiment": experiment.model_dump()})
+    asked = []
+    monkeypatch.setattr(robustness, "changes", lambda _: {"as trained": ({}, {})})
+    monkeypatch.setattr(robustness, "rmse", lambda one, _: asked.append(one) or np.ones(one.shape[:2]))
+    transfer(tmp_path / "filter.safetensors", progress=False)
+    assert asked[0].shape[1] == robustness.SHORT + model.spinup == 70
+
+
+def test_dropout_that_stays_on_stays_on_in_other_settings(tmp_path, monkeypatch):
+    experiment, model = untrained("original", m=2, dropout=0.3, test_dropout=True)
+    save_checkpoint(model, tmp_path / "filter.safetensors", {"experiment": experiment.model_dump()})
+    asked, assimilate = [], robustness.assimilate
+    monkeypatch.setattr(robustness, "changes", lambda _: {"as trained": ({}, {})})
+    monkeypatch.setattr(
+        robustness, "assimilate", lambda *given, **options: asked.append(options) or assimilate(*given, **options)
+    )
+    transfer(tmp_path / "filter.safetensors", progress=False)
+    assert asked == [{"dropout": True}]
 
 
 def test_the_state_of_another_filter_is_refused(tmp_path):

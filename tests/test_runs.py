@@ -535,6 +535,46 @@ def test_scoring_again_keeps_the_weights_and_what_is_known_of_the_training(publi
         publish_again("nothing")
 
 
+def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(published, home, monkeypatch):
+    path, chosen, _ = published
+    before, scored = path.read_bytes(), result_of(home, chosen)
+    assert scored["weights"] == storage.sha256(path)
+    other = build_filter(chosen.changed(noise=2.0))
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "score", stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish(chosen, other, {"experiment": chosen.model_dump()})
+    assert path.read_bytes() == before
+    assert result_of(home, chosen) == scored
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_no_filter_starts_from_the_frozen_truth(short_spinup, monkeypatch, split):
+    seed = trajectories.SEEDS[split]
+    system = SYSTEMS["ks"]()
+    start = system.on_attractor(1, torch.Generator().manual_seed(seed)).float()[0]
+    model = build_filter(configure("ks", analysis="recurrent", m=1, seed=seed, **SIZES))
+    distance = (model.climatology - start).square().mean((-2, -1)).sqrt()
+    assert distance.min() > 0.1
+
+
+def test_a_run_that_goes_on_with_another_version_says_so(quiet, tmp_path, monkeypatch):
+    def stop(metrics):
+        if metrics["update"] == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tiny(), tmp_path, **quiet, save_every=0.0, on_metrics=stop)
+    monkeypatch.setattr(runs, "provenance", lambda *_: {"commit": "later"})
+    _, record = train(tiny(), tmp_path, **quiet)
+    assert record["provenance"]["commit"] != "later"
+    assert record["resumed"] == [{"commit": "later"}]
+
+
 def test_a_result_says_everything(published, home):
     _, chosen, _ = published
     result = result_of(home, chosen)

@@ -130,6 +130,7 @@ def test_json_has_no_nan(tmp_path):
 
 def test_a_machine_without_git_has_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(storage, "_commit", storage._commit.__wrapped__)
     assert provenance()["commit"] == "not a checkout"
 
 

@@ -216,6 +216,9 @@ def test_the_stored_settings_are_found_again(valley):
     assert stored_baseline(data, "LETKF", 10).settings == LOWEST
     with pytest.raises(LookupError, match=r"^LETKF with m = 20 has no score on l96-dt0.1-test with full_obs"):
         stored_baseline(data, "LETKF", 20)
+    unknown = replace(data, obs_conf="unstructured_known_part")
+    with pytest.raises(LookupError, match=r"has no score on l96-dt0\.1-test with unstructured_known_part"):
+        stored_baseline(unknown, "LETKF", 10)
 
 
 def test_starts_are_apart_and_are_parts_of_the_test_set(monkeypatch):
