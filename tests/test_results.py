@@ -12,6 +12,7 @@ from assim_lib import __main__ as commands
 from assim_lib import results, runs
 from assim_lib.evaluation import rmse
 from assim_lib.experiments import Experiment, configure
+from assim_lib.robustness import examined
 from assim_lib.storage import data_dir
 from assim_lib.training import load_checkpoint
 from assim_lib.trajectories import load_test_set
@@ -36,6 +37,18 @@ def test_every_learned_row_has_its_checkpoint_and_says_how_it_was_made():
         assert load_test_set(row.system, row.obs_conf, row.step_size, row.noise).frozen
         assert record["history"][-1]["core_seconds"] > 0
         assert record["provenance"]["versions"]["torch"]
+
+
+def test_scores_are_those_of_the_weights_that_are_there():
+    table = results.load_scores().dropna(subset="checkpoint")
+    stored = {
+        row.file: (row.checkpoint, json.loads((results.results_dir() / row.file).read_text()))
+        for row in table.itertuples()
+    }
+    stored |= {name: (f"{name}.safetensors", one) for name, one in examined().items()}
+    for name, (checkpoint, result) in stored.items():
+        _, record = load_checkpoint(data_dir() / "checkpoints" / checkpoint)
+        assert result["weights"] == record["sha256"], name
 
 
 def test_every_checkpoint_is_in_the_table():
