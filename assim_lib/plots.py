@@ -404,9 +404,11 @@ def variants(table: pd.DataFrame, reference: float) -> Figure:
     """
     names = list(dict.fromkeys(table.variant))
     figure, axis = _figure(figsize=(7, 0.8 + 0.25 * len(names)))
-    for color, marker, (seed, rows) in zip((BLUE, ORANGE, GREEN), "osD", table.groupby("seed"), strict=False):
+    for beside, (color, marker, (seed, rows)) in enumerate(
+        zip((BLUE, ORANGE, GREEN), "osD", table.groupby("seed"), strict=False)
+    ):
         error = [rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse]
-        places = [names.index(name) + 0.15 * (seed % 3) for name in rows.variant]
+        places = [names.index(name) + 0.2 * beside for name in rows.variant]
         axis.errorbar(
             rows.rmse, places, xerr=error, fmt=marker, color=color, markersize=5, elinewidth=1, label=f"seed {seed}"
         )
