@@ -143,11 +143,16 @@ def test_a_filter_that_is_examined_again_is_run_again(tmp_path, monkeypatch):
 def test_a_growing_lag_has_grown_before_other_settings_count(tmp_path, monkeypatch):
     experiment, model = untrained("hybrid", lag=2, growth=5)
     save_checkpoint(model, tmp_path / "filter.safetensors", {"experiment": experiment.model_dump()})
-    asked = []
     monkeypatch.setattr(robustness, "changes", lambda _: {"as trained": ({}, {})})
-    monkeypatch.setattr(robustness, "rmse", lambda one, _: asked.append(one) or np.ones(one.shape[:2]))
-    transfer(tmp_path / "filter.safetensors", progress=False)
-    assert asked[0].shape[1] == robustness.SHORT + model.spinup == 70
+    grown = robustness.SPINUP + model.spinup
+    assert grown == 40
+
+    def as_old_as_the_filter(ensemble, _):
+        assert ensemble.shape[1] == robustness.SHORT + model.spinup
+        return np.broadcast_to(np.arange(ensemble.shape[1]) >= grown, ensemble.shape[:2]).astype(float)
+
+    monkeypatch.setattr(robustness, "rmse", as_old_as_the_filter)
+    assert transfer(tmp_path / "filter.safetensors", progress=False)[0]["rmse"] == 1.0
 
 
 def test_dropout_that_stays_on_stays_on_in_other_settings(tmp_path, monkeypatch):

@@ -425,8 +425,11 @@ def test_a_run_goes_on_in_its_own_units(quiet, tmp_path, monkeypatch):
 def test_a_run_has_the_threads_that_it_asks_for(quiet, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    train(tiny(threads=3, updates=1), **quiet)
+    chosen = tiny(threads=3, updates=1)
+    model, _ = train(chosen, **quiet)
     assert asked == [3]
+    run_filter(chosen, model, runs.test_set_of(chosen), cycles=2)
+    assert asked == [3, 3], "what is timed, too"
 
 
 # ---- scores
@@ -553,7 +556,7 @@ def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(pub
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_no_filter_starts_from_the_frozen_truth(short_spinup, monkeypatch, split):
+def test_no_filter_starts_from_the_frozen_truth(short_spinup, split):
     seed = trajectories.SEEDS[split]
     system = SYSTEMS["ks"]()
     start = system.on_attractor(1, torch.Generator().manual_seed(seed)).float()[0]

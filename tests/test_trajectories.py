@@ -175,6 +175,15 @@ def test_a_changed_equation_is_another_file(cache):
     np.testing.assert_array_equal(truths[0], truths[2])
 
 
+def test_another_start_is_another_file(cache):
+    class Sooner(Quick):
+        spinup = Quick.spinup / 2
+
+    for kind in (Quick, Sooner, Quick):
+        cached(dynamics=kind(sites=8))
+    assert len(list(cache.glob("*.nc"))) == 2
+
+
 def test_a_damaged_cache_is_reported_and_can_be_made_again(cache):
     first = cached()
     (path,) = cache.glob("*.nc")
