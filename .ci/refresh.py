@@ -3,6 +3,7 @@
 Progress bars and warnings (stderr) and clocks (timings of cells) are for the moment, and are not kept.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # As in the tests: for tensors this small more threads gain nothing, and on a busy machine they wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     names = sys.argv[1:] or sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     for name in (bar := tqdm(names, unit="notebook")):
         bar.set_description(name)
