@@ -73,7 +73,7 @@ STARTS: dict[tuple[str, str], dict[str, Any]] = {
     ("misspec", "hybrid"): {"inflation": 1.3, "lag": 0},
     ("misspec", "extended"): {"inflation": 1.3, "lag": 0},
     # Between the lags that are best where much and where little is seen.
-    ("l96_any", "extended"): {"lag": 3},
+    ("l96_any", "extended"): {"lag": 2},
     ("l96_any", "covariant"): {"lag": 1, "inflation": 1.07},
     ("vl20", "hybrid"): {"inflation": 1.1, "taper_length": 3.0, "lag": 1},
     ("vl20", "extended"): {"inflation": 1.08, "lag": 3},
