@@ -90,7 +90,7 @@ def headline() -> pd.DataFrame:
     ``published`` is the best published classical score with at most 30 members, where it is one of the same variables,
     ``classical`` our best with as many, ``reference`` our best with 100, and ``learned`` the best filter with at most 10
     members that was trained on observations alone; ``untrained`` is the same filter before its training. All of ours are
-    chosen on validation data. ``closed`` is the share of the way from the LETKF with 10 members to the reference that the learned filter
+    chosen on validation data; ``…_lo`` and ``…_hi`` bound their 95 % intervals. ``closed`` is the share of the way from the LETKF with 10 members to the reference that the learned filter
     goes; 1 is as good as the reference.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
@@ -109,14 +109,11 @@ def headline() -> pd.DataFrame:
     rows = table.loc[:, SETTING].drop_duplicates().merge(published, on=SETTING, how="left").set_index(SETTING)
     for name, candidates in competitors.items():
         best = candidates.loc[candidates.groupby(SETTING).validation_rmse.idxmin()].set_index(SETTING)
-        columns = {"rmse": name, "label": f"{name}_label", "m": f"{name}_m"}
+        columns = {"rmse": name} | {
+            k: f"{name}_{k.removeprefix('rmse_')}" for k in ("label", "m", "rmse_lo", "rmse_hi")
+        }
         if name == "learned":
-            columns |= {
-                "untrained_rmse": "untrained",
-                "rmse_lo": "learned_lo",
-                "rmse_hi": "learned_hi",
-                "checkpoint": "checkpoint",
-            }
+            columns |= {"untrained_rmse": "untrained", "checkpoint": "checkpoint"}
         rows = rows.join(best[list(columns)].rename(columns=columns))
     rows["ratio"] = rows.learned / rows.classical
     rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
