@@ -6,7 +6,9 @@ what they share and the two that a network does alone; :mod:`assim_lib.kalman` h
 ``original``
     the original method. Each member is updated on its own by one network: a gate decides how much of the
     member stays, :math:`x \leftarrow g \odot x + \delta`, and a memory is carried along with it. Members see
-    each other through the local ensemble covariances among their features.
+    each other through the local ensemble covariances among their features, and another one's forecast where nothing is observed.
+``gated``
+    the same update, in normalized units and with a network that is easier to train.
 ``recurrent``
     the same idea with an additive update, :math:`x \leftarrow x + \delta`, and a bounded memory; it needs no
     ensemble statistics, and works with a single member.
@@ -86,6 +88,9 @@ class Analysis(nn.Module, ABC):
     taper_length : reach of the localization in sites, where there is one.
     drift : sites by which the centre of the localization moves between base and observation; positive toward larger
         indices.
+    tendency : whether the tendency is a feature of ``original``.
+    mask_features : number of mask channels among the features of ``original``: none where all is seen.
+    other_member : whether ``gated`` sees another member's forecast where nothing is observed.
     """
 
     minimum_members = 1
@@ -107,6 +112,9 @@ class Analysis(nn.Module, ABC):
         inflation: float = 1.0,
         taper_length: float = 5.0,
         drift: float = 0.0,
+        tendency: bool = True,
+        mask_features: int = 1,
+        other_member: bool = True,
     ):
         super().__init__()
         if members < self.minimum_members:
@@ -119,6 +127,7 @@ class Analysis(nn.Module, ABC):
         self.register_buffer("std", scales.std, persistent=False)
         self.memory, self.lagged, self.band = memory, lagged, band
         self.inflation, self.taper_length, self.drift = inflation, taper_length, drift
+        self.tendency, self.mask_features, self.other_member = tendency, mask_features, other_member
         self.trunk = network(self._inputs(), self._outputs(), sizes)
 
     def initial_memory(self, *batch: int, climatology: Float[Tensor, "state channel site"]) -> Tensor:
@@ -186,28 +195,78 @@ def covariance_band(
     return torch.cat([(deviations * deviations.roll(-k, -1)).sum(-3) / denominator for k in range(width + 1)], -2)
 
 
-@register_analysis("original")
-class OriginalAnalysis(Analysis):
-    """The original gated, member-by-member update (McCabe & Brown, 2021), in normalized units."""
+class MemberByMember(Analysis):
+    """What the two gated analyses share: each member is updated on its own, and sees the others through its features."""
 
     minimum_members = 2
-
-    def _inputs(self) -> int:
-        return self.channels * (4 + self.lagged + 1 + self.band) + self.memory
 
     def _outputs(self) -> int:
         return 2 * self.channels + 2 * self.memory
 
+    def _completed(self, given: AnalysisInput, generator: torch.Generator | None) -> Tensor:
+        """The observation for each member; where nothing is seen, the forecast of another one, as a constant."""
+        members = given.forecast.shape[-3]
+        if generator is None:
+            others = given.forecast.roll(1, -3)
+        else:
+            order = torch.randperm(members, generator=generator)
+            others = given.forecast[..., order.to(given.forecast.device), :, :]
+        return torch.where(given.mask.unsqueeze(-3) > 0, given.observation.unsqueeze(-3), others.detach())
+
+
+@register_analysis("original")
+class OriginalAnalysis(MemberByMember):
+    """The update of McCabe & Brown (2021), in raw units and with nothing added.
+
+    Features of a site are the member's forecast; the observation, or another member's forecast where nothing is seen; the mask as ±0.1,
+    unless all is seen; the tendency; ensemble covariances of its first channel with the sites around it; and the memory.
+    """
+
+    def _inputs(self) -> int:
+        c = self.channels
+        return c * (2 + self.lagged + self.tendency + 2 * self.band + 1) + self.mask_features + self.memory
+
+    def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        c, base = self.channels, given.base
+        deviations = base - base.mean(-3, keepdim=True)
+        reach = range(-self.band, self.band + 1)
+        around = torch.cat([deviations.roll(-k, -1) for k in reach], -2)
+        covariances = (deviations[..., :1, :] * around).sum(-3, keepdim=True) / (base.shape[-3] - 1)
+        mask = 0.2 * given.mask.unsqueeze(-3)[..., : self.mask_features, :] - 0.1
+        fields = [
+            base,
+            self._completed(given, generator),
+            *([given.forecast] if self.lagged else []),
+            *([given.tendency] if self.tendency else []),
+            *(shared.expand(*base.shape[:-2], *shared.shape[-2:]) for shared in (mask, covariances)),
+        ]
+        features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
+        change, write, gate, keep = self.trunk(features, given.phase, generator).split([c, self.memory] * 2, -1)
+        analysis = torch.sigmoid(gate).transpose(-1, -2) * base + change.transpose(-1, -2)
+        return self._inflated(analysis), torch.sigmoid(keep) * given.memory + write
+
+
+@register_analysis("gated")
+class GatedAnalysis(MemberByMember):
+    """The original's gated update in normalized units, with a gate that an untrained network leaves open."""
+
+    def _inputs(self) -> int:
+        return self.channels * (4 + self.lagged + 1 + self.band) + self.memory
+
     def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         c, base = self.channels, self._normal(given.base)
         covariances = covariance_band(base - base.mean(-3, keepdim=True), self.band)
+        received = self._normal(self._completed(given, generator))
+        if not self.other_member:
+            received = received * given.mask.unsqueeze(-3)
         fields = [
             base,
             given.tendency / self.std,
             *([self._normal(given.forecast)] if self.lagged else []),
+            received,
             *(
                 shared.unsqueeze(-3).expand(*base.shape[:-2], *shared.shape[-2:])
-                for shared in (self._normal(given.observation) * given.mask, given.mask, covariances)
+                for shared in (given.mask, covariances)
             ),
         ]
         features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)

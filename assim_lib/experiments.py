@@ -60,10 +60,15 @@ class Experiment(BaseModel):
     noise: float = option(1.0, "the observation error's standard deviation, a number > 0", gt=0)
 
     analysis: str = option(
-        "original", "the name of an analysis: 'original', 'recurrent', 'hybrid', 'covariant' or 'extended'"
+        "original", "the name of an analysis: 'original', 'gated', 'recurrent', 'hybrid', 'covariant' or 'extended'"
     )
-    network: str = option("conv", "the name of a network: 'conv', 'ff' or 'ff_per_operator'")
+    network: str = option(
+        "conv", "the name of a network: 'conv', 'ff', 'ff_per_operator', 'original' or 'original_early'"
+    )
     m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
+    training_m: int | None = option(
+        None, "the ensemble size while training, a whole number ≥ 1, or None for the same", ge=1
+    )
     lag: int = option(
         0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20
     )
@@ -71,10 +76,16 @@ class Experiment(BaseModel):
         0, "cycles after which the lag of a new filter grows by one, a whole number ≥ 0 (0: full-grown at once)", ge=0
     )
     hidden_size: int = option(32, "the network's width, a whole number ≥ 1", ge=1)
-    blocks: int = option(3, "the number of residual blocks, a whole number ≥ 0", ge=0)
+    blocks: int = option(
+        3, "the number of residual blocks ('original': of hidden layers, two a block), a whole number ≥ 0", ge=0
+    )
     kernel: int = option(5, "the convolution window in sites, an odd number ≥ 1", ge=1)
     memory: int = option(6, "memory channels per site, a whole number ≥ 1", ge=1)
     band: int = option(0, "reach of the covariance features in sites, a whole number ≥ 0", ge=0)
+    tendency: bool = option(True, "True or False: whether 'original' sees the tendency")
+    other_member: bool = option(
+        True, "True or False: whether 'gated' sees another member's forecast where nothing is observed"
+    )
     dropout: float = option(0.0, "the share of hidden channels dropped, a number from 0 to 0.9", ge=0, le=0.9)
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
     inflation: float = option(
@@ -101,6 +112,16 @@ class Experiment(BaseModel):
     loss: Literal["ss_forecast", "ss_analysis", "clean_analysis"] = option(
         "ss_forecast", "'ss_forecast', 'ss_analysis' or 'clean_analysis'"
     )
+    leads: int = option(1, "the number of forecasts that score an analysis, a whole number from 1 to 10", ge=1, le=10)
+    order: Literal["schedule", "random"] = option(
+        "schedule", "'schedule' or 'random': how the masks of a schedule come in training"
+    )
+    noise_draws: Literal["once", "each"] = option(
+        "once", "'once' or 'each': whether a record has its errors (and random order) for good, or new ones at each pass"
+    )
+    restart: float = option(
+        0.003, "the share of filters that start anew after each window, a number from 0 to 1", ge=0, le=1
+    )
     window: int = option(10, "cycles unrolled for one gradient, a whole number ≥ 1", ge=1)
     batch: int = option(16, "trajectories per update, a whole number ≥ 1", ge=1)
     pool: int = option(128, "filters trained in turn in each setting, a whole number of at least one batch", ge=1)
@@ -108,6 +129,9 @@ class Experiment(BaseModel):
     optimizer: Literal["muon", "adamw"] = option("muon", "'muon' or 'adamw': what trains the hidden matrices")
     lr: float = option(1.5e-3, "the learning rate of the hidden matrices, a number > 0", gt=0)
     adamw_lr: float = option(1e-3, "AdamW's learning rate for the other parameters, a number > 0", gt=0)
+    rates: Literal["cosine", "steps"] = option(
+        "cosine", "'cosine' (warm-up, then down to zero) or 'steps' (up over a tenth, halved at 40 % and at 80 %)"
+    )
     averaging: float = option(
         0.995,
         "the share of the averaged weights that an update keeps, a number ≥ 0 and < 1 (0: the last weights count)",
@@ -144,12 +168,25 @@ class Experiment(BaseModel):
             and self.inflation != 1
             and not ANALYSES[self.analysis].carries_covariance,
             f"taper_length = {self.taper_length:g} is not used by analysis = {self.analysis!r}; leave it out.": self.analysis
-            in ("original", "recurrent")
+            in ("original", "gated", "recurrent")
             and self.taper_length != Experiment.model_fields["taper_length"].default,
             f"drift = {self.drift} is used by analysis = 'hybrid' only; set it to 0.": bool(self.drift)
             and self.analysis != "hybrid",
-            f"cycles = {self.cycles} must be more than window + growth · lag = "
-            f"{self.window + self.growth * self.lag}.": self.cycles <= self.window + self.growth * self.lag,
+            f"cycles = {self.cycles} must be more than window + leads - 1 + growth · lag = "
+            f"{self.window + self.leads - 1 + self.growth * self.lag}.": self.cycles
+            <= self.window + self.leads - 1 + self.growth * self.lag,
+            f"leads = {self.leads} score forecasts, and loss = {self.loss!r} has none; set it to 1.": self.leads > 1
+            and self.loss != "ss_forecast",
+            f"training_m = {self.training_m} does not work with analysis = {self.analysis!r}, which needs at least "
+            f"{ANALYSES[self.analysis].minimum_members} members.": (self.training_m or self.m)
+            < ANALYSES[self.analysis].minimum_members
+            <= self.m,
+            f"order = 'random' and noise_draws = 'each' need operators that are known, and some of obs_conf = "
+            f"{self.obs_conf!r} are not; take 'schedule' and 'once'.": bool(seen.unknown)
+            and (self.order, self.noise_draws) != ("schedule", "once"),
+            "noise_draws = 'each' knows no first observation; take another start than 'first_observation'.": self.start
+            == "first_observation"
+            and self.noise_draws == "each",
             f"growth · lag = {self.growth * self.lag} must be at most {BURN_IN}, the cycles that are not scored.": self.growth
             * self.lag
             > BURN_IN,
@@ -160,9 +197,10 @@ class Experiment(BaseModel):
             f"band = {self.band} is not used by analysis = {self.analysis!r}; set it to 0.": bool(self.band)
             and self.analysis in ("recurrent", "extended"),
             f"analysis = {self.analysis!r} needs operators it may use, and some of obs_conf = {self.obs_conf!r} are unknown; "
-            "take 'original' or 'recurrent'.": kalman and bool(seen.unknown),
-            f"network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = {self.obs_conf!r} do not; "
-            "take 'ff' or 'ff_per_operator'.": self.network == "conv" and bool(seen.unknown),
+            "take 'original', 'gated' or 'recurrent'.": kalman and bool(seen.unknown),
+            f"network = {self.network!r} treats all sites alike, and the unknown instruments of obs_conf = {self.obs_conf!r} "
+            "do not; take 'ff' or 'ff_per_operator'.": self.network in ("conv", "original", "original_early")
+            and bool(seen.unknown),
             f"network = 'ff_per_operator' needs a schedule of several operators, and obs_conf = {self.obs_conf!r} has "
             "one; take 'ff'.": self.network == "ff_per_operator" and seen.period == 1,
             f"settings = {self.settings} are those of system = 'l96' and its own integration step; set it to 0.": bool(
@@ -211,14 +249,14 @@ class Experiment(BaseModel):
             return f"amortized_{self.loss}"
         if self.settings:
             return "amortized_any"
-        if self.network != "conv":
+        if self.network.startswith("ff"):
             return "amortized_ff"
-        return "amortized_original" if self.analysis == "original" else "amortized"
+        return "amortized_original" if self.analysis in ("original", "gated") else "amortized"
 
     @property
     def label(self) -> str:
         """What tells this run from others of the same method and size, in figures and tables."""
-        network = "" if self.network == "conv" else f" {self.network}"
+        network = "" if self.network in ("conv", self.analysis) else f" {self.network}"
         loss = "" if self.loss == "ss_forecast" else f", {self.loss}"
         settings = f", {self.settings} settings" if self.settings else ""
         return f"{self.analysis}{network}, lag {self.lag}{loss}{settings}"
@@ -234,7 +272,7 @@ class Experiment(BaseModel):
         setting = f"{self.settings}settings" if self.settings else self.setting
         setting += "" if self.dt is None else f"-model{self.dt:g}"
         setting += "" if self.start == "climatology" else f"-{self.start}"
-        network = "" if self.network == "conv" else f"-{self.network}"
+        network = "" if self.network in ("conv", self.analysis) else f"-{self.network}"
         lag = f"-lag{self.lag}" if self.lag else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
         return f"{self.experiment}-{setting}-{self.analysis}{network}{lag}{loss}-m{self.m}-seed{self.seed}"

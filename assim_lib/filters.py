@@ -104,6 +104,17 @@ class AmortizedFilter(nn.Module):
         # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
         analysis = copy(self.analysis)
         analysis.noise = noise
+        return self._with(analysis, observation_model, step_size)
+
+    def with_members(self, members: int) -> "AmortizedFilter":
+        """The same filter with another ensemble size. Its weights are shared: what trains one trains the other."""
+        if members == self.analysis.members:
+            return self
+        analysis = copy(self.analysis)
+        analysis.members = members
+        return self._with(analysis, self.observation_model, self.steps * self.dynamics.dt)
+
+    def _with(self, analysis: Analysis, observation_model: ObservationModel, step_size: float) -> "AmortizedFilter":
         return AmortizedFilter(
             self.dynamics, observation_model, analysis, step_size, self.lag, self.climatology, self.growth, self.clamp
         )
@@ -194,18 +205,17 @@ class AmortizedFilter(nn.Module):
         self,
         carry: Carry,
         observations: Float[Tensor, "*batch cycle channel site"],
-        first_cycle: Int[Tensor, "*batch"] | int,
+        phase: Int[Tensor, "*batch cycle"],
     ) -> Carry:
         """A cold start after the first :attr:`spinup` observations, its lag full-grown.
 
         Parameters
         ----------
         observations : zero where nothing was seen.
-        first_cycle : number of the first of them in the observation schedule.
+        phase : entries of the observation schedule that they are of.
         """
-        first_cycle = torch.as_tensor(first_cycle, device=carry.base.device)
         for age in range(self.spinup):
-            carry, _ = self.cycle(carry, observations[..., age, :, :], first_cycle + age, age=age)
+            carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], age=age)
         return carry
 
     @property

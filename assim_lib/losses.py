@@ -7,8 +7,14 @@ The **self-supervised forecast loss** compares the forecast made from the analys
 
 The error of :math:`y_{k+1}` is independent of the forecast and has mean zero; the expectation of
 :math:`\ell_k` is therefore the squared distance to the observed *truth* (over :math:`\sigma^2`), plus the constant 1.
+The same holds of forecasts for later cycles. With several **leads** an analysis is scored several times, which averages
+over observation errors, and where it will not be looked at next counts as well.
 Two more losses are here to be compared with it: one that looks at an observation which the analysis has seen, and
 one that looks at the truth.
+
+A filter that has lost the truth would drown the others. Each trajectory therefore has a **weight**, which is decided by its
+*last* innovation: whatever weighs an error must not depend on the observation that the error is measured with, or the
+expectation would no longer be the distance to the truth.
 """
 
 from collections.abc import Callable
@@ -24,17 +30,22 @@ LARGEST_LOSS = 2.0
 
 
 class Step(NamedTuple):
-    """What a loss may compare at one cycle. Of what is observed, only what the filter may know the operator of."""
+    """What a loss may compare at one cycle. Of what is observed, only what the filter may know the operator of.
+
+    forecasts, next_observations, next_masks : for the cycles that follow, one a lead.
+    weight : of each trajectory, see :func:`trajectory_weight`.
+    """
 
     analysis: Float[Tensor, "batch member channel site"]
-    forecast: Float[Tensor, "batch member channel site"]
+    forecasts: Float[Tensor, "batch lead member channel site"]
     observation: Float[Tensor, "batch channel site"]
     mask: Float[Tensor, "batch channel site"]
-    next_observation: Float[Tensor, "batch channel site"]
-    next_mask: Float[Tensor, "batch channel site"]
+    next_observations: Float[Tensor, "batch lead channel site"]
+    next_masks: Float[Tensor, "batch lead channel site"]
     truth: Float[Tensor, "batch channel site"] | None
     operator: Callable[[Tensor], Tensor]
     noise: float
+    weight: Float[Tensor, " batch"]
 
 
 LOSSES: Registry[Callable[[Step], Tensor]] = Registry("loss")
@@ -43,8 +54,9 @@ NEEDS_TRUTH = {"clean_analysis"}
 
 @LOSSES.register("ss_forecast")
 def ss_forecast(step: Step) -> Tensor:
-    """Squared distance of the mean forecast to the next observation, in units of the error variance."""
-    return _bounded(step.operator(step.forecast.mean(-3)) - step.next_observation, step.next_mask, step.noise)
+    """Squared distance of the mean forecasts to the observations ahead, in units of the error variance."""
+    error = step.operator(step.forecasts.mean(-3)) - step.next_observations
+    return _weighted(mean_square(error, step.next_masks, step.noise).mean(1), step.weight)
 
 
 @LOSSES.register("ss_analysis")
@@ -54,21 +66,35 @@ def ss_analysis(step: Step) -> Tensor:
     A counterexample: the error of the observation is in the analysis as well, so that repeating the observation costs
     nothing.
     """
-    return _bounded(step.operator(step.analysis.mean(-3)) - step.observation, step.mask, step.noise)
+    error = step.operator(step.analysis.mean(-3)) - step.observation
+    return _weighted(mean_square(error, step.mask, step.noise), step.weight)
 
 
 @LOSSES.register("clean_analysis")
 def clean_analysis(step: Step) -> Tensor:
     """Squared distance of the mean analysis to the truth, in units of the error variance: what supervision would buy."""
     error = step.analysis.mean(-3) - cast(Tensor, step.truth)
-    return _bounded(error, torch.ones_like(error), step.noise)
+    return _weighted(mean_square(error, torch.ones_like(error), step.noise), step.weight)
 
 
-def _bounded(error: Tensor, mask: Tensor, noise: float) -> Tensor:
-    # A filter that has lost its way (after a cold start, most often) would drown the others: the weight of each
-    # trajectory bounds its influence to that of a loss which a filter that tracks exceeds by chance only, which happens
-    # the more often the fewer numbers are observed. The others keep the exact square.
-    seen = mask.sum((-2, -1)).clamp_min(1)  # a cycle that sees nothing costs nothing
-    loss = (error * mask).square().sum((-2, -1)) / (seen * noise**2)
-    bound = LARGEST_LOSS + 4 * (2 / seen).sqrt()
-    return (loss * (bound / loss.detach()).clamp(max=1.0)).mean()
+def mean_square(
+    error: Float[Tensor, "*batch channel site"], mask: Float[Tensor, "*batch channel site"], noise: float
+) -> Float[Tensor, "*batch"]:
+    """Mean square over the entries of the mask, in units of the error variance; zero where there is none."""
+    return (error * mask).square().sum((-2, -1)) / (mask.sum((-2, -1)).clamp_min(1) * noise**2)
+
+
+def trajectory_weight(
+    innovation: Float[Tensor, "*batch channel site"], mask: Float[Tensor, "*batch channel site"], noise: float
+) -> Float[Tensor, "*batch"]:
+    """The weight of a trajectory by what its last forecast missed, from 1 down for a filter that has lost the truth.
+
+    It falls as the mean square of the innovation grows beyond a bound which that of a filter that tracks exceeds by chance only.
+    That happens the more often the fewer numbers are observed, and so the bound is wider.
+    """
+    bound = LARGEST_LOSS + 4 * (2 / mask.sum((-2, -1)).clamp_min(1)).sqrt()
+    return (bound / mean_square(innovation, mask, noise).detach().clamp_min(1e-12)).clamp(max=1.0)
+
+
+def _weighted(loss: Tensor, weight: Tensor) -> Tensor:
+    return (weight * loss).mean()

@@ -13,8 +13,11 @@ between the two that are registered here (a notebook can add others, see :data:`
     every other, and nothing that is learned at one site is known at the next.
 ``ff_per_operator``
     :class:`FeedForwardBank`, a feed-forward network of its own for each entry of the observation schedule.
+``original``, ``original_early``
+    :class:`OriginalTrunk`, the normalized convolutional network of McCabe & Brown (2021), and the smaller one of their best
+    published score.
 
-All are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o = V\,\mathrm{SiLU}(h^B)`,
+All but the last two are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o = V\,\mathrm{SiLU}(h^B)`,
 with windowed products for ``conv``. The last matrix :math:`V` (the ``head``) starts at zero: an untrained network
 changes nothing, and an analysis built on it starts from its classical part.
 """
@@ -35,7 +38,7 @@ class Sizes(NamedTuple):
     sites : on the ring.
     operators : period of the observation schedule.
     hidden : width.
-    blocks : number of residual blocks.
+    blocks : number of residual blocks; of the original networks, number of hidden layers.
     kernel : window of each convolution, in sites, odd.
     dropout : share of hidden channels dropped, whole channels at a time; only where a generator is given.
     """
@@ -73,6 +76,20 @@ class RingConv(nn.Module):
         return self.linear(torch.cat(windows, -1))
 
 
+def _dropped(h: Tensor, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:
+    if share == 0 or generator is None:
+        return h
+    kept = torch.rand(shape, generator=generator, device=generator.device) >= share
+    return h * kept.to(h.device) / (1 - share)
+
+
+def drop_channels(
+    h: Float[Tensor, "*batch site hidden"], share: float, generator: torch.Generator | None
+) -> Float[Tensor, "*batch site hidden"]:
+    """Dropout of whole channels, at all sites alike; none without a generator."""
+    return _dropped(h, torch.Size((*h.shape[:-2], 1, h.shape[-1])), share, generator)
+
+
 class ResidualTrunk(nn.Module):
     """The residual network that all trunks are; they differ in their layers."""
 
@@ -90,13 +107,7 @@ class ResidualTrunk(nn.Module):
         return self.head(F.silu(h))
 
     def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
-        if self.dropout == 0 or generator is None:
-            return h
-        kept = torch.rand(self._dropped_shape(h), generator=generator, device=generator.device) >= self.dropout
-        return h * kept.to(h.device) / (1 - self.dropout)
-
-    def _dropped_shape(self, h: Tensor) -> torch.Size:
-        return h.shape
+        return _dropped(h, h.shape, self.dropout, generator)
 
 
 @register_network("conv")
@@ -122,8 +133,8 @@ class RingConvTrunk(ResidualTrunk):
     ) -> Float[Tensor, "*batch site outputs"]:
         return self.residual(features, generator)
 
-    def _dropped_shape(self, h: Tensor) -> torch.Size:
-        return torch.Size((*h.shape[:-2], 1, h.shape[-1]))
+    def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        return drop_channels(h, self.dropout, generator)
 
 
 @register_network("ff")
@@ -178,3 +189,66 @@ class FeedForwardBank(nn.Module):
             order.append(chosen)
             parts.append(trunk(flat[chosen], None, generator))
         return torch.cat(parts)[torch.cat(order).argsort()].view(*features.shape[:-1], -1)
+
+
+@register_network("original")
+class OriginalTrunk(nn.Module):
+    r"""The convolutional network of McCabe & Brown (2021), with default initialization.
+
+    .. math:: h^0 = N(W^0 u), \qquad h^{b} = h^{b-1} + \lambda(N(W_2\,d(\lambda(N(W_1\,d(h^{b-1})))))), \qquad o = V\,d(h^B),
+
+    where :math:`d` drops whole channels, :math:`N` normalizes over channels and sites together (without parameters of its own), and
+    :math:`\lambda` is LeakyReLU. All products are windowed. The last of an odd number of hidden layers is a block of its own.
+
+    Parameters
+    ----------
+    inputs, outputs : number of features and of outputs per site.
+    sizes : of which ``hidden``, ``blocks`` (hidden layers, two a block), ``kernel`` and ``dropout`` matter.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+        super().__init__()
+        hidden, kernel = sizes.hidden, sizes.kernel
+        self.dropout = sizes.dropout
+        self.embed = RingConv(inputs, hidden, kernel)
+        self.layers = nn.ModuleList(RingConv(hidden, hidden, kernel) for _ in range(sizes.blocks))
+        self.head = RingConv(hidden, outputs, kernel)
+
+    def forward(
+        self,
+        features: Float[Tensor, "*batch site inputs"],
+        phase: Int[Tensor, "..."] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch site outputs"]:
+        return self.head(self._drop(self._hidden(_normalized(self.embed(features)), generator), generator))
+
+    def _hidden(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        for first in range(0, len(self.layers), 2):
+            change = h
+            for layer in self.layers[first : first + 2]:
+                change = self._layer(layer, change, generator)
+            h = h + change
+        return h
+
+    def _layer(self, layer: nn.Module, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        return F.leaky_relu(_normalized(layer(self._drop(h, generator))))
+
+    def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        return drop_channels(h, self.dropout, generator)
+
+
+@register_network("original_early")
+class OriginalEarlyTrunk(OriginalTrunk):
+    """The network of the published score of .630: rectified from the start, and the last layer replaces what came before."""
+
+    def _hidden(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        *block, last = self.layers
+        h = F.leaky_relu(h)
+        change = h
+        for layer in block:
+            change = self._layer(layer, change, generator)
+        return self._layer(last, h + change, generator)
+
+
+def _normalized(h: Tensor) -> Tensor:
+    return F.layer_norm(h, h.shape[-2:])

@@ -136,6 +136,15 @@ def every_4th(channels: int, sites: int) -> ObservationModel:
     return ObservationModel(_every(4, channels, sites, moving=True))
 
 
+@register_obs_conf("every_4th_dim_partial_obs_upstream")
+def every_4th_upstream(channels: int, sites: int) -> ObservationModel:
+    """Every fourth site; the offset goes back by one each cycle, against the direction in which news travels.
+
+    The original's Lorenz-96 is mirrored and its mask is not: this is the relative direction of its experiments.
+    """
+    return ObservationModel(_every(4, channels, sites, moving=True).flip(0))
+
+
 @register_obs_conf("every_4th_fixed")
 def every_4th_fixed(channels: int, sites: int) -> ObservationModel:
     """Every fourth site, the same ones each cycle."""

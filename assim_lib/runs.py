@@ -76,6 +76,10 @@ def build_filter(experiment: Experiment, climate: Tensor | None = None) -> Amort
             inflation=experiment.inflation,
             taper_length=experiment.taper_length,
             drift=experiment.drift * experiment.lag,
+            tendency=experiment.tendency,
+            # A site is seen in all its channels or in none, most often: one channel says it.
+            mask_features=0 if seen.schedule.all() and not experiment.settings else _distinct_channels(seen.schedule),
+            other_member=experiment.other_member,
         )
     model = AmortizedFilter(
         dynamics,
@@ -88,6 +92,10 @@ def build_filter(experiment: Experiment, climate: Tensor | None = None) -> Amort
         clamp=experiment.clamp,
     )
     return model.to(experiment.torch_device)
+
+
+def _distinct_channels(schedule: Tensor) -> int:
+    return 1 if bool((schedule == schedule[:, :1]).all()) else schedule.shape[1]
 
 
 def starting_points(experiment: Experiment, observations: Tensor, masks: Tensor, truth: Tensor) -> Tensor | None:
@@ -113,11 +121,20 @@ def training_record(experiment: Experiment, progress: bool = False) -> Record:
     truth, unit_noise = (torch.from_numpy(data[name].values) for name in ("truth", "unit_noise"))
     truth = truth[:, 1:]
     seen = observation_model(experiment.obs_conf, *truth.shape[-2:])
-    observations, masks = seen.observe(truth, unit_noise, experiment.noise), seen.mask(torch.arange(truth.shape[1]))
+    phase, masks = None, seen.mask(torch.arange(truth.shape[1]))
+    if experiment.noise_draws == "each":
+        observations = seen.operator(truth)
+    elif experiment.order == "random":
+        phase = torch.randint(seen.period, truth.shape[:2], generator=torch.Generator().manual_seed(experiment.seed))
+        masks = seen.mask(phase)
+        observations = torch.where(masks, seen.operator(truth) + experiment.noise * unit_noise, 0.0)
+    else:
+        observations = seen.observe(truth, unit_noise, experiment.noise)
     return Record(
         observations,
         near=starting_points(experiment, observations, masks, truth),
         truth=truth if experiment.loss in NEEDS_TRUTH else None,
+        phase=phase,
     ).to(experiment.torch_device)
 
 

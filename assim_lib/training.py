@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,13 +23,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from assim_lib.experiments import Experiment
 from assim_lib.filters import AmortizedFilter, Carry
-from assim_lib.losses import LOSSES, NEEDS_TRUTH, Step
+from assim_lib.integrators import rollout
+from assim_lib.losses import LOSSES, NEEDS_TRUTH, Step, trajectory_weight
 from assim_lib.observations import observation_model
 from assim_lib.storage import IntegrityError, atomic_path, sha256, verify, write_json
 from assim_lib.variety import variations
 
 WARMUP = 100
-RESTART_SHARE = 0.003
 # Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
 LARGEST_GRADIENT = 1e3
 
@@ -37,18 +37,20 @@ LARGEST_GRADIENT = 1e3
 class Record(NamedTuple):
     """What a filter is trained on, each (segment, cycle, channel, site).
 
-    observations : zero where nothing is seen.
+    observations : zero where nothing is seen; without errors, and everywhere, where these are drawn afresh at each pass.
     near : what filters start from, NaN where that is the climatology; None if it is everywhere.
     truth : only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`; None for the others.
+    phase : (segment, cycle), entries of the observation schedule; None if they come in turn.
     """
 
     observations: Float[Tensor, "segment cycle channel site"]
     near: Float[Tensor, "segment cycle channel site"] | None = None
     truth: Float[Tensor, "segment cycle channel site"] | None = None
+    phase: Int[Tensor, "segment cycle"] | None = None
 
     def to(self, device: torch.device) -> "Record":
         """The same numbers on a device."""
-        return Record(self.observations.to(device), *(x if x is None else x.to(device) for x in self[1:]))
+        return Record(*(x if x is None else x.to(device) for x in self))
 
 
 def _moving_average(largest: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -99,15 +101,35 @@ class Course:
         """Random trajectories, and random cycles in them at which a window fits: phases of a schedule stay mixed."""
         segments, cycles = self.observations.shape[:2]
         segment = torch.randint(segments, (filters,), generator=self.generator)
-        last = cycles - self.experiment.window
+        last = cycles - self.reach
         return segment, torch.randint(self.model.spinup, last, (filters,), generator=self.generator)
+
+    @property
+    def reach(self) -> int:
+        """Number of cycles from the first of a window to the last that is compared with its forecasts."""
+        return self.experiment.window + self.experiment.leads - 1
+
+    def _received(self, segment: Tensor, cycles: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations of some cycles, and the entries of the schedule that they are of."""
+        device = self.observations.device
+        segment, cycles = segment.to(device)[:, None], cycles.to(device)
+        values, period = self.observations[segment, cycles], len(self.model.schedule)
+        if self.experiment.noise_draws == "once":
+            return values, cycles % period if self.record.phase is None else self.record.phase[segment, cycles]
+        phase = cycles % period
+        if self.experiment.order == "random":
+            phase = torch.randint(period, cycles.shape, generator=self.generator).to(device)
+        errors = self.experiment.noise * torch.randn(values.shape, generator=self.generator).to(device)
+        return (values + errors) * self.model.schedule[phase], phase
 
     def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
         near = None if self.record.near is None else self.record.near[segment, position]
         carry = self.model.cold_start(len(segment), generator=self.generator, near=near)
-        before = (position[:, None] + torch.arange(-self.model.spinup, 0)).to(self.observations.device)
-        observations = self.observations[segment[:, None].to(before.device), before]
-        return self.model.spun_up(carry, observations, before[:, :1].squeeze(1) if self.model.spinup else 0)
+        if not self.model.spinup:
+            return carry
+        return self.model.spun_up(
+            carry, *self._received(segment, position[:, None] + torch.arange(-self.model.spinup, 0))
+        )
 
     def choose(self) -> Tensor:
         """A random batch of the pool."""
@@ -117,25 +139,27 @@ class Course:
         """The loss of some filters of the pool over their next window, and where they end."""
         device, loss_of = self.observations.device, LOSSES[self.experiment.loss]
         carry = Carry(*(part[slots.to(device)] for part in self.pool))
-        cycles = (self.position[slots, None] + torch.arange(self.experiment.window + 1)).to(device)
+        cycles, leads = self.position[slots, None] + torch.arange(self.reach + 1), self.experiment.leads
+        seen, phase = self._received(self.segment[slots], cycles)
+        known, operator, noise = self.model.known[phase], self.model.observation_model.operator, self.experiment.noise
         segment = self.segment[slots, None].to(device)
-        seen, phase = self.observations[segment, cycles], cycles % len(self.model.known)
-        known = self.model.known[phase]
-        truth = None if self.record.truth is None else self.record.truth[segment, cycles]
-        dropout = self.generator if self.experiment.dropout else None
+        truth = None if self.record.truth is None else self.record.truth[segment, cycles.to(device)]
         losses = []
         for k in range(self.experiment.window):
-            carry, analysis = self.model.cycle(carry, seen[:, k], phase[:, k], dropout)
+            innovation = operator(carry.forecast.mean(-3)) - seen[:, k]
+            carry, analysis = self.model.cycle(carry, seen[:, k], phase[:, k], self.generator)
+            forecasts = rollout(lambda x: self.model.dynamics.flow(x, self.model.steps), carry.forecast, leads - 1)
             step = Step(
                 analysis=analysis,
-                forecast=carry.forecast,
+                forecasts=forecasts.movedim(0, 1),
                 observation=seen[:, k],
                 mask=known[:, k],
-                next_observation=seen[:, k + 1],
-                next_mask=known[:, k + 1],
+                next_observations=seen[:, k + 1 : k + 1 + leads],
+                next_masks=known[:, k + 1 : k + 1 + leads],
                 truth=None if truth is None else truth[:, k],
-                operator=self.model.observation_model.operator,
-                noise=self.experiment.noise,
+                operator=operator,
+                noise=noise,
+                weight=trajectory_weight(innovation, known[:, k], noise),
             )
             losses.append(loss_of(step))
         return torch.stack(losses).mean(), carry.detach()
@@ -144,8 +168,8 @@ class Course:
         """Put filters back into the pool a window later; some start anew, as all do at the end of their record."""
         position = self.position[slots] + self.experiment.window
         finite = torch.stack([part.flatten(1).isfinite().all(1) for part in carry]).all(0).cpu()
-        restart = (position + self.experiment.window >= self.observations.shape[1]) | ~finite
-        restart |= torch.rand(len(slots), generator=self.generator) < RESTART_SHARE
+        restart = (position + self.reach >= self.observations.shape[1]) | ~finite
+        restart |= torch.rand(len(slots), generator=self.generator) < self.experiment.restart
         self.position[slots] = position
         for pooled, old in zip(self.pool, carry, strict=True):
             pooled[slots.to(old.device)] = old
@@ -185,7 +209,8 @@ class Trainer:
     def __init__(self, experiment: Experiment, model: AmortizedFilter, *records: Record):
         self.experiment, self.model = experiment, model
         self.generator = torch.Generator().manual_seed(experiment.seed)
-        settings = in_settings(experiment, model, variations(experiment))
+        trained = model.with_members(experiment.training_m or experiment.m)
+        settings = in_settings(experiment, trained, variations(experiment))
         self.courses = [
             Course(*setting, record, self.generator) for setting, record in zip(settings, records, strict=True)
         ]
@@ -223,7 +248,7 @@ class Trainer:
             optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
-        usable = bool(norm < LARGEST_GRADIENT)  # False for a NaN as well
+        usable = bool(norm < max(LARGEST_GRADIENT, self.experiment.clip_norm))  # False for a NaN as well
         if usable:
             for optimizer in self.optimizers.values():
                 optimizer.step()
@@ -258,7 +283,10 @@ class Trainer:
 
     def _set_learning_rate(self) -> float:
         done = self.update / self.experiment.updates
-        scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+        if self.experiment.rates == "steps":
+            scale = min(1.0, 0.37 ** (1 - 10 * done)) * 0.5 ** ((done >= 0.4) + (done >= 0.8))
+        else:
+            scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
         for optimizer, rate in zip(
             self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True
         ):

@@ -26,7 +26,7 @@ def scales(mean: float = 2.3, std: float = 3.6, noise: float = 1.0, channels: in
 
 SCALES = scales()
 # Every analysis, and the one that works without an ensemble.
-CASES = [("original", 4), ("recurrent", 4), ("recurrent", 1), ("hybrid", 4), ("covariant", 4), ("extended", 1)]
+CASES = [("original", 4), ("gated", 4), ("recurrent", 4), ("recurrent", 1), ("hybrid", 4), ("covariant", 4), ("extended", 1)]
 
 
 def soon_on_attractor(self: Dynamics, batch: int, generator: torch.Generator, spinup: float = 4.0) -> Tensor:

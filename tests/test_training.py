@@ -13,10 +13,18 @@ from small import CASES, Quick, climatology, generator, scales, shaken, small_an
 
 import assim_lib
 from assim_lib import losses as losses_module
-from assim_lib import training
 from assim_lib.experiments import Experiment, configure
 from assim_lib.filters import AmortizedFilter, Carry, assimilate
-from assim_lib.losses import LARGEST_LOSS, LOSSES, NEEDS_TRUTH, Step, clean_analysis, ss_analysis, ss_forecast
+from assim_lib.losses import (
+    LARGEST_LOSS,
+    LOSSES,
+    NEEDS_TRUTH,
+    Step,
+    clean_analysis,
+    ss_analysis,
+    ss_forecast,
+    trajectory_weight,
+)
 from assim_lib.observations import identity, observation_model
 from assim_lib.storage import IntegrityError, sha256, write_json
 from assim_lib.systems import Lorenz96
@@ -67,7 +75,7 @@ def only_course(trainer):
     return course
 
 
-@pytest.fixture(params=[(*case, lag) for case, lag in zip(CASES, (0, 2, 0, 2, 2, 2), strict=True)], ids=str)
+@pytest.fixture(params=[(*case, lag) for case, lag in zip(CASES, (0, 2, 2, 0, 2, 2, 2), strict=True)], ids=str)
 def case(request):
     """Every analysis, with and without lag, a single member, dropout where it is usual."""
     name, m, lag = request.param
@@ -83,14 +91,22 @@ def unbounded(monkeypatch):
 # ---- losses
 
 
-def step(analysis, observation=None, mask=None, noise=1.0, operator=identity, forecast=None, **others) -> Step:
-    """What a cycle has to show; what is not said is the analysis, its mean, or everywhere."""
+def step(analysis, observation=None, mask=None, noise=1.0, operator=identity, forecast=None, ahead=None, **others):
+    """What a cycle has to show; what is not said is the analysis, its mean, or everywhere; ``ahead`` is seen next, and where."""
     forecast = analysis if forecast is None else forecast
     observation = analysis.mean(-3) if observation is None else observation
     mask = torch.ones_like(observation) if mask is None else mask
-    pairs = {"observation": observation, "mask": mask, "next_observation": observation, "next_mask": mask}
-    settings = {**pairs, "truth": observation, "operator": operator, "noise": noise, **others}
-    return Step(analysis=analysis, forecast=forecast, **settings)
+    following, there = (observation, mask) if ahead is None else ahead
+    settings = {"truth": observation, "operator": operator, "noise": noise, "weight": torch.ones(len(analysis)), **others}
+    return Step(
+        analysis=analysis,
+        forecasts=forecast[:, None],
+        observation=observation,
+        mask=mask,
+        next_observations=following[:, None],
+        next_masks=there[:, None],
+        **settings,
+    )
 
 
 def test_the_losses_by_hand():
@@ -99,11 +115,11 @@ def test_the_losses_by_hand():
     numbers, mask = torch.tensor([[[2.0, 3.0, 4.0, 99.0]]]), torch.tensor([[[1.0, 1.0, 1.0, 0.0]]])
     far, ones = torch.full((1, 1, 4), 1e3), torch.ones(1, 1, 4)
 
-    seen = step(analysis, numbers, mask, 2.0, forecast=far[:, None], next_observation=-far, next_mask=ones, truth=-far)
+    seen = step(analysis, numbers, mask, 2.0, forecast=far[:, None], ahead=(-far, ones), truth=-far)
     assert float(ss_analysis(seen)) == pytest.approx((0 + 1 + 4) / 3 / 4)
     assert float(ss_analysis(seen._replace(operator=lambda x: 2 * x))) == pytest.approx((4 + 1 + 0) / 3 / 4)
 
-    ahead = step(far[:, None], -far, ones, 2.0, forecast=analysis, next_observation=numbers, next_mask=mask, truth=-far)
+    ahead = step(far[:, None], -far, ones, 2.0, forecast=analysis, ahead=(numbers, mask), truth=-far)
     assert float(ss_forecast(ahead)) == pytest.approx((0 + 1 + 4) / 3 / 4)
     assert float(ss_forecast(ahead._replace(operator=lambda x: 2 * x))) == pytest.approx((4 + 1 + 0) / 3 / 4)
 
@@ -114,17 +130,37 @@ def test_the_losses_by_hand():
 
 
 @pytest.mark.parametrize("seen", [1, 8, 200])
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_the_loss_of_a_lost_trajectory_is_bounded_and_pulls_no_harder(loss, seen):
+def test_a_lost_trajectory_pulls_no_harder_the_farther_away_it_is(seen):
     bound = LARGEST_LOSS + 4 * (2 / seen) ** 0.5
     inside = 0.9 * bound**0.5
-    x = torch.tensor([1.0, inside, 2 * bound, 1000.0]).view(4, 1, 1, 1).expand(4, 1, 1, seen).clone().requires_grad_()
-    value = loss(step(x, torch.zeros(4, 1, seen)))
-    assert float(value.detach()) == pytest.approx((1 + inside**2 + bound + bound) / 4)
-    value.backward()
-    # Of x² the gradient is 2x; where the loss exceeds the bound it is that of bound · x²/x₀² at x₀.
-    expected = [2.0, 2 * inside, 2 * bound / (2 * bound), 2 * bound / 1000.0]
-    assert (4 * x.grad.sum((1, 2, 3))).tolist() == pytest.approx(expected)
+    innovation = torch.tensor([1.0, inside, 2 * bound, 1000.0]).view(4, 1, 1).expand(4, 1, seen)
+    weight = trajectory_weight(innovation, torch.ones(4, 1, seen), 1.0)
+    assert weight.tolist() == pytest.approx([1.0, 1.0, bound / (2 * bound) ** 2, bound / 1e6])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_loss_is_the_weighted_mean_over_trajectories(loss):
+    x = torch.arange(1.0, 5.0).view(4, 1, 1, 1)
+    weight = torch.tensor([1.0, 0.5, 0.0, 0.25])
+    value = loss(step(x, torch.zeros(4, 1, 1), weight=weight))
+    assert float(value) == pytest.approx((1 + 0.5 * 4 + 0.25 * 16) / 4)
+
+
+def test_the_weight_biases_nothing():
+    """What weighs an error is known before the observation that it is measured with: the least loss is at the truth.
+
+    A weight that looked at this error itself would pull the best guess of a skewed quantity away from its mean.
+    """
+    draws = 200_000
+    error = torch.distributions.Exponential(1.0).sample((draws, 1, 1)) - 1  # skewed, mean zero
+    last = 3 * torch.randn(draws, 1, 1, generator=generator())
+    guess = torch.zeros(1, dtype=torch.float32, requires_grad=True)
+    weight = trajectory_weight(last, torch.ones(draws, 1, 1), 1.0)
+    ahead = error, torch.ones_like(error)
+    loss = ss_forecast(step(guess.expand(draws, 1, 1, 1), error, ahead=ahead, weight=weight))
+    (gradient,) = torch.autograd.grad(loss, guess)
+    assert weight.min() < 0.5
+    assert abs(float(gradient)) < 0.02
 
 
 def test_a_filter_that_tracks_meets_the_bound_by_chance_only():
@@ -151,7 +187,8 @@ def test_the_expected_loss_is_the_distance_to_the_truth_plus_one(noise):
     forecast = (truth + 0.4 * noise * torch.randn(sites, generator=generator(2), dtype=torch.float64)).requires_grad_()
     unit = torch.randn((draws, 1, sites), generator=generator(3), dtype=torch.float64)
     observation = truth + noise * unit
-    loss = ss_forecast(step(forecast.expand(draws, 1, 1, sites), next_observation=observation, noise=noise))
+    ahead = observation, torch.ones_like(observation)
+    loss = ss_forecast(step(forecast.expand(draws, 1, 1, sites), ahead=ahead, noise=noise))
     distance = (forecast - truth).square().mean() / noise**2
     assert 0.1 < distance < 0.3
     # Half a million independent errors: 1 ± 0.0016, and so on.
@@ -173,7 +210,7 @@ def test_only_an_observation_that_is_not_seen_knows_the_best_weight(noise, error
     weights = [0.0, best - 0.1, best, best + 0.1, 1.0]
     for w in weights:
         analysis = (forecast + w * (observation - forecast))[:, None]
-        seen = step(analysis, observation, noise=noise, next_observation=another, truth=truth)
+        seen = step(analysis, observation, noise=noise, ahead=(another, torch.ones_like(another)), truth=truth)
         clean = ((1 - w) ** 2 * error**2 + w**2 * noise**2) / noise**2
         seen_itself = (1 - w) ** 2 * (error**2 + noise**2) / noise**2
         for name, value in {"clean_analysis": clean, "ss_analysis": seen_itself, "ss_forecast": clean + 1}.items():
@@ -220,13 +257,12 @@ def test_the_truth_behind_the_observations_does_not_matter(data):
     assert_same_run(ours, theirs)
 
 
-def test_starts_near_numbers_are_near_those_of_the_cycle_of_entry(data, monkeypatch):
+def test_starts_near_numbers_are_near_those_of_the_cycle_of_entry(data):
     """At first, and whenever a filter starts anew."""
     truth = truth_of(data)
     near = torch.where(torch.arange(12) < 8, truth, math.nan)
-    ours = trainer(data, near=near, pool=64, batch=64, noise=0.5)
+    ours = trainer(data, near=near, pool=64, batch=64, noise=0.5, restart=1.0)
     course = only_course(ours)
-    monkeypatch.setattr(training, "RESTART_SHARE", 1.0)  # all of them, after each update
     for update in range(3):
         around = truth[course.segment, course.position][:, None]
         error = (course.pool.base - around)[..., :8]
@@ -238,9 +274,8 @@ def test_starts_near_numbers_are_near_those_of_the_cycle_of_entry(data, monkeypa
         advance(ours, 1)
 
 
-def test_without_numbers_to_start_near_filters_start_from_the_climatology(data, monkeypatch):
-    ours = trainer(data, pool=64, batch=64)
-    monkeypatch.setattr(training, "RESTART_SHARE", 1.0)
+def test_without_numbers_to_start_near_filters_start_from_the_climatology(data):
+    ours = trainer(data, pool=64, batch=64, restart=1.0)
     states = {tuple(state) for state in ours.model.climatology.flatten(1).tolist()}
     for _ in range(2):
         assert {tuple(state) for state in only_course(ours).pool.base.reshape(-1, 12).tolist()} <= states
@@ -292,10 +327,9 @@ def test_supervision_knows_the_truth_of_every_cycle(data):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_window_by_hand(data, case, loss, unbounded, monkeypatch):
+def test_a_window_by_hand(data, case, loss, unbounded):
     """Filters of the pool go on where they stood: same trajectory, next cycle, right mask."""
-    monkeypatch.setattr(training, "RESTART_SHARE", 0.0)
-    ours = trainer(data, **case, batch=6, noise=0.5, loss=loss)
+    ours = trainer(data, **case, batch=6, noise=0.5, loss=loss, restart=0.0)
     course = only_course(ours)
     # Middle of the record: nobody starts anew.
     course.position = torch.tensor([0, 1, 2, 3, 50, 101])
