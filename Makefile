@@ -10,15 +10,19 @@ CONSTRAINTS ?= constraints.txt
 # Options for pytest, and for the long computations: `make test PYTEST="-k site"`, `make train ARGS="l96_conv --m 5"`.
 PYTEST      ?=
 ARGS        ?=
+# Processes at a time; each has one thread, which suits tensors as small as these.
+JOBS        ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED  := $(NOTEBOOKS:%=build/executed/%)
 # What a notebook's outputs depend on, apart from the notebook.
-INPUTS    := $(wildcard assim_lib/*.py constraints.txt) $(shell find data -type f 2>/dev/null)
+INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(shell find data -type f 2>/dev/null)
 
-.PHONY: help install book test lint lock clean test-sets train baselines scores
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install book executed test lint lock clean test-sets train baselines scores
 
 help: ## list what can be made
 	@echo "make <target>:"
@@ -33,26 +37,31 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install $(addprefix -c ,$(CONSTRAINTS)) -e '.[baselines,book,test]'
 	@touch $@
 
-book: $(EXECUTED) | $(INSTALLED) ## execute every notebook that is out of date, then render the book
+book: | $(INSTALLED) ## execute every notebook that is out of date, then render the book
+	+@$(MAKE) --no-print-directory --jobs=$(JOBS) executed
 	@echo "==> rendering the book (a warning is an error)"
 	$(BIN)/python book/build_site.py build/executed/notebooks build/site
 	@echo "==> done: open $(CURDIR)/build/site/_build/html/index.html"
 
-build/executed/notebooks/%.ipynb: notebooks/%.ipynb $(INPUTS) | $(INSTALLED)
-	@mkdir -p $(@D)
-	@echo "==> executing $<"
-	$(BIN)/papermill --cwd notebooks $< $@
+executed: $(EXECUTED)
 
-# Two workers with one thread each suit two cores; a file's tests, and a notebook's cells, stay together.
-test: export OMP_NUM_THREADS ?= 1
+# Under another name until it is complete: a notebook that was interrupted is not up to date.
+build/executed/notebooks/%.ipynb: notebooks/%.ipynb $(INPUTS) | $(INSTALLED)
+	@mkdir -p $(@D) build/executing
+	@echo "==> executing $<"
+	@$(BIN)/papermill --no-progress-bar --cwd notebooks $< build/executing/$(@F)
+	@mv build/executing/$(@F) $@
+
+# A file's tests, and a notebook's cells, stay together.
 test: lint ## lint, then all tests, those of the notebooks' committed outputs and of the rendered site included
 	@echo "==> testing the library, the notebooks and the site"
-	$(BIN)/pytest tests notebooks --nbval --nbval-current-env -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/pytest tests notebooks --nbval --nbval-current-env -n $(JOBS) --dist loadfile $(PYTEST)
 
-lint: | $(INSTALLED) ## style (ruff) and types (pyright)
-	@echo "==> checking style and types"
+lint: | $(INSTALLED) ## style (ruff), types (pyright) and what imports what (import-linter)
+	@echo "==> checking style, types and imports"
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 
 # What stands in data/ was made by these. Each says how far it is, and goes on where it was interrupted.

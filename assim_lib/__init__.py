@@ -1,1 +1,83 @@
-"""Amortized assimilation: recurrent neural ensemble filters, trained from noisy observations alone."""
+"""Amortized assimilation: recurrent neural ensemble filters, trained from noisy observations alone.
+
+The library proper is what stands beside this file: a system is observed (:mod:`~assim_lib.systems`,
+:mod:`~assim_lib.observations`, :mod:`~assim_lib.twin`), an analysis corrects a forecast (:mod:`~assim_lib.networks`,
+:mod:`~assim_lib.analyses`), a filter cycles through a record (:mod:`~assim_lib.filter`), and is judged
+(:mod:`~assim_lib.losses`, :mod:`~assim_lib.evaluation`). What uses it has folders of its own:
+:mod:`~assim_lib.training`, :mod:`~assim_lib.classical` (DAPPER's methods), :mod:`~assim_lib.study` (this book's
+results) and :mod:`~assim_lib.figures`.
+
+The names below are imported when they are first asked for: a table of scores is read without PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assim_lib.analyses import Analysis, AnalysisInput, Corrected, register_analysis
+    from assim_lib.evaluation import Scores
+    from assim_lib.filter import AmortizedFilter, Carry, assimilate
+    from assim_lib.networks import register_network
+    from assim_lib.observations import ObservationModel, register_obs_conf
+    from assim_lib.setting import Setting
+    from assim_lib.systems import Dynamics, register_system, system_of
+    from assim_lib.training.checkpoints import checkpoint_path, load_filter
+    from assim_lib.training.experiment import Experiment, ParameterError, configure
+    from assim_lib.training.run import train
+    from assim_lib.training.validation import run_filter, score
+    from assim_lib.twin import TwinExperiment, simulate
+
+_WHERE = {
+    "analyses": ("Analysis", "AnalysisInput", "Corrected", "register_analysis"),
+    "evaluation": ("Scores",),
+    "filter": ("AmortizedFilter", "Carry", "assimilate"),
+    "networks": ("register_network",),
+    "observations": ("ObservationModel", "register_obs_conf"),
+    "setting": ("Setting",),
+    "systems": ("Dynamics", "register_system", "system_of"),
+    "training.checkpoints": ("checkpoint_path", "load_filter"),
+    "training.experiment": ("Experiment", "ParameterError", "configure"),
+    "training.run": ("train",),
+    "training.validation": ("run_filter", "score"),
+    "twin": ("TwinExperiment", "simulate"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "AmortizedFilter",
+    "Analysis",
+    "AnalysisInput",
+    "Carry",
+    "Corrected",
+    "Dynamics",
+    "Experiment",
+    "ObservationModel",
+    "ParameterError",
+    "Scores",
+    "Setting",
+    "TwinExperiment",
+    "assimilate",
+    "checkpoint_path",
+    "configure",
+    "load_filter",
+    "register_analysis",
+    "register_network",
+    "register_obs_conf",
+    "register_system",
+    "run_filter",
+    "score",
+    "simulate",
+    "system_of",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
 score       score published filters again, after a change of the library
-examine     run a published filter for very long, and in settings it was not trained on
+stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 scores      collect data/results/*.json into data/results/scores.csv
@@ -11,19 +11,15 @@ scores      collect data/results/*.json into data/results/scores.csv
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
-from assim_lib.experiments import Experiment, configure
-from assim_lib.results import write_scores
-from assim_lib.systems import system_of
-from assim_lib.trajectories import CYCLES, freeze, trajectory_path
+# Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
+Work = Callable[[], Iterable[Path]]
 
-
-def _positive(text: str) -> int:
-    return _count(text, least=1)
+_MISTAKES = (ValueError, LookupError, FileNotFoundError, FileExistsError)
 
 
 def _count(text: str, least: int = 0) -> int:
@@ -32,140 +28,199 @@ def _count(text: str, least: int = 0) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    return _count(text, least=1)
+
+
+def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
+    parser.add_argument(
+        "--threads", type=_positive, default=1, help="processor threads (these small tensors gain little from more)"
+    )
+    return parser
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def test_sets_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", default="l96")
+    parser.add_argument("--step-size", type=float, default=0.1)
+    parser.add_argument(
+        "--again", action="store_true", help="replace what is frozen: all stored scores refer to the old one"
+    )
+
+
+def test_sets(system: str, step_size: float, again: bool) -> Work:
+    from assim_lib.systems import system_of
+    from assim_lib.twin import CYCLES, freeze, trajectory_path
+
+    dynamics = system_of(system)
+    dynamics.steps_per_cycle(step_size)
+    if not again and any(trajectory_path(dynamics.name, step_size, split).exists() for split in CYCLES):
+        raise FileExistsError(
+            f"system = {dynamics.name!r} with step_size = {step_size:g} is frozen already, and all its scores refer to "
+            "that truth; replace it with --again."
+        )
+    return lambda: (freeze(dynamics, step_size, split) for split in CYCLES)
+
+
+def train_parser(parser: argparse.ArgumentParser) -> None:
+    from assim_lib.training.experiment import Experiment
+
+    _with_runs(parser)
+    parser.add_argument("experiment")
+    parser.add_argument(
+        "--curve-points", type=_count, default=40, help="how often to score on validation data on the way"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
+    )
+    parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+    for name, field in Experiment.model_fields.items():
+        if name == "experiment":
+            continue
+        if field.annotation is bool:
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=field.description)
+            continue
+        # The type itself, or the one beside None.
+        kind = next((k for k in (int, float) if k in (field.annotation, *get_args(field.annotation))), str)
+        parser.add_argument(f"--{name}", type=kind, help=field.description)
+
+
+def train(
+    experiment: str, runs: Path, threads: int, curve_points: int, again: bool, plugins: str, **options: Any
+) -> Work:
+    from assim_lib.registry import import_plugins
+    from assim_lib.study.publish import check_publishable, publish
+    from assim_lib.training.checkpoints import read_state
+    from assim_lib.training.experiment import configure
+    from assim_lib.training.run import train
+
+    _set_threads(threads)
+    import_plugins(plugins)
+    configured = configure(experiment, **options)
+    check_publishable(configured, again)
+    folder = runs / configured.name
+    if (folder / "state.safetensors").exists():
+        read_state(folder / "state.safetensors", configured)
+    return lambda: [publish(configured, *train(configured, folder, curve_points))]
+
+
+def score_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="+", help="of a checkpoint, without the ending")
+
+
+def score(name: list[str]) -> Work:
+    from assim_lib.study.publish import publish_again
+    from assim_lib.training.checkpoints import checkpoint_path, load_filter
+
+    _set_threads(1)
+    for each in name:
+        load_filter(checkpoint_path(each))
+    return lambda: map(publish_again, name)
+
+
+def stress_parser(parser: argparse.ArgumentParser) -> None:
+    _with_runs(parser).add_argument("name", help="of a checkpoint, without the ending")
+
+
+def stress(name: str, runs: Path, threads: int) -> Work:
+    from assim_lib.study.long_runs import stress_test
+    from assim_lib.training.checkpoints import checkpoint_path, load_filter
+
+    _set_threads(threads)
+    load_filter(checkpoint_path(name))
+    return lambda: [stress_test(name, runs / name)]
+
+
+def ablate_parser(parser: argparse.ArgumentParser) -> None:
+    _with_runs(parser).add_argument("variant", nargs="*", help="all by default")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+
+
+def ablate(variant: list[str], seed: list[int], runs: Path, threads: int) -> Work:
+    from assim_lib.study import ablation
+
+    _set_threads(threads)
+    wanted = [(name, number) for number in seed for name in variant or ablation.VARIANTS]
+    for name, number in wanted:
+        ablation.variant(name, number)
+    return lambda: (ablation.ablate(name, number, runs) for name, number in wanted)
+
+
+def baselines_parser(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tune and score classical methods: those that are not scored yet, of the settings, methods and sizes that are "
+        "asked for (all by default). Stop it at any time: it goes on where it was."
+    )
+    kinds = {"system": str, "obs_conf": str, "step_size": float, "noise": float, "method": str, "m": int}
+    for name, kind in kinds.items():
+        parser.add_argument(f"--{name}", type=kind, nargs="+")
+    parser.add_argument("--processes", type=_positive, default=1)
+    parser.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
+
+
+def baselines(processes: int, again: bool, **wanted: list[Any] | None) -> Work:
+    from assim_lib.classical.contenders import choose
+    from assim_lib.study.benchmark import compare_all
+
+    chosen = choose(**{name: values for name, values in wanted.items() if values})
+    return lambda: chain(compare_all(chosen, processes, again), _table())
+
+
+def scores_parser(parser: argparse.ArgumentParser) -> None:
+    """It takes no arguments."""
+
+
+def scores() -> Work:
+    return _table
+
+
+def _table() -> Iterator[Path]:
+    from assim_lib.study.results import write_scores
+
+    yield write_scores()  # when it is its turn: after all others
+
+
+# Name → what it does in a few words, its arguments, and itself.
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[..., Work]]] = {
+    "test-sets": (
+        "freeze test and validation truth (chaos: never the same twice elsewhere)",
+        test_sets_parser,
+        test_sets,
+    ),
+    "train": ("train an experiment and publish it", train_parser, train),
+    "score": ("score published filters again", score_parser, score),
+    "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
+    "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
+    "baselines": ("tune and score classical methods", baselines_parser, baselines),
+    "scores": ("collect the results into one table", scores_parser, scores),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="assim_lib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    sets = commands.add_parser(
-        "test-sets", help="freeze test and validation truth (chaos: never the same twice elsewhere)"
-    )
-    sets.add_argument("--system", default="l96")
-    sets.add_argument("--step-size", type=float, default=0.1)
-    sets.add_argument(
-        "--again", action="store_true", help="replace what is frozen: all stored scores refer to the old one"
-    )
-    baselines = commands.add_parser(
-        "baselines",
-        help="tune and score classical methods",
-        description="Tune and score classical methods: those that are not scored yet, of the settings, methods and sizes "
-        "that are asked for (all by default). Stop it at any time: it goes on where it was.",
-    )
-    for name, kind in {
-        "system": str,
-        "obs_conf": str,
-        "step_size": float,
-        "noise": float,
-        "method": str,
-        "m": int,
-    }.items():
-        baselines.add_argument(f"--{name}", type=kind, nargs="+")
-    baselines.add_argument("--processes", type=_positive, default=1)
-    baselines.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
-    ablate = commands.add_parser(
-        "ablate", help="what each part of the recipe is worth; what is stored is not run again"
-    )
-    ablate.add_argument("variant", nargs="*", help="all by default")
-    ablate.add_argument("--seed", type=int, nargs="+", default=[0])
-    ablate.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
-    examine = commands.add_parser("examine", help="what a published filter stands: long runs, other settings")
-    examine.add_argument("name", help="of its checkpoint, without the ending")
-    examine.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
-    score = commands.add_parser("score", help="score published filters again")
-    score.add_argument("name", nargs="+", help="of a checkpoint, without the ending")
-    commands.add_parser("scores", help="collect the results into one table")
-    train = commands.add_parser("train", help="train an experiment and publish it")
-    train.add_argument("experiment")
-    train.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
-    train.add_argument(
-        "--curve-points", type=_count, default=40, help="how often to score on validation data on the way"
-    )
-    train.add_argument(
-        "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
-    )
-    for name, field in Experiment.model_fields.items():
-        if name != "experiment":
-            # The type itself, or the one beside None.
-            kind = next((k for k in (int, float) if k in (field.annotation, *get_args(field.annotation))), str)
-            if field.annotation is bool:
-                train.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=field.description)
-            else:
-                train.add_argument(f"--{name}", type=kind, help=field.description)
+    for name, (words, add_arguments, _) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=words))
     return parser
-
-
-def _prepared(command: str, arguments: dict[str, Any]) -> Callable[[], Iterable[Path]]:
-    """A command whose arguments have been found right, before anything is computed; it yields the files it wrote.
-
-    Raises
-    ------
-    ValueError, LookupError, FileNotFoundError, FileExistsError : if they are not.
-    """
-    # Imports come late: no command needs all of the library, and `baselines` alone needs DAPPER.
-    if command == "test-sets":
-        dynamics, step_size = system_of(arguments["system"]), arguments["step_size"]
-        dynamics.steps_per_cycle(step_size)
-        frozen = [split for split in CYCLES if trajectory_path(dynamics.name, step_size, split).exists()]
-        if frozen and not arguments["again"]:
-            raise FileExistsError(
-                f"system = {dynamics.name!r} with step_size = {step_size:g} is frozen already, and all its scores refer to that "
-                "truth; replace it with --again."
-            )
-        return lambda: (freeze(dynamics, step_size, split) for split in CYCLES)
-    if command == "baselines":
-        from assim_lib.comparison import compare_all
-        from assim_lib.tuning import choose
-
-        processes, again = arguments.pop("processes"), arguments.pop("again")
-        chosen = choose(**{name: values for name, values in arguments.items() if values})
-        return lambda: chain(compare_all(chosen, processes, again), _scores())
-    if command == "ablate":
-        from assim_lib.ablation import VARIANTS, ablate, variant
-
-        wanted = [(name, seed) for seed in arguments["seed"] for name in arguments["variant"] or VARIANTS]
-        for name, seed in wanted:
-            variant(name, seed)
-        return lambda: (ablate(name, seed, arguments["runs"]) for name, seed in wanted)
-    if command == "examine":
-        from assim_lib.robustness import examine
-        from assim_lib.runs import load_filter, published
-
-        name = arguments["name"]
-        load_filter(published(name))
-        return lambda: [examine(name, arguments["runs"] / name)]
-    if command == "score":
-        from assim_lib.runs import load_filter, publish_again, published
-
-        for name in arguments["name"]:
-            load_filter(published(name))
-        return lambda: (publish_again(name) for name in arguments["name"])
-    if command == "train":
-        from assim_lib.runs import may_publish, publish, train
-        from assim_lib.training import read_state
-
-        runs, points, again = (arguments.pop(name) for name in ("runs", "curve_points", "again"))
-        experiment = configure(arguments.pop("experiment"), **arguments)
-        may_publish(experiment, again)
-        folder = runs / experiment.name
-        if (folder / "state.safetensors").exists():
-            read_state(folder / "state.safetensors", experiment)
-        return lambda: [publish(experiment, *train(experiment, folder, points))]
-    return _scores
-
-
-def _scores() -> Iterable[Path]:
-    yield write_scores()  # when it is its turn: after all others
 
 
 def main() -> None:
     """Run one command."""
     arguments = vars(_parser().parse_args())
-    command = arguments.pop("command")
+    name = arguments.pop("command")
     try:
-        run = _prepared(command, arguments)
-    except (ValueError, LookupError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(f"assim_lib {command}: {error}")
-    for path in run():
+        work = COMMANDS[name][2](**arguments)
+    except _MISTAKES as error:
+        sys.exit(f"assim_lib {name}: {error}")
+    for path in work():
         print("wrote", path)
 
 

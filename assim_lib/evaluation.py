@@ -5,7 +5,11 @@ the mean of these over the scored cycles. **Spread** is the root of the mean ens
 ensemble it equals the RMSE. **CRPS** and the **rank histogram** come from the ``scores`` library.
 
 Successive cycles are correlated. Confidence intervals therefore resample blocks of cycles, long against
-the memory of the system, not single cycles.
+the memory of the system, not single cycles. Two methods that saw the same observations are compared by the **paired**
+difference of their errors, cycle by cycle: most of what is hard is hard for both.
+
+A method has **lost the truth** where over :data:`LOST_AFTER` cycles it is worse than the climatological mean. The same
+criterion holds for classical and learned methods.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
-from scipy.stats import bootstrap
-from scores.probability import crps_for_ensemble, rank_histogram
+from jaxtyping import Bool, Float
 
 BLOCK = 100
+# By a little more than the climatology of one run differs from that of another.
+LOST_AT, LOST_AFTER = 1.02, 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def crps(
 
     For one member it is the mean absolute error.
     """
+    from scores.probability import crps_for_ensemble  # late: a table of scores is read without that library
+
     forecast, observed = _labelled(ensemble, truth)
     keep = [str(dimension) for dimension in observed.dims[:-2]]
     return crps_for_ensemble(
@@ -83,6 +89,8 @@ def ranks(
     ensemble: Float[np.ndarray, "*batch member channel site"], truth: Float[np.ndarray, "*batch channel site"]
 ) -> Float[np.ndarray, "rank"]:
     """Relative frequency of the truth's rank among the members: flat for a reliable ensemble."""
+    from scores.probability import rank_histogram
+
     return rank_histogram(*_labelled(ensemble, truth), "member").to_numpy()
 
 
@@ -98,9 +106,80 @@ def interval(series: Float[np.ndarray, "cycle"], block: int = BLOCK, seed: int =
         raise ValueError(
             f"{len(series)} cycles are too few for a confidence interval: at least {2 * block} are needed."
         )
+    from scipy.stats import bootstrap
+
     means = series[: blocks * block].reshape(blocks, block).mean(1)
     result = bootstrap((means,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(seed))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def paired_difference(
+    ours: Float[np.ndarray, "cycle"], theirs: Float[np.ndarray, "cycle"], block: int = BLOCK, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of ``ours - theirs`` and its 95 % confidence interval, for errors on the same observations.
+
+    ``ours`` is *ahead* if the whole interval is below zero.
+    """
+    difference = ours - theirs
+    return float(difference.mean()), *interval(difference, block, seed)
+
+
+def lost_truth(
+    rmse_series: Float[np.ndarray, "*batch cycle"],
+    climatology: Float[np.ndarray, "cycle"] | float,
+    window: int = LOST_AFTER,
+) -> Bool[np.ndarray, "*batch"]:
+    """Whether over some ``window`` consecutive cycles the mean RMSE exceeds that of the climatological mean.
+
+    Parameters
+    ----------
+    rmse_series : of the analysis, without the burn-in; a value that is not finite loses the truth as well.
+    climatology : RMSE of the climatological mean, by cycle or once for all.
+    """
+    window = min(window, rmse_series.shape[-1])
+    scale = np.broadcast_to(climatology, rmse_series.shape[-1:])
+
+    def means(series: np.ndarray) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(series, window, axis=-1).mean(-1)
+
+    tracked = means(rmse_series) <= LOST_AT * means(scale)  # False for NaN as well
+    return np.asarray(~tracked.all(-1))
+
+
+def error_by_age(
+    mean: Float[np.ndarray, "cycle channel site"],
+    truth: Float[np.ndarray, "cycle channel site"],
+    seen: Bool[np.ndarray, "cycle channel site"],
+    burn_in: int = 0,
+) -> dict[str, np.ndarray]:
+    """RMSE and bias of an analysis by the number of cycles since an entry was last observed.
+
+    A filter that is only right where it will be looked at next has an error, or a bias, that depends on it more than
+    the growth of errors explains.
+
+    Parameters
+    ----------
+    mean : of the analysis ensemble.
+    seen : which entries were received.
+    burn_in : number of first cycles that are not counted.
+
+    Returns
+    -------
+    ``age`` (0 where an entry is seen in that very cycle), ``rmse``, ``bias`` and ``share`` of all entries, an entry an
+    age. What was never seen so far counts for none.
+    """
+    cycles = np.arange(len(seen))[:, None, None]
+    last = np.maximum.accumulate(np.where(seen, cycles, -1), axis=0)
+    age = np.where(last < 0, -1, cycles - last)[burn_in:]
+    error = (mean - truth)[burn_in:].astype(np.float64)
+    ages = np.unique(age[age >= 0])
+    groups = [error[age == value] for value in ages]
+    return {
+        "age": ages,
+        "rmse": np.array([np.sqrt(np.mean(group**2)) for group in groups]),
+        "bias": np.array([group.mean() for group in groups]),
+        "share": np.array([group.size for group in groups]) / error.size,
+    }
 
 
 def summarize(

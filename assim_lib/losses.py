@@ -12,9 +12,9 @@ over observation errors, and where it will not be looked at next counts as well.
 Two more losses are here to be compared with it: one that looks at an observation which the analysis has seen, and
 one that looks at the truth.
 
-A filter that has lost the truth would drown the others. Each trajectory therefore has a **weight**, which is decided by its
-*last* innovation: whatever weighs an error must not depend on the observation that the error is measured with, or the
-expectation would no longer be the distance to the truth.
+A filter that has lost the truth would drown the others. Each trajectory therefore has a **weight**, which is decided
+by its *last* innovation: whatever weighs an error must not depend on the observation that the error is measured with,
+or the expectation would no longer be the distance to the truth.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,12 @@ from assim_lib.registry import Registry
 LARGEST_LOSS = 2.0
 
 
-class Step(NamedTuple):
+class LossInputs(NamedTuple):
     """What a loss may compare at one cycle. Of what is observed, only what the filter may know the operator of.
 
+    observation, mask : what was received, zero elsewhere, and where.
     forecasts, next_observations, next_masks : for the cycles that follow, one a lead.
+    sigma : the observation error's standard deviation.
     weight : of each trajectory, see :func:`trajectory_weight`.
     """
 
@@ -44,56 +46,60 @@ class Step(NamedTuple):
     next_masks: Float[Tensor, "batch lead channel site"]
     truth: Float[Tensor, "batch channel site"] | None
     operator: Callable[[Tensor], Tensor]
-    noise: float
+    sigma: Float[Tensor, "channel site"]
     weight: Float[Tensor, " batch"]
 
 
-LOSSES: Registry[Callable[[Step], Tensor]] = Registry("loss")
+LOSSES: Registry[Callable[[LossInputs], Tensor]] = Registry("loss")
 NEEDS_TRUTH = {"clean_analysis"}
 
 
 @LOSSES.register("ss_forecast")
-def ss_forecast(step: Step) -> Tensor:
+def ss_forecast(inputs: LossInputs) -> Tensor:
     """Squared distance of the mean forecasts to the observations ahead, in units of the error variance."""
-    error = step.operator(step.forecasts.mean(-3)) - step.next_observations
-    return _weighted(mean_square(error, step.next_masks, step.noise).mean(1), step.weight)
+    error = inputs.operator(inputs.forecasts.mean(-3)) - inputs.next_observations
+    return _weighted(mean_square(error, inputs.next_masks, inputs.sigma).mean(1), inputs.weight)
 
 
 @LOSSES.register("ss_analysis")
-def ss_analysis(step: Step) -> Tensor:
+def ss_analysis(inputs: LossInputs) -> Tensor:
     """Squared distance of the mean analysis to the observation *that it has seen*, in units of the error variance.
 
     A counterexample: the error of the observation is in the analysis as well, so that repeating the observation costs
     nothing.
     """
-    error = step.operator(step.analysis.mean(-3)) - step.observation
-    return _weighted(mean_square(error, step.mask, step.noise), step.weight)
+    error = inputs.operator(inputs.analysis.mean(-3)) - inputs.observation
+    return _weighted(mean_square(error, inputs.mask, inputs.sigma), inputs.weight)
 
 
 @LOSSES.register("clean_analysis")
-def clean_analysis(step: Step) -> Tensor:
-    """Squared distance of the mean analysis to the truth, in units of the error variance: what supervision would buy."""
-    error = step.analysis.mean(-3) - cast(Tensor, step.truth)
-    return _weighted(mean_square(error, torch.ones_like(error), step.noise), step.weight)
+def clean_analysis(inputs: LossInputs) -> Tensor:
+    """Squared distance of the mean analysis to the truth, in units of the error variance: what supervision buys."""
+    error = inputs.analysis.mean(-3) - cast(Tensor, inputs.truth)
+    return _weighted(mean_square(error, torch.ones_like(error), inputs.sigma), inputs.weight)
 
 
 def mean_square(
-    error: Float[Tensor, "*batch channel site"], mask: Float[Tensor, "*batch channel site"], noise: float
+    difference: Float[Tensor, "*batch channel site"],
+    mask: Float[Tensor, "*batch channel site"],
+    sigma: Float[Tensor, "channel site"],
 ) -> Float[Tensor, "*batch"]:
     """Mean square over the entries of the mask, in units of the error variance; zero where there is none."""
-    return (error * mask).square().sum((-2, -1)) / (mask.sum((-2, -1)).clamp_min(1) * noise**2)
+    return (difference / sigma * mask).square().sum((-2, -1)) / mask.sum((-2, -1)).clamp_min(1)
 
 
 def trajectory_weight(
-    innovation: Float[Tensor, "*batch channel site"], mask: Float[Tensor, "*batch channel site"], noise: float
+    innovation: Float[Tensor, "*batch channel site"],
+    mask: Float[Tensor, "*batch channel site"],
+    sigma: Float[Tensor, "channel site"],
 ) -> Float[Tensor, "*batch"]:
     """The weight of a trajectory by what its last forecast missed, from 1 down for a filter that has lost the truth.
 
-    It falls as the mean square of the innovation grows beyond a bound which that of a filter that tracks exceeds by chance only.
-    That happens the more often the fewer numbers are observed, and so the bound is wider.
+    It falls as the mean square of the innovation grows beyond a bound which that of a filter that tracks exceeds by
+    chance only. That happens the more often the fewer numbers are observed, and so the bound is wider.
     """
     bound = LARGEST_LOSS + 4 * (2 / mask.sum((-2, -1)).clamp_min(1)).sqrt()
-    return (bound / mean_square(innovation, mask, noise).detach().clamp_min(1e-12)).clamp(max=1.0)
+    return (bound / mean_square(innovation, mask, sigma).detach().clamp_min(1e-12)).clamp(max=1.0)
 
 
 def _weighted(loss: Tensor, weight: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ between the two that are registered here (a notebook can add others, see :data:`
 ``ff_per_operator``
     :class:`FeedForwardBank`, a feed-forward network of its own for each entry of the observation schedule.
 ``original``, ``original_early``
-    :class:`OriginalTrunk`, the normalized convolutional network of McCabe & Brown (2021), and the smaller one of their best
-    published score.
+    :class:`OriginalTrunk`, the normalized convolutional network of McCabe & Brown (2021), and the smaller one of their
+    best published score.
 
-All but the last two are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o = V\,\mathrm{SiLU}(h^B)`,
-with windowed products for ``conv``. The last matrix :math:`V` (the ``head``) starts at zero: an untrained network
-changes nothing, and an analysis built on it starts from its classical part.
+All but the last two are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o =
+V\,\mathrm{SiLU}(h^B)`, with windowed products for ``conv``. The last matrix :math:`V` (the ``head``) starts at zero:
+an untrained network changes nothing, and an analysis built on it starts from its classical part.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from assim_lib.registry import Registry
 
 
-class Sizes(NamedTuple):
+class TrunkSizes(NamedTuple):
     """What a trunk may need to know to be built.
 
     sites : on the ring.
@@ -120,7 +120,7 @@ class RingConvTrunk(ResidualTrunk):
     sizes : of which ``hidden``, ``blocks``, ``kernel`` and ``dropout`` matter.
     """
 
-    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+    def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
         embed = RingConv(inputs, sizes.hidden, sizes.kernel)
         blocks: list[nn.Module] = [RingConv(sizes.hidden, sizes.hidden, sizes.kernel) for _ in range(sizes.blocks)]
         super().__init__(embed, blocks, nn.Linear(sizes.hidden, outputs), sizes.dropout)
@@ -147,7 +147,7 @@ class FeedForwardTrunk(ResidualTrunk):
     sizes : of which ``sites``, ``hidden``, ``blocks`` and ``dropout`` matter.
     """
 
-    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+    def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
         embed = nn.Linear(sizes.sites * inputs, sizes.hidden)
         blocks: list[nn.Module] = [nn.Linear(sizes.hidden, sizes.hidden) for _ in range(sizes.blocks)]
         super().__init__(embed, blocks, nn.Linear(sizes.hidden, sizes.sites * outputs), sizes.dropout)
@@ -171,7 +171,7 @@ class FeedForwardBank(nn.Module):
     inputs, outputs, sizes : of each of them; ``sizes.operators`` says how many there are.
     """
 
-    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+    def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
         super().__init__()
         self.trunks = nn.ModuleList(FeedForwardTrunk(inputs, outputs, sizes) for _ in range(sizes.operators))
 
@@ -195,10 +195,12 @@ class FeedForwardBank(nn.Module):
 class OriginalTrunk(nn.Module):
     r"""The convolutional network of McCabe & Brown (2021), with default initialization.
 
-    .. math:: h^0 = N(W^0 u), \qquad h^{b} = h^{b-1} + \lambda(N(W_2\,d(\lambda(N(W_1\,d(h^{b-1})))))), \qquad o = V\,d(h^B),
+    .. math:: h^0 = N(W^0 u), \qquad h^{b} = h^{b-1} + \lambda(N(W_2\,d(\lambda(N(W_1\,d(h^{b-1})))))), \qquad o =
+    V\,d(h^B),
 
-    where :math:`d` drops whole channels, :math:`N` normalizes over channels and sites together (without parameters of its own), and
-    :math:`\lambda` is LeakyReLU. All products are windowed. The last of an odd number of hidden layers is a block of its own.
+    where :math:`d` drops whole channels, :math:`N` normalizes over channels and sites together (without parameters of
+    its own), and :math:`\lambda` is LeakyReLU. All products are windowed. The last of an odd number of hidden layers
+    is a block of its own.
 
     Parameters
     ----------
@@ -206,7 +208,7 @@ class OriginalTrunk(nn.Module):
     sizes : of which ``hidden``, ``blocks`` (hidden layers, two a block), ``kernel`` and ``dropout`` matter.
     """
 
-    def __init__(self, inputs: int, outputs: int, sizes: Sizes):
+    def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
         super().__init__()
         hidden, kernel = sizes.hidden, sizes.kernel
         self.dropout = sizes.dropout
@@ -239,7 +241,7 @@ class OriginalTrunk(nn.Module):
 
 @register_network("original_early")
 class OriginalEarlyTrunk(OriginalTrunk):
-    """The network of the published score of .630: rectified from the start, and the last layer replaces what came before."""
+    """The network of the published score of .630: rectified from the start, and the last layer without a skip."""
 
     def _hidden(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
         *block, last = self.layers

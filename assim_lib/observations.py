@@ -1,9 +1,13 @@
 r"""What is seen, when, and with what error.
 
 At cycle :math:`k` the filter receives :math:`y_k = H_k(x_k) + \sigma\,\varepsilon_k`, with independent standard
-normal :math:`\varepsilon_k`. Observations live **on the grid**: ``y`` has the shape of the state, and a mask of
-the same shape says which entries exist. That makes a batch in which every trajectory is at another point
+normal :math:`\varepsilon_k`. Observations live **on the grid**: ``y`` has the shape of the state, and is NaN where
+nothing was received. That makes a batch in which every trajectory is at another point
 of a rotating schedule an ordinary tensor, and lets one analysis serve every configuration.
+
+Operator and error travel together: :math:`H` and :math:`R = \mathrm{diag}(\sigma^2)` are both parts of an
+:class:`ObservationModel`, and :math:`\sigma` may be another for every entry. What was received of an observation is
+what the schedule expects *and* what is a finite number.
 
 An instrument may also be **unknown**: what it measures is then a linear map of the whole state that neither the
 filter nor its training loss may use. Its numbers fill entries of the grid too, but say nothing of the
@@ -14,7 +18,7 @@ A configuration (the parameter ``obs_conf``) is a registered function from ``(ch
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,8 +39,10 @@ class ObservationModel:
 
     Attributes
     ----------
-    schedule : ``(period, channel, site)`` boolean; entry ``k % period`` says what cycle ``k`` sees.
+    schedule : ``(period, channel, site)`` boolean; entry ``k % period`` says what cycle ``k`` expects to see.
     operator : pointwise map from state to observed quantity, same shape (the identity by default).
+    error : standard deviation of the errors, a number or a tensor that broadcasts to ``(channel, site)``, in the
+        observation's unit.
     unknown : by entry of the schedule, the ``(channel · site, channel · site)`` matrices that stand for ``operator``
         where the instrument is unknown. Only :meth:`observe` uses them.
     """
@@ -44,6 +50,7 @@ class ObservationModel:
     schedule: Bool[Tensor, "period channel site"]
     operator: Callable[[Tensor], Tensor] = identity
     unknown: Mapping[int, Float[Tensor, "entry state"]] = field(default_factory=dict)
+    error: float | Float[Tensor, "..."] = 1.0
 
     def __post_init__(self) -> None:
         if self.schedule.ndim != 3 or self.schedule.dtype != torch.bool or not self.schedule.any():
@@ -53,8 +60,24 @@ class ObservationModel:
             )
         if not set(self.unknown) < set(range(self.period)):
             raise ValueError(
-                f"unknown = {sorted(self.unknown)} must be entries of a schedule of period {self.period}, not all of them."
+                f"unknown = {sorted(self.unknown)} must be some of the {self.period} entries of the schedule, not all."
             )
+        try:
+            sound = bool((self.standard_deviation > 0).all() and self.standard_deviation.isfinite().all())
+        except RuntimeError:
+            sound = False
+        if not sound:
+            grid = tuple(self.schedule.shape[1:])
+            raise ValueError(f"error = {self.error} must be positive, and broadcast to (channel, site) = {grid}.")
+
+    @property
+    def standard_deviation(self) -> Float[Tensor, "channel site"]:
+        """The error's standard deviation of every entry, in double precision."""
+        return torch.as_tensor(self.error, dtype=torch.float64).expand(self.schedule.shape[1:])
+
+    def scaled(self, noise: float) -> "ObservationModel":
+        """The same instruments with errors so many times as large."""
+        return replace(self, error=noise * self.error)
 
     @property
     def period(self) -> int:
@@ -78,45 +101,53 @@ class ObservationModel:
         self,
         truth: Float[Tensor, "*batch cycle channel site"],
         unit_noise: Float[Tensor, "*batch cycle channel site"],
-        noise: float,
+        phase: Int[Tensor, "*phases cycle"] | None = None,
     ) -> Float[Tensor, "*batch cycle channel site"]:
-        """Noisy observations of a trajectory whose first state is seen at cycle 0; zero where nothing is seen.
+        """Noisy observations of a trajectory, NaN where nothing is seen.
 
         Parameters
         ----------
         truth : the states to observe.
         unit_noise : independent standard normal numbers, shape of ``truth``.
-        noise : the error's standard deviation, in the observation's unit.
+        phase : entry of the schedule that each cycle has, broadcasts to the cycles; by default they come in turn from
+            0.
         """
-        seen = self.operator(truth)
-        for phase, matrix in self.unknown.items():
+        if phase is None:
+            phase = torch.arange(truth.shape[-3])
+        phase = (phase % self.period).expand(truth.shape[:-2])
+        clean = self.operator(truth)
+        for entry, matrix in self.unknown.items():
             # In double precision: the sums then round to the same single-precision numbers on every machine.
-            states = truth[..., phase :: self.period, :, :].double().flatten(-2)
-            projected = (states @ matrix.double().mT).unflatten(-1, truth.shape[-2:])
-            seen = seen.clone()
-            seen[..., phase :: self.period, :, :] = projected.to(seen)
-        mask = self.mask(torch.arange(truth.shape[-3]))
-        return torch.where(mask, seen + noise * unit_noise, 0.0)
+            projected = (truth[phase == entry].double().flatten(-2) @ matrix.double().mT).unflatten(
+                -1, truth.shape[-2:]
+            )
+            clean = clean.clone()
+            clean[phase == entry] = projected.to(clean)
+        return torch.where(self.schedule[phase], clean + self.standard_deviation.to(unit_noise) * unit_noise, torch.nan)
 
 
 OBS_CONFS: Registry[Callable[[int, int], ObservationModel]] = Registry("obs_conf")
 register_obs_conf = OBS_CONFS.register
 
 
-def observation_model(obs_conf: str, channels: int, sites: int) -> ObservationModel:
+def observation_model(obs_conf: str, channels: int, sites: int, noise: float = 1.0) -> ObservationModel:
     """The observation model registered under ``obs_conf``.
+
+    Parameters
+    ----------
+    noise : the error's standard deviation; a factor on it where the configuration has errors of its own.
 
     Raises
     ------
     ValueError : if there is none of that name (the sentence lists those there are), or if it is of other states.
     """
-    found = OBS_CONFS.find(obs_conf)(channels, sites)
-    if found.schedule.shape[1:] != (channels, sites):
+    registered = OBS_CONFS.find(obs_conf)(channels, sites)
+    if registered.schedule.shape[1:] != (channels, sites):
         raise ValueError(
-            f"obs_conf = {obs_conf!r} has a schedule of shape {tuple(found.schedule.shape)}; here it must be "
+            f"obs_conf = {obs_conf!r} has a schedule of shape {tuple(registered.schedule.shape)}; here it must be "
             f"(period, {channels}, {sites})."
         )
-    return found
+    return registered.scaled(noise)
 
 
 def _every(stride: int, channels: int, sites: int, moving: bool) -> Tensor:
@@ -159,10 +190,12 @@ def every_2nd(channels: int, sites: int) -> ObservationModel:
 
 @register_obs_conf("unstructured_partial_obs")
 def unstructured(channels: int, sites: int) -> ObservationModel:
-    """Every fourth site as in ``every_4th_dim_partial_obs``, but only in every other cycle; between them four unknown instruments.
+    """Every fourth site as in ``every_4th_dim_partial_obs``, but only in every other cycle; between them four unknown
+    instruments.
 
-    Each unknown instrument measures projections of the state onto orthonormal random weights, as many as a quarter of the
-    state has entries. The weights were drawn once and for all; each instrument fills a quarter of the grid of its own.
+    Each unknown instrument measures projections of the state onto orthonormal random weights, as many as a quarter of
+    the state has entries. The weights were drawn once and for all; each instrument fills a quarter of the grid of its
+    own.
     """
     size = channels * sites
     turn = torch.arange(4)[:, None]

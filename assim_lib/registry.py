@@ -4,8 +4,10 @@ Experiments refer to all of these by name. The library registers its own where t
 registers more from a notebook, and every name that works for the library's works for the reader's.
 """
 
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib import import_module
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ class Registry(dict[str, T]):
 
         def add(item):
             taken = self.get(name)
-            if taken is not None and getattr(taken, "__module__", "").startswith(f"{__package__}."):
+            if taken is not None and getattr(taken, "__module__", "").startswith("assim_lib."):
                 raise ValueError(f"{self.kind} = {name!r} is the library's own already; choose another name.")
             self[name] = item
             return item
@@ -55,3 +57,23 @@ class Registry(dict[str, T]):
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(f"{self.kind} = {name!r} is not registered{hint}; known: {', '.join(self)}.")
         return self[name]
+
+
+def import_plugins(names: str) -> None:
+    """Import modules that register names of their own.
+
+    Parameters
+    ----------
+    names : of the modules, separated by commas; one may stand in the current folder.
+
+    Raises
+    ------
+    ValueError : if one cannot be imported.
+    """
+    if "" not in sys.path:  # as a notebook's kernel has it, and an installed command has not
+        sys.path.insert(0, "")
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ValueError(f"plugins = {names!r} cannot be imported: {error}.") from None

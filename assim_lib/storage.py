@@ -31,8 +31,11 @@ class IntegrityError(RuntimeError):
 def data_dir() -> Path:
     """The folder of frozen test sets, checkpoints and results.
 
-    In a checkout this is the top-level ``data``; in an installed package, the copy that travels inside it.
+    The environment variable ``ASSIM_DATA`` names it. Without one it is the top-level ``data`` of a checkout; in an
+    installed package, the copy that travels inside it.
     """
+    if named := os.environ.get("ASSIM_DATA"):
+        return Path(named).expanduser()
     checkout = PACKAGE.parent / "data"
     return checkout if checkout.is_dir() else PACKAGE / "_data"
 

@@ -1,11 +1,20 @@
 """What the library's tests rely on: one thread, and a cache of their own."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
+
+from assim_lib.analyses import ANALYSES
+from assim_lib.evaluation import BLOCK
+from assim_lib.networks import NETWORKS
+from assim_lib.observations import OBS_CONFS
+from assim_lib.storage import PACKAGE
+from assim_lib.systems import SYSTEMS
+from assim_lib.twin import BURN_IN, load_trajectories, save_trajectories
 
 # Sums in another order round differently: tests that compare bits need one thread.
 torch.set_num_threads(1)
@@ -25,6 +34,41 @@ def own_cache(cache_folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def readers_cell() -> Iterator[None]:
+    """What a test registers, as a reader does in a notebook, is gone after it."""
+    registries = (SYSTEMS, OBS_CONFS, NETWORKS, ANALYSES)
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, names in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(names)
+
+
+@pytest.fixture
 def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes are checked under pytest alone: what a reader meets who passes a wrong one."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def short_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The beginning of each of the frozen truths, as long as scores and intervals need."""
+    folder = tmp_path_factory.mktemp("short")
+    cycles = BURN_IN + 2 * BLOCK
+    for path in (PACKAGE.parent / "data" / "test_sets").glob("*.nc"):
+        whole = load_trajectories(path)
+        save_trajectories(whole.isel(time=slice(cycles + 1), cycle=slice(cycles)), folder / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(short_sets: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A reader's folder of data that holds short test sets and nothing else, and systems that are soon on their
+    attractors: enough to train and to score."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(short_sets, folder / "test_sets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSIM_DATA", str(folder))
+        for system in SYSTEMS.values():
+            patch.setattr(system, "spinup", min(system.spinup, 20.0 if system.name == "ks" else 4.0))
+        yield folder

@@ -1,32 +1,40 @@
 """Small filters on a small ring, for tests: a cycle takes a millisecond."""
 
-import json
 from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from assim_lib import kalman  # noqa: F401  (registers its analyses)
-from assim_lib.analyses import ANALYSES, Analysis, Scales
-from assim_lib.dynamics import Dynamics
-from assim_lib.filters import AmortizedFilter
-from assim_lib.networks import NETWORKS, Sizes
+from assim_lib.analyses import ANALYSES, Analysis, AnalysisInput, Normalization
+from assim_lib.filter import AmortizedFilter
+from assim_lib.networks import NETWORKS, TrunkSizes
 from assim_lib.observations import observation_model
-from assim_lib.systems import Lorenz96
+from assim_lib.setting import Setting
+from assim_lib.storage import write_json
+from assim_lib.systems import Dynamics, Lorenz96
 
 SITES = 12
 STEP_SIZE = 0.1
-SETTING = {"system": "l96", "obs_conf": "full_obs", "step_size": STEP_SIZE, "noise": 1.0}
+SETTING = Setting("l96", "full_obs", STEP_SIZE, 1.0)
 
 
-def scales(mean: float = 2.3, std: float = 3.6, noise: float = 1.0, channels: int = 1) -> Scales:
+def normalization(mean: float = 2.3, std: float = 3.6, channels: int = 1) -> Normalization:
     """The same units for all channels."""
-    return Scales(*(torch.full((channels, 1), value, dtype=torch.float64) for value in (mean, std)), noise)
+    return Normalization(*(torch.full((channels, 1), value, dtype=torch.float64) for value in (mean, std)))
 
 
-SCALES = scales()
 # Every analysis, and the one that works without an ensemble.
-CASES = [("original", 4), ("gated", 4), ("recurrent", 4), ("recurrent", 1), ("hybrid", 4), ("covariant", 4), ("extended", 1)]
+CASES = [
+    ("original", 4),
+    ("gated", 4),
+    ("recurrent", 4),
+    ("recurrent", 1),
+    ("hybrid", 4),
+    ("covariant", 4),
+    ("extended", 1),
+]
 
 
 def soon_on_attractor(self: Dynamics, batch: int, generator: torch.Generator, spinup: float = 4.0) -> Tensor:
@@ -70,7 +78,7 @@ def small_analysis(
     members: int,
     *,
     channels: int = 1,
-    scales: Scales = SCALES,
+    normalization: Normalization = normalization(),  # noqa: B008  (never changed)
     network: str = "conv",
     operators: int = 1,
     hidden: int = 6,
@@ -79,23 +87,73 @@ def small_analysis(
     sites: int = SITES,
     **options,
 ) -> Analysis:
-    sizes = Sizes(sites=sites, operators=operators, hidden=hidden, blocks=1, kernel=3, dropout=dropout)
-    return built(ANALYSES[name], channels, members, scales, NETWORKS[network], sizes, memory=memory, **options)
+    sizes = TrunkSizes(sites=sites, operators=operators, hidden=hidden, blocks=1, kernel=3, dropout=dropout)
+    return built(ANALYSES[name], channels, members, normalization, NETWORKS[network], sizes, memory=memory, **options)
 
 
 def small_filter(
-    name: str = "recurrent", members: int = 4, lag: int = 0, obs_conf: str = "full_obs", sites: int = SITES, **options
+    name: str = "recurrent",
+    members: int = 4,
+    lag: int = 0,
+    obs_conf: str = "full_obs",
+    sites: int = SITES,
+    noise: float = 1.0,
+    **options,
 ) -> AmortizedFilter:
     """An untrained filter, in float64."""
-    seen = observation_model(obs_conf, 1, sites)
-    analysis = small_analysis(name, members, lagged=lag > 0, sites=sites, operators=seen.period, **options)
+    instruments = observation_model(obs_conf, 1, sites, noise)
+    analysis = small_analysis(name, members, lag=lag, sites=sites, operators=instruments.period, **options)
     # A copy: a state dict is loaded into it in place.
-    return AmortizedFilter(Lorenz96(sites=sites), seen, analysis, STEP_SIZE, lag, climatology(sites).clone())
+    return AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, lag, climatology(sites).clone())
 
 
-def write_result(folder, label, validation=0.3, test=0.2, **changed):
+def write_result(folder: Path, label: str, validation: float = 0.3, test: float = 0.2, **changed: Any) -> None:
     """A result file as the table of scores is made of."""
     scores = {"rmse": test, "rmse_lo": 0.1, "rmse_hi": 0.4, "spread": 0.2, "crps": 0.1, "cycles": 500}
-    row = {**SETTING, "method": "LETKF", "m": 5, "label": label, "test": scores, "validation": {"rmse": validation}}
-    row |= {"provenance": {"commit": "c"}, "seed": 0, "ms_per_cycle": 1.0, "diverged": False, "checkpoint": None}
-    (folder / f"{label}.json").write_text(json.dumps(row | changed))
+    row = {**SETTING.as_dict(), "method": "LETKF", "m": 5, "label": label, "test": scores, "seed": 0}
+    row |= {"validation": {**scores, "rmse": validation}, "ms_per_cycle": 1.0, "diverged": False, "checkpoint": None}
+    origin = {"commit": "c", "python": "3.12", "versions": {"torch": "2.9"}, "device": "cpu", "processor": "x"}
+    write_json(folder / f"{label}.json", row | {"provenance": origin} | changed)
+
+
+class Linear(NamedTuple):
+    """A linear map of states, channels and sites flattened: what an analysis may ask to be predicted."""
+
+    matrix: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return (states.flatten(-2) @ self.matrix.mT).unflatten(-1, states.shape[-2:])
+
+
+def given(
+    analysis: Analysis, batch: tuple[int, ...] = (), seed: int = 0, share: float = 0.5, operators: int = 1
+) -> AnalysisInput:
+    """Random numbers in every place for an analysis on :data:`SITES` sites, about a half of which are seen."""
+    source, channels = generator(seed), analysis.channels
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn((*batch, *shape), generator=source, dtype=torch.float64)
+
+    state, size = (analysis.members, channels, SITES), channels * SITES
+    base = 2 + 3 * normal(*state)
+    forecast = base + normal(*state) if analysis.lagged else base
+    mask = (torch.rand((*batch, *state[1:]), generator=source) < share).double()
+    error = 0.5 + torch.rand((channels, SITES), generator=source, dtype=torch.float64)
+    states = torch.randn((2 * size, *state[1:]), generator=source, dtype=torch.float64)
+    memory = analysis.initial_memory(*batch, climatology=states)
+    covariance = analysis.initial_covariance(*batch, climatology=states)
+    scale = 0.2 + 3 * torch.rand((*batch, 1, 1), generator=source, dtype=torch.float64)
+    return AnalysisInput(
+        base=base,
+        forecast=forecast,
+        predicted=forecast,
+        observation=(2 + 3 * normal(*state[1:])) * mask,
+        mask=mask,
+        error=error,
+        error_variance=error.square(),
+        phase=torch.randint(operators, batch, generator=source),
+        tendency=8 * normal(*state),
+        memory=0.5 * normal(*memory.shape[len(batch) :]),
+        covariance=None if covariance is None else scale * covariance,
+        predict=Linear(torch.eye(size).double() + 0.1 * normal(size, size)),
+    )

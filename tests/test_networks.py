@@ -1,4 +1,4 @@
-"""The network is a convolution on a ring, silent at the start, random only when asked to be."""
+"""Networks on a ring: the formulas they claim, silent at the start or as published, random only when asked to be."""
 
 import pytest
 import torch
@@ -10,21 +10,33 @@ from assim_lib.networks import (
     NETWORKS,
     FeedForwardBank,
     FeedForwardTrunk,
+    OriginalEarlyTrunk,
+    OriginalTrunk,
     RingConv,
     RingConvTrunk,
-    Sizes,
+    TrunkSizes,
+    drop_channels,
     register_network,
 )
 
 BATCHES = [(), (64,)]
+PHASE = torch.zeros(64, dtype=torch.long)
+ORIGINALS = [name for name in NETWORKS if name.startswith("original")]
 
 
 def features(batch, sites=10, inputs=3):
     return torch.randn((*batch, sites, inputs), generator=generator(), dtype=torch.float64)
 
 
-def trunk(dropout=0.0, blocks=2, kind=RingConvTrunk):
-    return shaken(built(kind, 3, 4, Sizes(sites=10, operators=2, hidden=8, blocks=blocks, kernel=5, dropout=dropout)))
+def untrained(kind, dropout=0.0, blocks=2, operators=2):
+    return built(kind, 3, 4, TrunkSizes(10, operators, hidden=8, blocks=blocks, kernel=5, dropout=dropout))
+
+
+def trunk(kind=RingConvTrunk, **sizes):
+    return shaken(untrained(kind, **sizes))
+
+
+# ---- windows
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -47,21 +59,13 @@ def test_a_window_without_centre_is_refused(kernel):
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("blocks", [0, 2])
-def test_turning_the_ring_turns_the_output(batch, blocks):
-    network, x = trunk(blocks=blocks), features(batch)
+@pytest.mark.parametrize("kind", [RingConvTrunk, OriginalTrunk])
+def test_turning_the_ring_turns_the_output(kind, batch, blocks):
+    network, x = trunk(kind, blocks=blocks), features(batch)
     out = network(x)
     assert out.shape == (*batch, 10, 4)
     assert out.std() > 0.1
     torch.testing.assert_close(network(x.roll(3, -2)), out.roll(3, -2), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("blocks", [0, 1, 3])
-def test_it_is_the_formula_of_its_module(blocks):
-    network, x = trunk(blocks=blocks), features((2,))
-    h = network.embed(x)
-    for block in network.blocks:
-        h = h + block(F.silu(h))
-    torch.testing.assert_close(network(x), F.silu(h) @ network.head.weight.T + network.head.bias)
 
 
 def test_a_site_sees_as_far_as_the_windows_reach():
@@ -72,23 +76,55 @@ def test_a_site_sees_as_far_as_the_windows_reach():
     assert touched.nonzero().flatten().tolist() == list(range(6, 15))  # two windows of five: four to each side
 
 
+# ---- formulas
+
+
 @pytest.mark.parametrize("batch", BATCHES)
-def test_a_feed_forward_network_is_the_formula_on_the_whole_ring(batch):
-    network, x = trunk(kind=FeedForwardTrunk), features(batch)
-    h = network.embed(x.reshape(*batch, 30))
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+@pytest.mark.parametrize("kind", [RingConvTrunk, FeedForwardTrunk])
+def test_a_residual_network_is_the_formula_of_its_module(kind, blocks, batch):
+    network, x = trunk(kind, blocks=blocks), features(batch)
+    h = network.embed(x.flatten(-2) if kind is FeedForwardTrunk else x)
     for block in network.blocks:
         h = h + block(F.silu(h))
+    expected = F.silu(h) @ network.head.weight.T + network.head.bias
     out = network(x)
-    assert out.shape == (*batch, 10, 4)
-    torch.testing.assert_close(out.reshape(*batch, 40), F.silu(h) @ network.head.weight.T + network.head.bias)
-    changed = x.clone()
-    changed[..., 5, :] += 1
-    assert ((network(changed) - out).abs() > 1e-6).any(-1).all()  # every site sees every other
+    torch.testing.assert_close(out, expected.view(*batch, 10, 4))
+    if kind is FeedForwardTrunk:  # every site sees every other
+        changed = x.clone()
+        changed[..., 5, :] += 1
+        assert ((network(changed) - out).abs() > 1e-6).any(-1).all()
+
+
+def normalized(h):
+    """Over channels and sites jointly, with no weight of its own."""
+    return (h - h.mean((-2, -1), keepdim=True)) / (h.var((-2, -1), keepdim=True, correction=0) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("blocks", [2, 3, 4])
+def test_the_original_networks_are_the_published_formulas(batch, blocks):
+    x = features(batch)
+    for kind in (OriginalTrunk, OriginalEarlyTrunk):
+        network = trunk(kind, blocks=blocks)
+        layers = [lambda h, w=w: F.leaky_relu(normalized(w(h))) for w in network.layers]
+        h = normalized(network.embed(x))
+        if kind is OriginalTrunk:
+            for first in range(0, blocks, 2):
+                change = layers[first](h)
+                h = h + (layers[first + 1](change) if first + 1 < blocks else change)
+        else:
+            h = change = F.leaky_relu(h)
+            for layer in layers[:-1]:
+                change = layer(change)
+            h = layers[-1](h + change)
+        torch.testing.assert_close(network(x), network.head(h))
+        assert sum(p.numel() for p in network.parameters()) == 15 * 8 + 8 + blocks * (40 * 8 + 8) + 40 * 4 + 4
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_a_bank_uses_the_network_of_each_operator(batch):
-    bank, x = trunk(kind=FeedForwardBank), features((*batch, 3))
+    bank, x = trunk(FeedForwardBank), features((*batch, 3))
     phase = torch.randint(2, batch, generator=generator(5))
     out = bank(x, phase)
     assert out.shape == (*batch, 3, 10, 4)
@@ -96,30 +132,36 @@ def test_a_bank_uses_the_network_of_each_operator(batch):
         mine, other = (bank.trunks[int(p)](x[place]) for p in (phase[place], 1 - phase[place]))
         torch.testing.assert_close(out[place], mine)
         assert not torch.allclose(out[place], other)
+    one = torch.ones_like(phase)  # not all operators are there
+    torch.testing.assert_close(bank(x, one), bank.trunks[1](x))
 
 
-def test_a_bank_whose_operators_are_not_all_there():
-    bank, x = trunk(kind=FeedForwardBank), features((4, 1))
-    torch.testing.assert_close(bank(x, torch.ones(4, dtype=torch.long)), bank.trunks[1](x))
+def test_a_bank_has_a_network_for_each_operator():
+    bank, one = (untrained(kind, operators=5) for kind in (FeedForwardBank, FeedForwardTrunk))
+    assert len(bank.trunks) == 5
+    numbers = [sum(p.numel() for p in network.parameters()) for network in (bank, one)]
+    assert numbers[0] == 5 * numbers[1]
+    firsts = [t.embed.weight for t in bank.trunks]
+    assert not any(torch.equal(firsts[0], other) for other in firsts[1:])
 
 
-PHASE = torch.zeros(64, dtype=torch.long)
+# ---- untrained, and dropped
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_untrained_network_changes_nothing(name, dropout):
-    network = built(NETWORKS[name], 3, 4, Sizes(sites=10, operators=2, hidden=8, blocks=2, kernel=5, dropout=dropout))
-    assert (network(features((64, 1)), PHASE, generator()) == 0).all()
+def test_an_untrained_network_changes_nothing_unless_it_is_the_originals(name, dropout):
+    network = untrained(NETWORKS[name], dropout)
+    assert (network(features((64, 1)), PHASE, generator()) == 0).all() == (name not in ORIGINALS)
     network(features((64, 1)), PHASE).sum().backward()
-    heads = [p for key, p in network.named_parameters() if key.endswith("head.weight")]
-    assert heads[0].grad.abs().max() > 0  # but it can learn
+    (head, *_) = [p for key, p in network.named_parameters() if "head" in key and key.endswith("weight")]
+    assert head.grad.abs().max() > 0  # but it can learn
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dropout_happens_only_with_a_generator_and_is_its_function(name):
     x = features((64, 1))
-    silent, network = trunk(kind=NETWORKS[name]), trunk(dropout=0.4, kind=NETWORKS[name])
+    silent, network = trunk(NETWORKS[name]), trunk(NETWORKS[name], dropout=0.4)
     assert torch.equal(network(x, PHASE), silent(x, PHASE))
     assert torch.equal(silent(x, PHASE, generator()), silent(x, PHASE))
     assert torch.equal(network(x, PHASE, generator(3)), network(x, PHASE, generator(3)))
@@ -128,56 +170,34 @@ def test_dropout_happens_only_with_a_generator_and_is_its_function(name):
 
 
 def test_dropout_drops_whole_channels_and_keeps_the_mean():
-    network = trunk(dropout=0.25)
-    dropped = network._drop(torch.ones(500, 10, 8), generator())
+    dropped = drop_channels(torch.ones(500, 10, 8), 0.25, generator())
     assert (dropped == dropped[:, :1]).all()
     assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
-
-
-def test_a_feed_forward_network_drops_each_number_of_its_own():
-    network = trunk(dropout=0.25, kind=FeedForwardTrunk)
-    dropped = network._drop(torch.ones(500, 8), generator())
-    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
-    assert (dropped.std(0) > 0).all()
-    assert (dropped.std(1) > 0).any()
-
-
-def test_a_bank_has_a_network_for_each_operator():
-    sizes = Sizes(sites=10, operators=5, hidden=8, blocks=2)
-    bank, one = (built(kind, 3, 4, sizes) for kind in (FeedForwardBank, FeedForwardTrunk))
-    assert len(bank.trunks) == 5
-    numbers = [sum(p.numel() for p in network.parameters()) for network in (bank, one)]
-    assert numbers[0] == 5 * numbers[1]
-    firsts = [t.embed.weight for t in bank.trunks]
-    assert not any(torch.equal(firsts[0], other) for other in firsts[1:])
+    own = trunk(FeedForwardTrunk, dropout=0.25)._drop(torch.ones(500, 8), generator())  # each number of its own
+    assert float((own == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert (own.std(0) > 0).all()
+    assert (own.std(1) > 0).any()
 
 
 # ---- the registry
 
 
+@pytest.mark.usefixtures("readers_cell")
 def test_a_readers_network_may_be_defined_again():
-    try:
-        for factor in (1.0, 2.0):
+    for factor in (1.0, 2.0):
 
-            @register_network("mine")
-            class Mine(torch.nn.Module):
-                def __init__(self, inputs, outputs, sizes, factor=factor):
-                    super().__init__()
-                    self.factor = factor
+        @register_network("mine")
+        class Mine(torch.nn.Module):
+            def __init__(self, inputs, outputs, sizes, factor=factor):
+                super().__init__()
+                self.factor = factor
 
-            assert NETWORKS.find("mine")(3, 4, Sizes(10)).factor == factor
-    finally:
-        del NETWORKS["mine"]
-
-
-def test_tests_leave_no_network_behind():
-    assert {network.__module__ for network in NETWORKS.values()} == {networks.__name__}
+        assert NETWORKS.find("mine")(3, 4, TrunkSizes(10)).factor == factor
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_librarys_names_are_taken(name):
-    before = NETWORKS[name]
     with pytest.raises(ValueError, match=rf"^network = '{name}' is the library's own already; choose another name\.$"):
         register_network(name)(type("Mine", (torch.nn.Module,), {"__module__": "notebook"}))
-    assert NETWORKS[name] is before
+    assert NETWORKS[name].__module__ == networks.__name__

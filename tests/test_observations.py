@@ -1,6 +1,6 @@
-"""Who is seen when is as announced, and an observation is the truth plus noise of the size asked for."""
+"""Who is seen when is as announced, and an observation is the truth plus an error of the size asked for."""
 
-from collections.abc import Iterator
+import math
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from assim_lib.observations import (
 )
 
 BATCHES = [(), (64,)]
+ALL_OF_THREE = torch.ones(1, 1, 3, dtype=torch.bool)
 
 
 @pytest.fixture(params=OBS_CONFS)
@@ -26,49 +27,45 @@ def model(request) -> ObservationModel:
     return observation_model(request.param, 2, 40)
 
 
+def places(mask) -> list[int]:
+    return mask.flatten().nonzero().flatten().tolist()
+
+
 @pytest.fixture
-def registry() -> Iterator[dict]:
-    """The registered configurations; what a test adds is gone after it."""
-    before = dict(OBS_CONFS)
-    yield OBS_CONFS
-    OBS_CONFS.clear()
-    OBS_CONFS.update(before)
+def global_generators():
+    """What is drawn once and for all neither depends on the global generators nor moves them."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    yield
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
 
 
 # ---- schedules
 
 
 @pytest.mark.parametrize(
-    ("name", "seen", "period"),
+    ("name", "period", "seen"),
     [
-        ("full_obs", 40, 1),
-        ("every_4th_dim_partial_obs", 10, 4),
-        ("every_4th_fixed", 10, 1),
-        ("partial_obs", 20, 2),
-        ("unstructured_partial_obs", 10, 8),
+        ("full_obs", 1, lambda k: range(40)),
+        ("every_4th_fixed", 1, lambda k: range(0, 40, 4)),
+        ("every_4th_dim_partial_obs", 4, lambda k: range(k % 4, 40, 4)),
+        ("every_4th_dim_partial_obs_upstream", 4, lambda k: range(3 - k % 4, 40, 4)),
+        ("partial_obs", 2, lambda k: range(k % 2, 40, 2)),
     ],
 )
-def test_how_many_numbers_are_received(name, seen, period):
+def test_regular_schedules_see_these_sites(name, period, seen):
     model = observation_model(name, 1, 40)
-    assert model.schedule.shape == (period, 1, 40)
     assert model.period == period
-    masks = model.mask(torch.arange(12))
-    assert (masks.sum((-2, -1)) == seen).all()
+    masks = model.mask(torch.arange(3 * period + 1))
     assert masks.dtype == torch.bool
-
-
-def test_partial_observations_rotate_by_one_site_each_cycle():
-    masks = observation_model("every_4th_dim_partial_obs", 1, 40).mask(torch.arange(8))
-    for k in range(8):
-        assert masks[k, 0].nonzero().flatten().tolist() == list(range(k % 4, 40, 4))
-    for start in range(5):  # any four successive cycles see every site exactly once
-        assert (masks[start : start + 4].sum(0) == 1).all()
-
-
-def test_every_second_site_alternates():
-    masks = observation_model("partial_obs", 1, 128).mask(torch.arange(6))
-    for k in range(6):
-        assert masks[k, 0].nonzero().flatten().tolist() == list(range(k % 2, 128, 2))
+    for k, mask in enumerate(masks):
+        assert places(mask) == list(seen(k))
+    for start in range(len(masks) - period + 1):  # so many successive cycles see every site as often
+        assert len(masks[start : start + period].sum(0)[0, :1].unique()) == 1
+        if period > 1:
+            assert (masks[start : start + period].sum(0) == 1).all()
 
 
 @pytest.mark.parametrize("name", OBS_CONFS)
@@ -78,12 +75,8 @@ def test_every_configuration_fits_every_grid(name, channels, sites):
     assert model.schedule.shape == (model.period, channels, sites)
     assert (model.known(torch.arange(model.period)).sum(0) > 0).any()
     truth = torch.randn(2 * model.period, channels, sites, generator=generator())
-    assert model.observe(truth, torch.zeros_like(truth), 1.0).isfinite().all()
-
-
-def test_fixed_partial_observations_stay():
-    masks = observation_model("every_4th_fixed", 1, 40).mask(torch.arange(5))
-    assert (masks == (torch.arange(40) % 4 == 0)).all()
+    received = model.observe(truth, torch.zeros_like(truth))
+    assert torch.equal(received.isfinite(), model.mask(torch.arange(2 * model.period)))
 
 
 @pytest.mark.parametrize("kind", ["fixed", "moving"])
@@ -92,41 +85,35 @@ def test_fixed_partial_observations_stay():
 def test_random_masks_see_their_share_of_the_entries(percent, kind, channels, sites):
     model = observation_model(f"random_{percent}_{kind}", channels, sites)
     assert model.period == {"fixed": 1, "moving": RANDOM_PERIOD}[kind]
-    counts = model.schedule.sum((-2, -1))
-    assert (counts == max(1, round(percent * channels * sites / 100))).all()
+    assert (model.schedule.sum((-2, -1)) == max(1, round(percent * channels * sites / 100))).all()
     if sites > 3:
-        assert len({tuple(mask.flatten().tolist()) for mask in model.schedule}) == model.period
-        # Neither a regular grid nor a cluster.
-        places = model.schedule[0].flatten().nonzero().flatten()
-        assert len(set(places.diff().tolist())) > 1
+        assert len({tuple(places(mask)) for mask in model.schedule}) == model.period
+        assert len(set(np.diff(places(model.schedule[0])))) > 1  # neither a regular grid nor a cluster
 
 
-@pytest.mark.parametrize("kind", ["fixed", "moving"])
-def test_random_masks_are_the_same_each_time(kind):
-    torch.manual_seed(1)
-    np.random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first, again = (observation_model(f"random_25_{kind}", 1, 40).schedule for _ in range(2))
-    assert torch.equal(first, again)
-    # Also on other machines, and in other versions.
-    assert first[0, 0].nonzero().flatten().tolist() == [2, 3, 5, 11, 14, 16, 18, 26, 30, 34]
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()
+@pytest.mark.usefixtures("global_generators")
+def test_what_is_random_is_the_same_each_time():
+    for kind in ("fixed", "moving"):
+        first, again = (observation_model(f"random_25_{kind}", 1, 40).schedule for _ in range(2))
+        assert torch.equal(first, again)
+        # Also on other machines, and in other versions.
+        assert places(first[0]) == [2, 3, 5, 11, 14, 16, 18, 26, 30, 34]
+    first, again = (observation_model("unstructured_partial_obs", 1, 40).unknown for _ in range(2))
+    assert first.keys() == {1, 3, 5, 7}
+    assert all(torch.equal(first[k], again[k]) for k in first)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_masks_follow_the_shape_of_the_cycle_numbers(model, batch):
     cycle = torch.randint(1000, batch, generator=generator())
-    mask = model.mask(cycle)
-    assert mask.shape == (*batch, 2, 40)
-    for number, row in zip(cycle.flatten().tolist(), mask.reshape(-1, 2, 40), strict=True):
-        assert torch.equal(row, model.mask(number))
-        assert torch.equal(row, model.schedule[number % len(model.schedule)])
-    known = model.known(cycle)
-    assert known.shape == (*batch, 2, 40)
+    mask, known = model.mask(cycle), model.known(cycle)
+    assert mask.shape == known.shape == (*batch, 2, 40)
     assert not (known & ~mask).any()
-    for number, row in zip(cycle.flatten().tolist(), known.reshape(-1, 2, 40), strict=True):
-        assert torch.equal(row, model.known(number))
+    rows = zip(cycle.flatten().tolist(), mask.reshape(-1, 2, 40), known.reshape(-1, 2, 40), strict=True)
+    for number, seen, told in rows:
+        assert torch.equal(seen, model.schedule[number % model.period])
+        assert torch.equal(seen, model.mask(number))
+        assert torch.equal(told, model.known(number))
 
 
 # ---- observations
@@ -134,76 +121,140 @@ def test_masks_follow_the_shape_of_the_cycle_numbers(model, batch):
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("noise", [0.5, 3.0])
-def test_an_observation_is_truth_plus_noise_where_something_is_seen(model, batch, noise):
+def test_an_observation_is_truth_plus_error_where_something_is_seen(model, batch, noise):
     truth = 5 + torch.randn((*batch, 50, 2, 40), generator=generator(1))
     unit = torch.randn(truth.shape, generator=generator(2))
-    observations = model.observe(truth, unit, noise)
-    assert observations.shape == truth.shape
+    received = model.scaled(noise).observe(truth, unit)
     mask, known = (which(torch.arange(50)).expand(truth.shape) for which in (model.mask, model.known))
-    assert (observations[~mask] == 0).all()
-    error = (observations - truth)[known]
+    assert torch.equal(received.isnan(), ~mask)
+    error = (received - truth)[known]
     torch.testing.assert_close(error, noise * unit[known], rtol=0, atol=1e-5)
-    exact = model.observe(truth, torch.zeros_like(truth), noise)
-    torch.testing.assert_close((observations - exact)[mask], noise * unit[mask], rtol=0, atol=1e-5)
+    exact = model.observe(truth, torch.zeros_like(truth))
+    torch.testing.assert_close((received - exact)[mask], noise * unit[mask], rtol=0, atol=1e-5)
     assert abs(float(error.mean())) < 4 * noise / len(error) ** 0.5
     assert float(error.std()) == pytest.approx(noise, rel=4 / len(error) ** 0.5)
 
 
-def test_the_first_state_is_seen_at_cycle_zero():
-    model = observation_model("every_4th_dim_partial_obs", 1, 8)
-    observations = model.observe(torch.ones(4, 1, 8), torch.zeros(4, 1, 8), 1.0)
-    assert torch.equal(observations[0, 0], torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0]))
-    assert torch.equal(observations[3, 0], torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1]))
-
-
-def test_the_operator_acts_before_the_noise():
-    assert ObservationModel(torch.ones(1, 1, 3, dtype=torch.bool)).operator is identity
-    model = ObservationModel(torch.ones(1, 1, 3, dtype=torch.bool), operator=torch.square)
+def test_the_operator_acts_before_the_error():
+    assert ObservationModel(ALL_OF_THREE).operator is identity
+    model = ObservationModel(ALL_OF_THREE, operator=torch.square, error=0.5)
     truth, unit = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[1.0, 0.0, -1.0]]])
-    assert model.observe(truth, unit, 0.5).flatten().tolist() == [1.5, 4.0, 8.5]
+    assert model.observe(truth, unit).flatten().tolist() == [1.5, 4.0, 8.5]
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_phase_says_which_entry_each_cycle_has(model, batch):
+    truth, unit = (torch.randn((*batch, 9, 2, 40), generator=generator(seed)) for seed in (1, 2))
+    phase = torch.randint(3 * model.period, (*batch, 9), generator=generator(3))
+    received = model.observe(truth, unit, phase)
+    for k in range(9):
+        for i in np.ndindex(batch):
+            entry = int(phase[(*i, k)]) % model.period
+            before = torch.zeros(entry, 2, 40)
+            alone = model.observe(*(torch.cat([before, x[(*i, [k])]]) for x in (truth, unit)))
+            torch.testing.assert_close(received[(*i, k)], alone[-1], equal_nan=True)
+    shared = torch.arange(9).flip(0)
+    broadcast = model.observe(truth, unit, shared)
+    assert torch.equal(broadcast.isfinite(), model.mask(shared).expand(truth.shape))
+
+
+# ---- errors
+
+
+ERRORS = {
+    "a number": 0.7,
+    "one a channel": torch.tensor([[0.5], [2.0]]),
+    "one a site": torch.tensor([0.1, 0.2, 0.4, 0.8]),
+    "one an entry": torch.arange(1, 9).view(2, 4) / 8.0,
+}
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_an_error_of_any_shape_is_the_standard_deviation_of_each_entry(error):
+    model = ObservationModel(torch.ones(1, 2, 4, dtype=torch.bool), error=error)
+    assert model.standard_deviation.shape == (2, 4)
+    assert model.standard_deviation.dtype == torch.float64
+    truth, unit = (torch.randn(3, 2, 4, generator=generator(seed)) for seed in (1, 2))
+    received = model.observe(truth, unit)
+    assert received.dtype == torch.float32
+    torch.testing.assert_close(received, truth + torch.as_tensor(error) * unit)
+    # Scaled, everything but the error is what it was.
+    threefold = model.scaled(3.0)
+    assert torch.equal(threefold.standard_deviation, torch.as_tensor(3.0 * error, dtype=torch.float64).expand(2, 4))
+    assert threefold.schedule is model.schedule
+    torch.testing.assert_close(threefold.observe(truth, unit), truth + 3 * torch.as_tensor(error) * unit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_errors_give_the_numbers_of_one(dtype):
+    truth, unit = (torch.randn(50, 2, 4, generator=generator(seed), dtype=dtype) for seed in (1, 2))
+    schedule = torch.rand(3, 2, 4, generator=generator()) < 0.6
+    number = ObservationModel(schedule, error=0.7).observe(truth, unit).nan_to_num()
+    entries = torch.full((2, 4), 0.7, dtype=torch.float64)
+    assert torch.equal(ObservationModel(schedule, error=entries).observe(truth, unit).nan_to_num(), number)
+    expected = torch.where(schedule[torch.arange(50) % 3], truth + 0.7 * unit, 0.0)
+    assert torch.equal(number, expected)
+
+
+@pytest.mark.parametrize(
+    "error", [0.0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0, 1.0]), torch.ones(4), torch.ones(2, 1, 3)], ids=str
+)
+def test_senseless_errors_are_refused(error):
+    with pytest.raises(ValueError, match=r"^error = (?s:.+) must be positive, and broadcast to .* = \(1, 3\)\.$"):
+        ObservationModel(ALL_OF_THREE, error=error)
+
+
+@pytest.mark.usefixtures("readers_cell")
+def test_the_noise_of_a_setting_is_a_factor_on_errors_of_a_configurations_own():
+    @register_obs_conf("two_instruments")
+    def two_instruments(channels: int, sites: int) -> ObservationModel:
+        error = 1.0 + (torch.arange(sites) % 2)
+        return ObservationModel(torch.ones(1, channels, sites, dtype=torch.bool), error=error)
+
+    model = observation_model("two_instruments", 2, 4, noise=0.5)
+    assert model.standard_deviation.tolist() == [[0.5, 1.0, 0.5, 1.0]] * 2
+    assert two_instruments(1, 3).error.tolist() == [1, 2, 1]  # the decorator leaves the function as it was
 
 
 # ---- unknown instruments
 
 
-def with_unknown(*entries, period=3, channels=2, sites=4):
+def with_unknown(*entries, period=3, channels=2, sites=4, error=1.0):
     """A schedule whose given entries are random maps of the whole state."""
     size = channels * sites
     schedule = torch.rand((period, channels, sites), generator=generator(1)) < 0.6
     matrices = torch.randn((period, size, size), generator=generator(2), dtype=torch.float64)
-    return ObservationModel(schedule, torch.square, {entry: matrices[entry] for entry in entries})
+    return ObservationModel(schedule, torch.square, {entry: matrices[entry] for entry in entries}, error)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_unknown_instrument_measures_its_map_of_the_whole_state(batch, dtype):
-    model = with_unknown(0, 2)
+    model = with_unknown(0, 2, error=0.5)
     truth, unit = (torch.randn((*batch, 7, 2, 4), generator=generator(seed), dtype=dtype) for seed in (3, 4))
-    observations = model.observe(truth, unit, 0.5)
-    assert observations.dtype == dtype
+    received = model.observe(truth, unit)
+    assert received.dtype == dtype
     for k in range(7):
         state = truth[..., k, :, :]
-        seen = state.square()
+        clean = state.square()
         if k % 3 != 1:
-            seen = torch.einsum("ij,...j->...i", model.unknown[k % 3].to(dtype), state.flatten(-2)).view_as(state)
-        expected = (seen + 0.5 * unit[..., k, :, :]) * model.schedule[k % 3]
-        torch.testing.assert_close(observations[..., k, :, :], expected, rtol=1e-5, atol=1e-5)
+            clean = torch.einsum("ij,...j->...i", model.unknown[k % 3].to(dtype), state.flatten(-2)).view_as(state)
+        expected = torch.where(model.schedule[k % 3], clean + 0.5 * unit[..., k, :, :], math.nan)
+        torch.testing.assert_close(received[..., k, :, :], expected, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_what_an_unknown_instrument_receives_is_not_known():
-    model = with_unknown(0, 2)
+    model, every = with_unknown(0, 2), with_unknown()
     for k in range(7):
         assert torch.equal(model.known(k), model.mask(k) & torch.tensor(k % 3 == 1))
-    assert torch.equal(model.known(torch.arange(7)), torch.stack([model.known(k) for k in range(7)]))
-    every = with_unknown()
-    assert torch.equal(every.known(torch.arange(7)), every.mask(torch.arange(7)))
+        assert torch.equal(every.known(k), every.mask(k))
 
 
 @pytest.mark.parametrize("entries", [(0, 1, 2), (3,), (-1,)], ids=str)
 def test_something_has_to_be_known(entries):
     schedule = torch.ones(3, 1, 4, dtype=torch.bool)
     with pytest.raises(
-        ValueError, match=r"^unknown = \[.*\] must be entries of a schedule of period 3, not all of them\.$"
+        ValueError, match=r"^unknown = \[.*\] must be some of the 3 entries of the schedule, not all\.$"
     ):
         ObservationModel(schedule, unknown=dict.fromkeys(entries, torch.eye(4)))
 
@@ -230,68 +281,41 @@ def test_unstructured_observations_alternate_with_random_projections(channels, s
         assert np.abs(weights).max() < 0.9
 
 
-def test_unstructured_weights_are_the_same_each_time():
-    torch.manual_seed(1)
-    np.random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first, again = (observation_model("unstructured_partial_obs", 1, 40).unknown for _ in range(2))
-    assert first.keys() == {1, 3, 5, 7}
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()
-
-
 def test_without_its_unknown_instruments_every_other_cycle_sees_nothing():
-    whole, part = (observation_model(f"unstructured_{name}", 1, 40) for name in ("partial_obs", "known_part"))
+    whole, part = (observation_model(f"unstructured_{name}", 1, 40, 0.7) for name in ("partial_obs", "known_part"))
     assert torch.equal(part.schedule, whole.known(torch.arange(8)))
     assert not part.unknown
     truth, unit = (torch.randn(16, 1, 40, generator=generator(seed)) for seed in (1, 2))
-    ours, theirs = (model.observe(truth, unit, 0.7) for model in (part, whole))
-    assert torch.equal(ours[::2], theirs[::2])
-    assert (ours[1::2] == 0).all()
+    ours, theirs = (model.observe(truth, unit) for model in (part, whole))
+    assert torch.equal(ours[::2].nan_to_num(), theirs[::2].nan_to_num())
+    assert ours[1::2].isnan().all()
 
 
 # ---- the registry
 
 
-def test_a_new_configuration_is_one_function(registry):
-    @register_obs_conf("first_half")
-    def first_half(channels: int, sites: int) -> ObservationModel:
-        return ObservationModel((torch.arange(sites) < sites // 2).expand(1, channels, sites).clone())
-
-    assert observation_model("first_half", 1, 10).mask(3).sum() == 5
-    assert "first_half" in registry
-    assert first_half(1, 10).schedule.shape == (1, 1, 10)  # the decorator leaves the function as it was
-
-
-def test_a_cell_may_be_run_again(registry):
+@pytest.mark.usefixtures("readers_cell")
+def test_a_new_configuration_is_one_function_and_its_cell_may_be_run_again():
     for seen in (3, 5):
 
         @register_obs_conf("first")
         def first(channels: int, sites: int, seen=seen) -> ObservationModel:
             return ObservationModel((torch.arange(sites) < seen).expand(1, channels, sites).clone())
 
-        assert observation_model("first", 1, 10).mask(0).sum() == seen
+        assert observation_model("first", 1, 10).mask(3).sum() == seen
 
 
 @pytest.mark.parametrize("name", OBS_CONFS)
-def test_the_librarys_names_are_taken(registry, name):
+def test_the_librarys_names_are_taken(name):
     with pytest.raises(ValueError, match=rf"^obs_conf = '{name}' is the library's own already; choose another name\.$"):
         register_obs_conf(name)(lambda channels, sites: None)
-    assert registry[name].__module__ == observations.__name__
-
-
-def test_tests_leave_no_configuration_behind():
-    assert {function.__module__ for function in OBS_CONFS.values()} == {observations.__name__}
+    assert OBS_CONFS[name].__module__ == observations.__name__
 
 
 def test_an_unknown_name_is_answered_by_one_sentence():
     with pytest.raises(ValueError, match=r"^obs_conf = 'ful_obs' is not registered \(did you mean 'full_obs'\?\)") as e:
         observation_model("ful_obs", 1, 40)
     assert all(name in str(e.value) for name in OBS_CONFS)
-    assert str(e.value).endswith(".")
-    with pytest.raises(ValueError, match=r"^obs_conf = 'xyz' is not registered; known: "):
-        observation_model("xyz", 1, 40)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +328,10 @@ def test_senseless_schedules_are_refused(schedule, unchecked_shapes):
         ObservationModel(schedule)
 
 
-def test_a_schedule_of_other_states_is_refused(monkeypatch):
-    def short(channels, sites):
-        return ObservationModel(torch.ones(1, channels, sites // 4, dtype=torch.bool))
-
-    monkeypatch.setitem(OBS_CONFS, "short", short)
+@pytest.mark.usefixtures("readers_cell")
+def test_a_schedule_of_other_states_is_refused():
+    register_obs_conf("short")(lambda channels, sites: ObservationModel(ALL_OF_THREE))
     with pytest.raises(
-        ValueError, match=r"obs_conf = 'short' has a schedule of shape \(1, 1, 10\); here it must be \(period, 1, 40\)"
+        ValueError, match=r"obs_conf = 'short' has a schedule of shape \(1, 1, 3\); here it must be \(period, 1, 40\)"
     ):
         observation_model("short", 1, 40)

@@ -1,0 +1,155 @@
+r"""An extended Kalman smoother that a network corrects.
+
+A single state is carried, and the covariance :math:`P` of its error. Between observations the model's derivative
+:math:`M` takes it along, :math:`P \leftarrow M P M^\top`; an observation corrects the state :math:`L` cycles back with
+the gain :math:`P S^\top (S P S^\top + R)^{-1}`, where :math:`S` is the derivative of what is observed with respect to
+that state.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assim_lib.analyses.base import AnalysisInput, Options, register_analysis
+from assim_lib.analyses.ensemble_kalman import CovariantAnalysis, KalmanUpdate, central_differences, cholesky
+
+
+@register_analysis("extended")
+class ExtendedAnalysis(CovariantAnalysis):
+    """One state, and the covariance of its error: an extended Kalman smoother that a network corrects.
+
+    What ten members cannot hold, a covariance can. Model and derivative carry it from cycle to cycle (Jazwinski 1970),
+    in units of the climatology; the network varies its inflation from site to site. The base inflation is not learned.
+
+    The derivative is exact for small errors and says little about large ones, least of all about what is far away. The
+    localization therefore follows the expected error: its reach is the taper length divided by the mean
+    variance, relative to that of the climatology. And no entry is taken to be less certain than in the climatology.
+    """
+
+    minimum_members = maximum_members = 1
+    uses = ("inflation", "taper_length")
+    # Untrained, an extended filter is close to the best there is. Training first undoes some of that: it takes some
+    # thousand updates, or small steps, until it has added to it.
+    defaults: ClassVar[Options] = {
+        "hidden_size": 64,
+        "blocks": 4,
+        "memory": 16,
+        "window": 8,
+        "lag": 8,
+        "lag_warmup": 10,
+        "inflation": 1.02,
+        "taper_length": 0.5,
+        "lr": 2e-4,
+        "adamw_lr": 2e-4,
+        "m": 1,
+    }
+    presets: ClassVar[Mapping[str, Options]] = {"cpu": {"updates": 2000}, "paper": {"hidden_size": 128}}
+    largest_difference = 0.5  # in climatological standard deviations, for the derivatives
+    least_variance = 1e-3  # of a direction, relative to the mean over all
+    surprise, largest_factor = 3.0, 2.0  # see _surprise_factor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # The loss bounds the influence of a filter that has lost the truth, and would lower the inflation until some
+        # do.
+        self.log_inflation.requires_grad_(False)
+
+    @classmethod
+    def problems(cls, options: Any) -> Iterator[str]:
+        yield from ()  # its inflation is that of a covariance
+
+    def _unit(self, update: KalmanUpdate) -> Tensor:
+        # There is little to correct, and where the covariance is small hardly anything.
+        return update.spread
+
+    def initial_covariance(
+        self, *batch: int, climatology: Float[Tensor, "sample channel site"]
+    ) -> Float[Tensor, "*batch state state"]:
+        # The error of one random state as a guess of another.
+        return 2 * torch.cov((climatology / self.std).flatten(1).mT).expand(*batch, -1, -1)
+
+    def covariance_root(
+        self, base: Tensor, covariance: Tensor | None
+    ) -> tuple[Float[Tensor, "*batch column channel site"], Float[Tensor, "*batch"]]:
+        covariance = cast(Tensor, covariance)
+        largest = covariance.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(1e-12).sqrt()
+        root = self.std * self._root(covariance).mT.unflatten(-1, base.shape[-2:])
+        return root, (self.largest_difference / largest).clamp(max=1.0)
+
+    def sample_members(
+        self, base: Tensor, covariance: Tensor | None, members: int, generator: torch.Generator
+    ) -> Float[Tensor, "*batch member channel site"]:
+        root = self._root(cast(Tensor, covariance))
+        normal = torch.randn((*root.shape[:-2], members, root.shape[-1]), generator=generator).to(root)
+        deviations = (normal @ root.mT).unflatten(-1, base.shape[-2:])
+        return base + self.std * (deviations - deviations.mean(-3, keepdim=True))
+
+    def forecast(
+        self, base: Tensor, covariance: Tensor | None, flow: Callable[[Tensor], Tensor]
+    ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*batch state state"]]:
+        derivative, shift = central_differences(flow, base, *self.covariance_root(base, covariance))
+        return flow(base) + shift, self.forecast_covariance(cast(Tensor, covariance), derivative)
+
+    def forecast_covariance(
+        self, covariance: Float[Tensor, "*batch state state"], derivative: Float[Tensor, "*batch state state"]
+    ) -> Float[Tensor, "*batch state state"]:
+        """The covariance a cycle later; ``derivative`` is that of the state then with respect to the state now."""
+        units = self.std.expand(self.channels, covariance.shape[-1] // self.channels).flatten()
+        derivative = derivative * units / units.unsqueeze(-1)
+        return derivative @ covariance @ derivative.mT
+
+    def _kalman_update(
+        self, given: AnalysisInput, deviations: Tensor, observed: Tensor, innovation: Tensor
+    ) -> KalmanUpdate:
+        shape, observing = given.mask.shape[-2:], self._observing(given)
+        prior = self._localized_by_error(given.mask, self._bounded(cast(Tensor, given.covariance)))
+        prior = self._surprise_factor(given, observing, prior, innovation) * prior
+        increment, _, posterior = self._smoothed(given, observing, prior, innovation)
+        predicted = ((observing @ prior) * observing).sum(-1)
+        spread, predicted = (
+            variance.clamp_min(1e-12).sqrt().unflatten(-1, shape).unsqueeze(-3)
+            for variance in (posterior.diagonal(dim1=-2, dim2=-1), predicted)
+        )
+        return KalmanUpdate(increment, deviations, self.std * spread, predicted, posterior)
+
+    def _bounded(self, covariance: Tensor) -> Tensor:
+        """The covariance with no variance above that of the climatology; correlations stay as they are."""
+        variances = covariance.diagonal(dim1=-2, dim2=-1)
+        shrunk = variances.clamp_min(1.0).rsqrt()
+        return shrunk.unsqueeze(-1) * shrunk.unsqueeze(-2) * covariance
+
+    def _localized_by_error(self, like: Tensor, covariance: Tensor) -> Tensor:
+        """The covariance, localized the more the larger its variances are."""
+        variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        return self._taper(like, shorter=variance) * covariance
+
+    @torch.no_grad()
+    def _surprise_factor(
+        self, given: AnalysisInput, observing: Tensor, prior: Tensor, innovation: Tensor
+    ) -> Float[Tensor, "*batch 1 1"]:
+        """A factor on the covariance, 1 unless the innovation is larger than chance allows.
+
+        A covariance that has become too small for the error would never learn of it: the filter would trust itself,
+        and lose the truth. The sum of squared innovations says what the covariance should have been (Wang & Bishop
+        2003); it counts from :attr:`surprise` standard deviations above its expectation on.
+        """
+        mask = given.mask.flatten(-2)
+        expected = ((observing @ prior) * observing).sum(-1) / given.error_variance.flatten()
+        squared = innovation.flatten(-3).square().sum(-1)
+        chance = (2 * mask * (1 + expected).square()).sum(-1).sqrt()
+        excess = (squared - mask.sum(-1) - self.surprise * chance) / expected.sum(-1).clamp_min(1e-12)
+        return excess.clamp(1.0, self.largest_factor)[..., None, None]
+
+    def _inflated_covariance(self, covariance: Tensor | None, inflation: Tensor) -> Tensor:
+        inflation = inflation.flatten(-3).unsqueeze(-2)
+        covariance = inflation * inflation.mT * cast(Tensor, covariance)
+        return (covariance + covariance.mT) / 2
+
+    def _root(self, covariance: Tensor) -> Tensor:
+        variances = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
+        # In single precision some direction of nearly no variance may come out with a negative one.
+        floor = (self.least_variance * variances.mean(-1, keepdim=True)).expand_as(variances)
+        return cholesky(covariance + torch.diag_embed(floor))

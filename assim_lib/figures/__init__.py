@@ -1,0 +1,51 @@
+"""The book's figures: one function a figure, one style for all.
+
+:mod:`~assim_lib.figures.fields` draws arrays: states, fields, matrices, one run cycle by cycle.
+:mod:`~assim_lib.figures.scores` draws tables of scores: methods and settings beside one another.
+:mod:`~assim_lib.figures.trials` draws what was tried on validation data: trainings, variants, hyperparameters.
+:mod:`~assim_lib.figures.style` holds what they share. None of them imports anything else of this library.
+"""
+
+from assim_lib.figures.fields import (
+    by_value,
+    climatology,
+    convergence,
+    error_and_spread,
+    error_by_age,
+    error_growth,
+    hovmoller,
+    influence,
+    matrices,
+    phase_plane,
+    rank_histogram,
+    tracking,
+    work_precision,
+)
+from assim_lib.figures.scores import by_size, cost, headline, long_run, scoreboard, spread_and_error, transfer
+from assim_lib.figures.trials import learning_curves, sensitivity, variants
+
+__all__ = [
+    "by_size",
+    "by_value",
+    "climatology",
+    "convergence",
+    "cost",
+    "error_and_spread",
+    "error_by_age",
+    "error_growth",
+    "headline",
+    "hovmoller",
+    "influence",
+    "learning_curves",
+    "long_run",
+    "matrices",
+    "phase_plane",
+    "rank_histogram",
+    "scoreboard",
+    "sensitivity",
+    "spread_and_error",
+    "tracking",
+    "transfer",
+    "variants",
+    "work_precision",
+]

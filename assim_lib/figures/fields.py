@@ -1,0 +1,305 @@
+"""Figures of arrays: states and fields, matrices, one run cycle by cycle."""
+
+import base64
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from jaxtyping import Float
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
+
+from assim_lib.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WIDTH,
+    new_figure,
+    plain_numbers,
+    told_apart,
+)
+
+Field = Float[np.ndarray, "cycle site"]
+
+
+def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
+    """Space–time diagrams side by side, on one colour scale; fields named "error" or "error, …" share one of their own.
+
+    Parameters
+    ----------
+    fields : title → (cycle, site); NaN is left blank.
+    step_size : time between cycles.
+    limit : largest error of the error's scale; by default the largest that occurs.
+    """
+    figure, axes = new_figure(1, len(fields), figsize=(min(2.6 * len(fields), WIDTH), 3.4), sharey=True, squeeze=False)
+    errors = [field for title, field in fields.items() if title.startswith("error")]
+    values = [field for title, field in fields.items() if not title.startswith("error")]
+    low, high = min(np.nanmin(f) for f in values), max(np.nanmax(f) for f in values)
+    bound = limit or max((float(np.nanmax(np.abs(f))) for f in errors), default=1.0)
+    for axis, (title, field) in zip(axes[0], fields.items(), strict=True):
+        scale = (
+            {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+            if title.startswith("error")
+            else {"cmap": "viridis", "vmin": low, "vmax": high}
+        )
+        extent = (-0.5, field.shape[1] - 0.5, 0.0, len(field) * step_size)
+        image = axis.imshow(field, origin="lower", extent=extent, **scale)
+        axis.set(title=title, xlabel="site")
+        figure.colorbar(image, ax=axis, location="bottom", shrink=0.9)
+    axes[0, 0].set_ylabel("time (model units)")
+    return figure
+
+
+def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
+    """How the values at a site are distributed over time, and how a state is correlated with its neighbours.
+
+    Parameters
+    ----------
+    truths : label → (cycle, site).
+    reach : largest distance of the correlations, in sites.
+    """
+    figure, (left, right) = new_figure(1, 2, figsize=(8, 3))
+    right.axhline(0, color="#bbbbbb", linewidth=0.8)
+    for pen, (label, truth) in told_apart(truths.items(), (BLUE, RED, GREEN)):
+        left.hist(
+            truth.ravel(), bins=60, density=True, color=pen.color, histtype="step", linewidth=1.5, linestyle=pen.line
+        )
+        left.axvline(truth.mean(), color=pen.color, linestyle=":")
+        anomaly = truth - truth.mean()
+        lags = np.arange(-reach, reach + 1)
+        correlation = [(anomaly * np.roll(anomaly, -k, 1)).mean() / anomaly.var() for k in lags]
+        mean = round(float(truth.mean()), 2) + 0.0  # no "-0"
+        label = f"{label}: mean {mean:g}"
+        right.plot(lags, correlation, color=pen.color, marker=pen.marker, linestyle=pen.line, markersize=4, label=label)
+    left.set(xlabel="value at a site", ylabel="density")
+    right.set(xlabel="distance in sites", ylabel="correlation")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=len(truths))
+    return figure
+
+
+def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str | list[str]) -> Figure:
+    """Matrices side by side, each on a colour scale of its own that is symmetric about zero.
+
+    Parameters
+    ----------
+    named : title → (row, column).
+    columns : what a column stands for.
+    rows : what a row stands for, one text for all or one for each.
+    """
+    square = all(values.shape[0] == values.shape[1] for values in named.values())
+    width = min(4.0, WIDTH / len(named))
+    height = 0.9 * width if square else 2.4
+    figure, axes = new_figure(1, len(named), figsize=(width * len(named), height), squeeze=False)
+    texts = [rows] * len(named) if isinstance(rows, str) else rows
+    for axis, (title, values), text in zip(axes[0], named.items(), texts, strict=True):
+        bound = float(np.abs(values).max())
+        image = axis.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal" if square else "auto")
+        figure.colorbar(image, ax=axis, shrink=0.8)
+        axis.set(title=title, xlabel=columns, ylabel=text)
+    return figure
+
+
+def convergence(steps: Float[np.ndarray, " step"], errors: Float[np.ndarray, " step"], order: int) -> Figure:
+    """Error of an integration against its step, beside the slope that its order promises."""
+    figure, axis = new_figure(figsize=(5.2, 3.2))
+    axis.loglog(steps, errors, "o-", color=BLUE, label="measured")
+    axis.loglog(steps, errors[-1] * (steps / steps[-1]) ** order, "--", color=ORANGE, label=f"order {order}")
+    axis.set(xlabel="step (time units)", ylabel="RMS error")
+    axis.set_xticks(steps, [f"1/{1 / step:g}" for step in steps])
+    axis.minorticks_off()
+    axis.legend()
+    return figure
+
+
+def work_precision(series: dict[str, list[tuple[float | int, float]]], x_label: str, y_label: str) -> Figure:
+    """Error of several methods against what it costs, on logarithmic axes: the lower and the more to the left, the
+    better.
+
+    Parameters
+    ----------
+    series : method → pairs of cost and error.
+    """
+    figure, axis = new_figure(figsize=(6, 3.4))
+    for pen, (label, pairs) in told_apart(series.items(), (BLUE, SKY, GREEN, RED, PURPLE)):
+        axis.loglog(*zip(*pairs, strict=True), color=pen.color, marker=pen.marker, linestyle=pen.line, label=label)
+    axis.set(xlabel=x_label, ylabel=y_label)
+    plain_numbers(axis.xaxis)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def by_value(
+    series: dict[str, tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]],
+    x_label: str,
+    y_label: str,
+    bins: int = 24,
+) -> Figure:
+    """Mean of one quantity given another, with the standard deviation of the first series as a band.
+
+    Parameters
+    ----------
+    series : label → (given, quantity), each (sample,).
+    bins : with as many samples each, the outermost 0.1 % left out.
+    """
+    figure, axis = new_figure(figsize=(6, 3.4))
+    axis.axhline(0, color="#bbbbbb", linewidth=0.8)
+    for number, (pen, (label, (given, quantity))) in enumerate(told_apart(series.items(), (BLACK, RED, BLUE))):
+        edges = np.quantile(given, np.linspace(0.001, 0.999, bins + 1))
+        place = np.digitize(given, edges) - 1
+        kept = [place == b for b in range(bins)]
+        middle, mean = (np.array([values[k].mean() for k in kept]) for values in (given, quantity))
+        axis.plot(middle, mean, color=pen.color, linestyle=pen.line, linewidth=2, label=label)
+        if number == 0:
+            width = np.array([quantity[k].std() for k in kept])
+            axis.fill_between(middle, mean - width, mean + width, color=pen.color, alpha=0.12, linewidth=0)
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.legend()
+    return figure
+
+
+def influence(sizes: dict[str, Float[np.ndarray, " distance"]]) -> Figure:
+    """Size of the model's derivative by distance, for several times.
+
+    Parameters
+    ----------
+    sizes : label → sizes at the distances from -r to r, downstream positive.
+    """
+    figure, axis = new_figure(figsize=(6, 3))
+    for pen, (label, size) in told_apart(sizes.items(), (SKY, BLUE, BLACK)):
+        reach = len(size) // 2
+        axis.plot(np.arange(-reach, reach + 1), size, color=pen.color, marker=pen.marker, markersize=4, label=label)
+    axis.set(xlabel="distance in sites, toward larger indices", ylabel="RMS derivative")
+    axis.legend()
+    return figure
+
+
+def error_growth(times: Float[np.ndarray, " time"], errors: Float[np.ndarray, "pair time"], noise: float) -> Figure:
+    """Distance of trajectories that started almost alike, on a logarithmic scale."""
+    figure, axis = new_figure(figsize=(6, 3))
+    axis.semilogy(times, errors.T, color=SKY, linewidth=0.8)
+    axis.semilogy(times, np.exp(np.log(errors).mean(0)), color=BLUE, linewidth=2, label="geometric mean")
+    axis.axhline(noise, color=ORANGE, linestyle="--", label="observation error σ")
+    axis.set(xlabel="time (model units)", ylabel="RMS distance")
+    axis.legend()
+    return figure
+
+
+def error_and_spread(
+    rmse: dict[str, Float[np.ndarray, " cycle"]], spread: Float[np.ndarray, " cycle"], noise: float
+) -> Figure:
+    """RMSE of each method, cycle by cycle from a cold start, and the first one's ensemble spread."""
+    figure, axis = new_figure(figsize=(8, 3.2))
+    # Dotted is the spread, dashed the observation error.
+    for pen, (label, series) in told_apart(rmse.items(), (RED, BLUE, GREEN), lines=("-", "-.", (0, (10, 2)))):
+        axis.semilogy(series, color=pen.color, linestyle=pen.line, linewidth=1.2, label=f"RMSE, {label}")
+    axis.semilogy(spread, color=RED, linestyle=":", linewidth=1.2, label=f"spread, {next(iter(rmse))}")
+    axis.axhline(noise, color=ORANGE, linestyle="--", linewidth=1, label="observation error σ")
+    axis.set(xlabel="cycle", ylabel="RMSE, spread")
+    plain_numbers(axis.yaxis)
+    axis.legend(ncols=2)
+    return figure
+
+
+def error_by_age(table: pd.DataFrame) -> Figure:
+    """RMSE and bias of an analysis by the number of cycles since a site was last observed.
+
+    RMSE is filled, the size of the bias hollow; the band reaches up to 5 % of the RMSE. A filter that was trained on a
+    moving mask may have learned to be right only where it will be looked at next: then hollow marks leave the band.
+
+    Parameters
+    ----------
+    table : columns ``age``, ``rmse`` and ``bias``, and ``filter`` where it holds several.
+    """
+    figure, axis = new_figure(figsize=(7, 3.4))
+    groups = table.groupby("filter", sort=False) if "filter" in table else [("", table)]
+    for number, (pen, (name, rows)) in enumerate(told_apart(groups, (RED, BLUE, GREEN, BLACK, PURPLE))):
+        rows = rows.sort_values("age")
+        common = {"color": pen.color, "marker": pen.marker, "markersize": 6}
+        suffix = f", {name}" if name else ""
+        axis.plot(rows.age, rows.rmse, **common, label=f"RMSE{suffix}")
+        axis.plot(rows.age, rows.bias.abs(), ":", **common, markerfacecolor="white", label=f"|bias|{suffix}")
+        label = None if number else "5 % of the RMSE"
+        axis.fill_between(rows.age, 0, 0.05 * rows.rmse, color=pen.color, alpha=0.2, linewidth=0, label=label)
+    axis.set(xlabel="cycles since a site was last observed", ylabel="RMSE, |bias|")
+    axis.set_xticks(sorted(table.age.unique()))
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def phase_plane(
+    truth: Float[np.ndarray, "cycle 2"],
+    observations: Float[np.ndarray, "cycle 2"],
+    analysis: Float[np.ndarray, "cycle 2"],
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """Two variables against each other: the true path, what was observed of it, and the mean analysis."""
+    figure, axis = new_figure(figsize=(6.2, 3.8))
+    axis.plot(*truth.T, "-", color=BLACK, linewidth=0.6, label="truth")
+    axis.plot(*observations.T, "o", color=ORANGE, markersize=4, markerfacecolor="none", label="observations")
+    axis.plot(*analysis.T, "o", color=RED, markersize=3, label="analysis")
+    axis.set(xlabel=x_label, ylabel=y_label)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def rank_histogram(frequencies: dict[str, Float[np.ndarray, " rank"]]) -> Figure:
+    """Rank histograms side by side; a reliable ensemble follows the dashed line."""
+    size = min(3.6 * len(frequencies), WIDTH), 2.8
+    figure, axes = new_figure(1, len(frequencies), figsize=size, sharey=True, squeeze=False)
+    for axis, (label, values) in zip(axes[0], frequencies.items(), strict=True):
+        axis.bar(np.arange(len(values)), values, width=1.0, color=SKY, edgecolor="white")
+        axis.axhline(1 / len(values), color=BLACK, linestyle="--", linewidth=1)
+        axis.set(title=label, xlabel="rank of the truth", xticks=np.arange(0, len(values), 2))
+    axes[0, 0].set_ylabel("frequency")
+    return figure
+
+
+def tracking(
+    truth: Field, observations: Field, ensemble: Float[np.ndarray, "cycle member site"], step_size: float, alt: str
+) -> HTML:
+    """A moving picture of a filter that finds the truth, as an image to show in a notebook.
+
+    Parameters
+    ----------
+    truth : (cycle, site), at the times of the observations.
+    observations : NaN where nothing was observed.
+    alt : the picture in words, for readers who do not see it.
+    """
+    # One layout for all frames: a constrained one would be solved anew for each.
+    figure, axis = new_figure(figsize=(6.4, 3.2), layout="none")
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.9, bottom=0.31)
+    site = np.arange(truth.shape[1])
+    members = axis.plot(site, ensemble[0].T, color=SKY, linewidth=0.8)
+    (mean,) = axis.plot(site, ensemble[0].mean(0), color=RED, linewidth=2, label="filter: mean of the members (thin)")
+    (true,) = axis.plot(
+        site, truth[0], color=BLACK, linewidth=2, linestyle="--", label="truth, never shown to the filter"
+    )
+    (observed,) = axis.plot(site, observations[0], "o", color=ORANGE, markersize=4, label="observations")
+    axis.set(xlabel="site", ylabel="value", ylim=(-12, 18))
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below the picture, which fills the axes
+
+    def draw(k: int):
+        for line, member in zip(members, ensemble[k], strict=True):
+            line.set_ydata(member)
+        for line, values in ((mean, ensemble[k].mean(0)), (true, truth[k]), (observed, observations[k])):
+            line.set_ydata(values)
+        error = np.sqrt(np.mean((ensemble[k].mean(0) - truth[k]) ** 2))
+        axis.set_title(f"time {k * step_size:4.1f}    RMSE {error:.2f}", loc="left", family="monospace")
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tracking.gif"
+        FuncAnimation(figure, draw, frames=len(truth)).save(path, PillowWriter(fps=8))
+        picture = base64.b64encode(path.read_bytes()).decode()
+    plt.close(figure)
+    style = "background: white; max-width: 100%"
+    return HTML(f'<img alt="{escape(alt)}" style="{style}" src="data:image/gif;base64,{picture}">')

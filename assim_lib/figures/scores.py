@@ -1,0 +1,217 @@
+"""Figures of scores: methods and settings beside one another.
+
+``method`` in a table is a name of :data:`~assim_lib.figures.style.METHOD_PENS`, ``m`` the size of an ensemble, ``rmse``
+that of the analysis, ``rmse_lo`` and ``rmse_hi`` the bounds of its 95 % interval.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from assim_lib.figures.style import (
+    BLACK,
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WIDTH,
+    legend_of_all,
+    marked,
+    new_figure,
+    pen_of,
+    plain_numbers,
+    told_apart,
+)
+
+
+def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
+    """RMSE of every row, with its confidence interval, best at the top.
+
+    Parameters
+    ----------
+    table : columns ``method``, ``m``, ``label``, ``rmse``, ``rmse_lo`` and ``rmse_hi``; a run that broke down has no
+        RMSE, and is left out.
+    """
+    table = table.dropna(subset="rmse").sort_values("rmse", ascending=False)
+    figure, axis = new_figure(figsize=(7, 0.34 * len(table) + 1.1))
+    rows: list[Any] = list(table.itertuples())
+    for y, row in enumerate(rows):
+        color = pen_of(row.method).color
+        axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=3, alpha=0.5)
+        axis.plot(row.rmse, y, "o", color=color)
+    names = [f"{r.label}, m = {r.m}" if str(r.method).startswith("amortized") else r.label for r in rows]
+    axis.set_yticks(range(len(table)), names)
+    axis.axvline(noise, color=ORANGE, linestyle="--", linewidth=1)
+    axis.set(xlabel="analysis RMSE (dashed: observation error σ)", xscale="log")
+    plain_numbers(axis.xaxis)
+    return figure
+
+
+def headline(table: pd.DataFrame) -> Figure:
+    """Where the learned filters stand between a small classical ensemble and the best that is known, one row a setting.
+
+    Parameters
+    ----------
+    table : one row a setting, its title in the index; columns ``letkf10``, ``published``, ``reference``, ``learned``,
+        ``learned_lo``, ``learned_hi``, all RMSE, and ``classical``, by which they are divided.
+    """
+    figure, axis = new_figure(figsize=(WIDTH, 0.5 * len(table) + 1.6))
+    series = {
+        "letkf10": ("LETKF, 10 members", "s", BLUE),
+        "published": ("published, at most 30 members", "D", GRAY),
+        "reference": ("reference, 100 members", "^", GREEN),
+        "learned": ("learned, at most 10 members", "o", RED),
+    }
+    for y, (_, row) in enumerate(table.iloc[::-1].iterrows()):
+        axis.axhline(y, color="#dddddd", linewidth=1, zorder=0)
+        for column, (label, marker, color) in series.items():
+            axis.plot(
+                row[column] / row.classical,
+                y,
+                marker,
+                color=color,
+                markersize=9 if column == "learned" else 6,
+                markerfacecolor="white" if column in ("published", "letkf10") else color,
+                label=label,
+            )
+        interval = [row.learned_lo / row.classical, row.learned_hi / row.classical]
+        axis.plot(interval, [y, y], color=RED, linewidth=3, alpha=0.5)
+    axis.axvline(1.0, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(table)), table.index[::-1])
+    axis.set_xscale("log")
+    axis.set_xlabel("analysis RMSE / that of the best tuned classical filter\nof at most 30 members (dashed)")
+    plain_numbers(axis.xaxis)
+    legend_of_all(figure, loc="outside upper center", ncols=2)
+    return figure
+
+
+def spread_and_error(table: pd.DataFrame) -> Figure:
+    """Spread against RMSE of everything with an ensemble; what knows its own error lies on the dashed line.
+
+    Parameters
+    ----------
+    table : columns ``method``, ``rmse`` and ``spread``.
+    """
+    figure, axis = new_figure(figsize=(7, 4.2))
+    kept: pd.DataFrame = table.loc[table.spread > 0]
+    for method, group in kept.groupby("method"):
+        axis.plot(group.rmse, group.spread, linestyle="none", alpha=0.8, **marked(method))
+    ends = np.array([kept[["rmse", "spread"]].min().min(), kept[["rmse", "spread"]].max().max()])
+    axis.plot(ends, ends, color=BLACK, linestyle="--", linewidth=1)
+    axis.fill_between(ends, 0.8 * ends, 1.25 * ends, color=BLACK, alpha=0.08, linewidth=0)
+    axis.set(xscale="log", yscale="log", xlabel="analysis RMSE", ylabel="spread")
+    plain_numbers(axis.xaxis, axis.yaxis)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def long_run(
+    first: Float[np.ndarray, "start cycle"], blocks: Float[np.ndarray, "block start"], cycles: int, climatology: float
+) -> Figure:
+    """RMSE of filters that started cold, each in a run of its own: its first cycles, and block by block ever after.
+
+    Parameters
+    ----------
+    first : RMSE of the first cycles.
+    blocks : mean RMSE over each block.
+    cycles : of one block.
+    climatology : RMSE of the climatological mean, dashed.
+    """
+    figure, (left, right) = new_figure(1, 2, figsize=(WIDTH, 3.2), sharey=True)
+    thousands = cycles * (1 + np.arange(len(blocks))) / 1000
+    for axis, x, series in ((left, np.arange(first.shape[1]), first.T), (right, thousands, blocks)):
+        axis.plot(x, series, color=SKY, linewidth=0.6)
+        axis.plot(x, series.mean(1), color=RED, linewidth=1.8)
+        axis.axhline(climatology, color=BLACK, linestyle="--", linewidth=1)
+    left.set(xlabel="cycle after a cold start", ylabel="analysis RMSE", yscale="log", title="the first cycles")
+    right.set(xlabel="thousand cycles", title=f"means over {cycles} cycles")
+    plain_numbers(left.yaxis)
+    return figure
+
+
+def transfer(table: pd.DataFrame) -> Figure:
+    """RMSE in each setting as a share of the climatology's there; below 1 something is known of the truth.
+
+    Parameters
+    ----------
+    table : columns ``filter``, ``setting`` (its title), ``rmse``, ``standard_error`` and ``climatology``; settings
+        stand in the order of the rows.
+    """
+    settings = list(dict.fromkeys(table.setting))
+    groups = table.groupby("filter", sort=False)
+    figure, axis = new_figure(figsize=(8, 1.0 + 0.27 * len(settings) + 0.2 * len(groups)))
+    for pen, (name, rows) in told_apart(groups, (RED, BLUE, GREEN, ORANGE, PURPLE, BLACK, SKY)):
+        axis.errorbar(
+            rows.rmse / rows.climatology,
+            [settings.index(setting) for setting in rows.setting],
+            xerr=2 * rows.standard_error / rows.climatology,
+            fmt=pen.marker,
+            color=pen.color,
+            markersize=5,
+            elinewidth=1,
+            alpha=0.85,
+            label=name,
+        )
+    axis.axvline(1, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(settings)), settings)
+    axis.invert_yaxis()
+    axis.set(xlabel="RMSE / that of the climatology", xscale="log")
+    plain_numbers(axis.xaxis)
+    figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
+def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
+    """RMSE against ensemble size, one panel a setting; a method without an ensemble is a line across.
+
+    Parameters
+    ----------
+    tables : title → columns ``method``, ``m`` and ``rmse``, one row for each method and size.
+    """
+    columns = min(3, len(tables))
+    rows = -(-len(tables) // columns)
+    figure, axes = new_figure(rows, columns, figsize=(WIDTH / 3 * columns, 2.6 * rows + 0.6), squeeze=False)
+    for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
+        kept: pd.DataFrame = table.dropna(subset="rmse")
+        for method, group in kept.sort_values(by="m").groupby("method"):
+            line, style = pen_of(method).line, marked(method)
+            if line != "none" and (group.m == 1).all():
+                style = {"color": style["color"], "label": style["label"]}
+                axis.axhline(group.rmse.iloc[0], linestyle=line, linewidth=1.2, **style)
+            else:
+                axis.plot(group.m, group.rmse, linestyle=line, **style)
+        axis.set(title=title, xscale="log", yscale="log")
+        axis.set_xticks([1, 5, 10, 30, 100], ["1", "5", "10", "30", "100"])
+        axis.minorticks_off()
+        plain_numbers(axis.yaxis)
+    for axis in axes.flat[len(tables) :]:
+        axis.set_visible(False)
+    figure.supxlabel("ensemble size")
+    figure.supylabel("analysis RMSE")
+    legend_of_all(figure, loc="outside upper center", ncols=4)
+    return figure
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """RMSE against the time a cycle takes, every method with its ensemble size.
+
+    Parameters
+    ----------
+    table : columns ``method``, ``m``, ``rmse`` and ``ms_per_cycle``.
+    """
+    figure, axis = new_figure(figsize=(WIDTH, 3.8))
+    for method, group in table.groupby("method"):
+        rows: Any = group.itertuples()
+        axis.loglog(group.ms_per_cycle, group.rmse, linestyle="none", **marked(method))
+        for row in rows:
+            axis.annotate(row.m, (row.ms_per_cycle, row.rmse), (5, 2), textcoords="offset points")
+    axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
+    plain_numbers(axis.xaxis, axis.yaxis)
+    figure.legend(title="number: ensemble size", loc="outside right upper")
+    return figure

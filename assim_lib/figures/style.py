@@ -1,0 +1,116 @@
+"""What the figures share: colours, markers, line styles, names of methods, and numbers on axes.
+
+Colours are those of Okabe & Ito, and some darker ones, which most colour-blind readers can tell apart. Lines that a
+legend names differ in marker or style as well. Every figure has a white background of its own, so that it survives a
+dark page.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple, TypeVar
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+T = TypeVar("T")
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, RED, PURPLE, GRAY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
+
+# Dashes in units of the line's width.
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (10, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+WIDTH = 8.2  # inches: the text of a page; a browser would shrink what is wider, and its text with it
+
+# Text has matplotlib's 10 points in every place: at 90 dots an inch, 9.4 points of a page.
+STYLE: Any = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 90,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "figure.labelsize": "medium",
+    "legend.fontsize": "medium",
+    "legend.frameon": False,
+    "legend.title_fontsize": "medium",
+    "image.aspect": "auto",
+    "image.interpolation": "nearest",
+}
+
+
+class Pen(NamedTuple):
+    """What one line is drawn with."""
+
+    color: str
+    marker: str
+    line: Any
+
+
+# Where the axis is the size of the ensemble, learned filters are marks without a line.
+METHOD_PENS = {
+    "amortized": Pen(RED, "*", "none"),
+    "amortized_any": Pen(BLACK, "P", "none"),
+    "amortized_original": Pen(ORANGE, "X", "none"),
+    "amortized_ff": Pen("#5b5b8c", "p", "none"),
+    "LETKF": Pen(BLUE, "o", "-"),
+    "iEnKS": Pen(GREEN, "s", "-"),
+    "EnKF-N": Pen("#8a6d00", "^", "-"),
+    "4D-Var": Pen(PURPLE, "D", ":"),
+    "3D-Var": Pen(SKY, "v", "--"),
+    "Climatology": Pen(GRAY, "d", "-."),
+}
+METHOD_NAMES = {
+    "amortized": "learned",
+    "amortized_any": "learned, for many settings",
+    "amortized_original": "original",
+    "amortized_ff": "learned, feed-forward",
+}
+
+
+def pen_of(method: Any) -> Pen:
+    """The pen of a method, the same in every figure; black circles for one that has none."""
+    return METHOD_PENS.get(method, Pen(BLACK, "o", "-"))
+
+
+def marked(method: Any) -> dict[str, Any]:
+    """Colour, marker and label of a method, as keyword arguments of ``plot``."""
+    pen = pen_of(method)
+    size = 9 if pen.marker == "*" else 6  # a star fills little of its square
+    return {"color": pen.color, "marker": pen.marker, "markersize": size, "label": METHOD_NAMES.get(method, method)}
+
+
+def told_apart(
+    items: Iterable[T], colors: Sequence[str], lines: Sequence[Any] = LINES, markers: Sequence[str] = MARKERS
+) -> Iterator[tuple[Pen, T]]:
+    """Each item with a pen of its own; colours, line styles and markers start again where they end."""
+    for color, marker, line, item in zip(cycle(colors), cycle(markers), cycle(lines), items, strict=False):
+        yield Pen(color, marker, line), item
+
+
+def new_figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
+    """``plt.subplots`` in the book's style, which stays set: notebooks draw a figure after the cell has run."""
+    plt.rcParams.update(STYLE)
+    return plt.subplots(*args, **kwargs)
+
+
+def legend_of_all(figure: Figure, **kwargs: Any) -> None:
+    """One legend for all panels of a figure, each label once."""
+    entries: dict[Any, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(entries.values(), entries.keys(), **kwargs)
+
+
+def plain_numbers(*axes: Any) -> None:
+    """Write 0.3 on a logarithmic axis, not 3 · 10⁻¹."""
+    for axis in axes:
+        low, high = axis.get_view_interval()
+        axis.set_minor_locator(LogLocator(subs=(2, 5) if high > 30 * low else (1.5, 2, 3, 4, 6)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")

@@ -1,0 +1,135 @@
+"""Figures of what was tried on validation data: trainings, variants of a recipe, a search for hyperparameters."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from assim_lib.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    LINES,
+    ORANGE,
+    PURPLE,
+    RED,
+    WIDTH,
+    legend_of_all,
+    new_figure,
+    pen_of,
+    plain_numbers,
+    told_apart,
+)
+
+
+def learning_curves(
+    histories: Mapping[str, Sequence[Mapping[str, int | float]]],
+    references: Mapping[str, float],
+    against: str = "core_seconds",
+) -> Figure:
+    """Validation RMSE while training, with the scores of other methods as horizontal lines.
+
+    Parameters
+    ----------
+    histories : label → points of a training, each with ``validation_rmse`` and what it is drawn against.
+    references : label → RMSE.
+    against : ``"core_seconds"``, ``"seconds"`` or ``"update"``.
+    """
+    figure, axis = new_figure(figsize=(WIDTH, 3.6))
+    for pen, (label, history) in told_apart(histories.items(), (RED, ORANGE, PURPLE, BLACK, GREEN)):
+        x = np.array([point[against] for point in history])
+        axis.loglog(
+            x / 60 if "seconds" in against else x,
+            [point["validation_rmse"] for point in history],
+            color=pen.color,
+            marker=pen.marker,
+            markersize=5,
+            markevery=0.08,  # of the diagonal: a mark for every evaluation would hide the curve
+            label=label,
+        )
+    for pen, (label, value) in told_apart(references.items(), (BLUE,), LINES[1:]):
+        axis.axhline(value, color=pen.color, linestyle=pen.line, linewidth=1, label=label)
+    unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
+    axis.set(xlabel=unit, ylabel="validation RMSE")
+    plain_numbers(axis.xaxis, axis.yaxis)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def variants(table: pd.DataFrame, reference: float) -> Figure:
+    """RMSE of each variant with its 95 % interval, one point a seed, beside a dashed line at the reference.
+
+    Parameters
+    ----------
+    table : columns ``variant``, ``seed``, ``rmse``, ``rmse_lo`` and ``rmse_hi``; variants stand in the order of the
+        rows.
+    """
+    names = list(dict.fromkeys(table.variant))
+    figure, axis = new_figure(figsize=(7, 0.9 + 0.25 * len(names)))
+    for beside, (pen, (seed, rows)) in enumerate(told_apart(table.groupby("seed"), (BLUE, ORANGE, GREEN))):
+        axis.errorbar(
+            rows.rmse,
+            [names.index(name) + 0.2 * beside for name in rows.variant],
+            xerr=[rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse],
+            fmt=pen.marker,
+            color=pen.color,
+            markersize=5,
+            elinewidth=1,
+            label=f"seed {seed}",
+        )
+    axis.axvline(reference, color=BLACK, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel="RMSE on validation data")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+# What a trial is and what it gave; every other column of a table of trials is a hyperparameter.
+_OF_A_TRIAL = {"contender", "method", "m", "cycles", "diverged", "ms_per_cycle", "rmse"}
+
+
+def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic: Collection[str] = ()) -> Figure:
+    """What a wrong value of one hyperparameter costs, all others being the best: RMSE over that of the best trial.
+
+    Parameters
+    ----------
+    trials : one row a trial, all over the same cycles: ``contender``, ``method``, ``m``, ``rmse`` (NaN where the trial
+        diverged: a cross at the upper edge), and a column for each hyperparameter.
+    parameters : column of a hyperparameter → what it is called; a panel each.
+    logarithmic : those of them that are drawn on a logarithmic axis.
+    """
+    hyperparameters = [column for column in trials if column not in _OF_A_TRIAL]
+    columns = min(2, len(parameters))
+    rows = -(-len(parameters) // columns)
+    size = WIDTH / 2 * columns, 2.7 * rows + 0.8
+    figure, axes = new_figure(rows, columns, figsize=size, sharey=True, squeeze=False)
+    highest = 2.0
+    lines = {m: pen.line for pen, m in told_apart(sorted(trials.m.unique()), (BLACK,))}
+    for axis, (name, text) in zip(axes.flat, parameters.items(), strict=False):
+        for _, group in trials.dropna(subset=name).groupby("contender"):
+            if group.rmse.isna().all():
+                continue
+            best = group.loc[group.rmse.idxmin()]
+            others = [key for key in hyperparameters if key != name]
+            same: pd.DataFrame = group.loc[(group[others].isna() | (group[others] == best[others])).all(axis=1)]
+            same = same.sort_values(by=name)
+            if len(same) < 2:
+                continue
+            height = (same.rmse / best.rmse).clip(upper=highest).fillna(highest)
+            finished, pen = same.rmse.notna().to_numpy(), pen_of(best.method)
+            label = f"{best.method} N={best.m}" if best.m > 1 else best.method
+            style = {"color": pen.color, "linestyle": lines[best.m], "marker": pen.marker, "markersize": 5}
+            axis.plot(same[name], height, **style, markevery=finished, label=label)
+            axis.plot(same[name][~finished], height[~finished], "x", color=pen.color, markersize=7)
+        axis.set(xlabel=text)
+        if name in logarithmic:
+            axis.set_xscale("log")
+            plain_numbers(axis.xaxis)
+    for axis in axes.flat[len(parameters) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("RMSE / best RMSE")
+    legend_of_all(figure, loc="outside upper center", ncols=4)
+    return figure

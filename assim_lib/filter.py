@@ -1,0 +1,325 @@
+r"""The assimilation cycle: one code for training and for testing.
+
+A filter carries its ensemble (and the analysis's memory) from one observation to the next. One cycle, with
+lag :math:`L`:
+
+1. the carried ``base``, the ensemble at :math:`t-L`, is corrected by what its ``forecast`` to :math:`t` missed
+   in the observation :math:`y_t`;
+2. the corrected base is forecast :math:`L+1` cycles: after :math:`L` of them it is the **analysis** at
+   :math:`t`, after one more the **forecast** for :math:`t+1`;
+3. the window moves by one: the base of the next cycle is the state one cycle after this one's.
+
+After a cold start there may be a **lag warm-up**: the base stays where it is, until the observation is :math:`L` cycles
+away. A forecast from a state that is hardly known would say nothing about an observation far ahead.
+
+With :math:`L=0` this is the textbook forecast–analysis cycle. With :math:`L>0` the analysis is always the end
+of a model trajectory, and an observation corrects the past through the dynamics, as in the iEnKS.
+"""
+
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from assim_lib.analyses import Analysis, AnalysisInput
+from assim_lib.observations import ObservationModel
+from assim_lib.systems import Dynamics
+
+
+class Carry(NamedTuple):
+    """What a filter knows before an observation.
+
+    base : states at t − L.
+    forecast : their forecast at t.
+    memory : of the analysis.
+    covariance : of the error of the base in units of the climatology, where the analysis carries one.
+    """
+
+    base: Float[Tensor, "*batch member channel site"]
+    forecast: Float[Tensor, "*batch member channel site"]
+    memory: Float[Tensor, "*batch memories site features"]
+    covariance: Float[Tensor, "*batch state state"] | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Carry":
+        """The same with a change made to each of its parts."""
+        return Carry(**{name: change(part) for name, part in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parts by name, without one that is not carried."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
+
+
+class AmortizedFilter(nn.Module):
+    """A learned recurrent ensemble filter.
+
+    Parameters
+    ----------
+    dynamics : the differentiable forecast model.
+    observation_model : what is seen at each cycle, and with what error.
+    analysis : one of :data:`assim_lib.analyses.ANALYSES`.
+    step_size : observation interval, a multiple of the dynamics' step.
+    lag : L, in cycles.
+    climatology : (state, channel, site) states of the free-running model; cold starts are drawn from them,
+        so that no filter ever starts from the truth.
+    lag_warmup : cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
+    clamp : states are kept within this many climatological standard deviations of the mean.
+    """
+
+    climatology: Tensor
+    schedule: Tensor
+    known: Tensor
+    error: Tensor
+    error_variance: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        observation_model: ObservationModel,
+        analysis: Analysis,
+        step_size: float,
+        lag: int,
+        climatology: Float[Tensor, "state channel site"],
+        lag_warmup: int = 0,
+        clamp: float = 4.0,
+    ):
+        super().__init__()
+        self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
+        self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
+        self.lag, self.lag_warmup, self.clamp = lag, lag_warmup, clamp
+        self.register_buffer("climatology", climatology)
+        entries, error = torch.arange(observation_model.period), observation_model.standard_deviation
+        derived = {
+            "schedule": observation_model.mask(entries).to(climatology),
+            "known": observation_model.known(entries).to(climatology),
+            "error": error.to(climatology),
+            "error_variance": error.square().to(climatology),
+            "lowest": analysis.mean - clamp * analysis.std,
+            "highest": analysis.mean + clamp * analysis.std,
+        }
+        for name, tensor in derived.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def with_observations(self, observation_model: ObservationModel, step_size: float) -> "AmortizedFilter":
+        """The same filter of other observations. Its weights are shared: what trains one trains the other.
+
+        Parameters
+        ----------
+        step_size : observation interval; the lag stays the same number of cycles.
+
+        Raises
+        ------
+        ValueError : if ``step_size`` is not a multiple of the dynamics' step.
+        """
+        return AmortizedFilter(
+            self.dynamics,
+            observation_model,
+            self.analysis,
+            step_size,
+            self.lag,
+            self.climatology,
+            self.lag_warmup,
+            self.clamp,
+        )
+
+    def with_members(self, members: int) -> "AmortizedFilter":
+        """The same filter with another ensemble size. Its weights are shared: what trains one trains the other."""
+        # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
+        other = copy(self)
+        other._modules = dict(self._modules)
+        other.analysis = copy(self.analysis)
+        other.analysis.members = members
+        return other
+
+    def lag_at(self, age: int | None) -> int:
+        """The lag so many cycles after a cold start; None: long after."""
+        return self.lag if age is None or not self.lag_warmup else min(self.lag, age // self.lag_warmup)
+
+    @property
+    def spinup(self) -> int:
+        """Number of cycles in which the lag of a new filter grows."""
+        return self.lag_warmup * self.lag
+
+    def flow(self, states: Tensor, cycles: int = 1) -> Tensor:
+        """The model over so many cycles."""
+        return self.dynamics.flow(states, cycles * self.steps)
+
+    def _bounded(self, states: Tensor) -> Tensor:
+        return states.clamp(self.lowest, self.highest)
+
+    def cold_start(
+        self, *batch: int, generator: torch.Generator, near: Float[Tensor, "*batch channel site"] | None = None
+    ) -> Carry:
+        """Ensembles of random climatological states, and an empty memory.
+
+        Parameters
+        ----------
+        batch : shape of the batch; none for a single filter.
+        generator : a CPU generator, from which the members are drawn.
+        near : where this is a number and not NaN, members start from it instead, each with an error of its own.
+        """
+        shape, device = (*batch, self.analysis.members), self.climatology.device
+        chosen = torch.randint(len(self.climatology), shape, generator=generator)
+        base = self.climatology[chosen.to(device)]
+        if near is not None:
+            error = torch.randn(base.shape, generator=generator).to(base)
+            around = near.to(base).unsqueeze(-3) + self.error * error
+            base = torch.where(around.isnan(), base, around)
+        return Carry(
+            base,
+            self.flow(base, self.lag_at(0)),
+            self.analysis.initial_memory(*batch, climatology=self.climatology),
+            self.analysis.initial_covariance(*batch, climatology=self.climatology),
+        )
+
+    def cycle(
+        self,
+        carry: Carry,
+        observation: Float[Tensor, "*batch channel site"],
+        number: Int[Tensor, "*batch"] | int,
+        generator: torch.Generator | None = None,
+        age: int | None = None,
+        sample: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+    ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
+        """Use one observation; return what is carried to the next, and the analysis ensemble.
+
+        Parameters
+        ----------
+        observation : what was received, NaN elsewhere. A number where the schedule expects none is not used.
+        number : of the cycle, in the observation schedule.
+        generator : turns dropout on, where the analysis has any.
+        age : number of cycles since the cold start, while the lag grows.
+        sample : makes an ensemble of the corrected base and its covariance, which takes the place of the analysis; its
+            mean is moved to that of the analysis.
+        """
+        lag = self.lag_at(age)
+        grows = age is not None and self.lag_at(age + 1) > lag
+        phase = (torch.as_tensor(number, device=carry.base.device) % len(self.schedule)).expand(carry.base.shape[:-3])
+        mask = self.schedule[phase] * observation.isfinite()
+        predicted = self.observation_model.operator(carry.forecast)
+        if self.observation_model.unknown:
+            predicted = predicted * self.known[phase].unsqueeze(-3)
+        given = AnalysisInput(
+            base=carry.base,
+            forecast=carry.forecast,
+            predicted=predicted,
+            observation=torch.where(mask > 0, observation, 0.0),
+            mask=mask,
+            error=self.error,
+            error_variance=self.error_variance,
+            phase=phase,
+            tendency=self.dynamics.tendency(carry.base),
+            memory=carry.memory,
+            covariance=carry.covariance,
+            predict=lambda states: self.observation_model.operator(self.flow(states, lag)),
+        )
+        corrected, memory, covariance = self.analysis(given, generator)
+        base = self._bounded(corrected)
+        ensemble = None if sample is None else self.flow(self._bounded(sample(base, covariance)), lag)
+        following = self.flow(base)
+        if covariance is not None and not grows:
+            following, covariance = self.analysis.forecast(base, covariance, self.flow)
+            following = self._bounded(following)
+        path = [base, following]
+        for _ in range(lag):
+            path.append(self.flow(path[-1]))
+        analysis = path[-2]
+        if ensemble is not None:
+            analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
+        return Carry(path[0 if grows else 1], path[-1], memory, covariance), analysis
+
+    @torch.no_grad()
+    def spun_up(
+        self,
+        carry: Carry,
+        observations: Float[Tensor, "*batch cycle channel site"],
+        phase: Int[Tensor, "*batch cycle"],
+    ) -> Carry:
+        """A cold start after the first :attr:`spinup` observations, its lag full-grown.
+
+        Parameters
+        ----------
+        observations : NaN where nothing was received.
+        phase : entries of the observation schedule that they are of.
+        """
+        for age in range(self.spinup):
+            carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], age=age)
+        return carry
+
+
+@torch.no_grad()
+def assimilate(
+    model: AmortizedFilter,
+    observations: Float[Tensor, "*batch cycle channel site"],
+    generator: torch.Generator,
+    first_cycle: Int[Tensor, "*batch"] | int = 0,
+    dropout: bool = False,
+    near: Float[Tensor, "*batch channel site"] | None = None,
+    draws: int = 0,
+    progress: bool = False,
+) -> Float[Tensor, "*batch cycle member channel site"]:
+    """Run a filter from a cold start along a record of observations; return the analysis ensembles.
+
+    Parameters
+    ----------
+    observations : NaN where nothing was received.
+    generator : a CPU generator, for the cold start (and for dropout, if kept on).
+    first_cycle : number of the first cycle in the observation schedule.
+    dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
+    near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
+    draws : of a filter that carries a covariance in place of members, return so many members that are drawn from it,
+        with the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
+    """
+    batch, device = observations.shape[:-3], model.climatology.device
+    carry = model.cold_start(*batch, generator=generator, near=near)
+    observations = observations.to(model.climatology)
+    first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
+    sample = None
+    if draws and carry.covariance is not None:
+        sample = partial(model.analysis.sample_members, members=draws, generator=generator)
+    analyses = []
+    for k in tqdm(range(observations.shape[-3]), desc="assimilate", unit="cycle", disable=not progress):
+        carry, analysis = model.cycle(
+            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None, age=k, sample=sample
+        )
+        analyses.append(analysis.cpu())
+    return torch.stack(analyses, -4)
+
+
+def mean_gain(
+    model: AmortizedFilter,
+    observations: Float[np.ndarray, "cycle channel site"],
+    spinup: int = 100,
+    cycles: int = 20,
+    seed: int = 0,
+) -> Float[np.ndarray, "state state"]:
+    """Derivative of the mean analysis with respect to the observation, averaged over some cycles.
+
+    Parameters
+    ----------
+    observations : NaN where nothing was seen; at least ``spinup + cycles`` of them.
+    spinup : cycles that the filter is given to find the truth.
+
+    Returns
+    -------
+    Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
+    """
+    record = torch.from_numpy(observations[: spinup + cycles]).to(model.climatology.device)
+    carry = model.cold_start(generator=torch.Generator().manual_seed(seed))
+    jacobians = []
+    for k, y in enumerate(record):
+        if k >= spinup:
+            of_observation = torch.func.jacrev(
+                lambda y, k=k, carry=carry: model.cycle(carry, y, k, age=k)[1].mean(-3).flatten()
+            )
+            jacobians.append(of_observation(y).flatten(1).detach())
+        with torch.no_grad():
+            carry, _ = model.cycle(carry, y, k, age=k)
+    return torch.stack(jacobians).mean(0).cpu().numpy()

@@ -1,0 +1,242 @@
+"""What a trained filter stands: very long runs from cold starts, stored beside what it does in other settings.
+
+Truth and errors are simulated here, as many as it takes, and are none of those that filters are trained, tuned or
+scored on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save, save_file
+from tqdm import tqdm
+
+from assim_lib.classical.records import Record
+from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
+from assim_lib.filter import AmortizedFilter, Carry
+from assim_lib.seeds import STRESS
+from assim_lib.storage import atomic_path, data_dir, provenance, write_json
+from assim_lib.study.transfer import place_of, transfer
+from assim_lib.systems import system_of
+from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
+from assim_lib.training.experiment import Experiment
+
+STARTS, LONG, BLOCK = 20, 100_000, 1000  # cold starts, cycles, and cycles between two savings
+
+
+class LongRun(Record):
+    """Many filters of one kind, each from a cold start of its own, after truths of their own.
+
+    Attributes
+    ----------
+    cycles, block : length of the run, and of the blocks that it is told in.
+    climatology : RMSE of the climatological mean.
+    rmse : mean RMSE, by block and start.
+    worst : the largest mean over :data:`~assim_lib.evaluation.LOST_AFTER` cycles in a block, by block and start.
+    first : RMSE of each of the first cycles, by start.
+    lost : number of blocks in which the truth was lost, that of the cold start included, by start.
+    """
+
+    cycles: int
+    block: int
+    climatology: float
+    rmse: list[list[float]]
+    worst: list[list[float]]
+    first: list[list[float]]
+    lost: list[int]
+
+    @property
+    def starts(self) -> int:
+        """Number of cold starts."""
+        return len(self.lost)
+
+
+class StressTest(Record):
+    """What is stored of a filter: its long run, and the rows of :func:`~assim_lib.study.transfer.transfer`."""
+
+    transfer: list[dict[str, Any]]
+    long: LongRun
+    weights: str
+    provenance: dict[str, Any]
+
+
+def stress_path(name: str) -> Path:
+    """Where the results of a filter are stored."""
+    return data_dir() / "robustness" / f"{name}.json"
+
+
+def stress_tests() -> dict[str, StressTest]:
+    """The stored results by the name of the filter."""
+    return {path.stem: StressTest.read(path) for path in sorted(stress_path("").parent.glob("*.json"))}
+
+
+def long_runs_table() -> pd.DataFrame:
+    """What the stored long runs say, one row a filter.
+
+    Returns
+    -------
+    ``cycles`` and ``starts``; the mean ``rmse`` without the block of the cold start; the ``worst`` mean over
+    :data:`~assim_lib.evaluation.LOST_AFTER` cycles after it, and ``climatology`` to compare it with; ``recovery``, the
+    first cycle at which the last start had an error below half of the climatology's; and the number of starts that
+    were ``lost`` at any time after the first block.
+    """
+    rows = {}
+    for name, result in stress_tests().items():
+        run = result.long
+        error, worst, first = (np.array(series) for series in (run.rmse, run.worst, run.first))
+        tracked = first < run.climatology / 2
+        rows[name] = {
+            "cycles": run.cycles,
+            "starts": run.starts,
+            "rmse": error[1:].mean(),
+            "worst": worst[1:].max(),
+            "climatology": run.climatology,
+            "recovery": tracked.argmax(1).max() + 1 if tracked.any(1).all() else np.nan,
+            "lost": int((worst[1:] > LOST_AT * run.climatology).any(0).sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("filter")
+
+
+def transfer_table() -> pd.DataFrame:
+    """What filters do in settings that they were not trained in, one row a filter and setting."""
+    rows = [{"filter": name, **row} for name, result in stress_tests().items() for row in result.transfer]
+    return pd.DataFrame(sorted(rows, key=lambda row: place_of(row["setting"])))
+
+
+def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:
+    """Long run and other settings of a published filter; store both.
+
+    Parameters
+    ----------
+    folder : for the state of the long run, which goes on from there after an interruption.
+    cycles : of the long run, a multiple of :data:`BLOCK`; at least two blocks, since the first does not count.
+
+    Raises
+    ------
+    ValueError : if ``cycles`` cannot be, or the state in ``folder`` is that of another run.
+    """
+    if cycles < 2 * BLOCK:
+        raise ValueError(f"cycles = {cycles} must be at least {2 * BLOCK}.")
+    experiment, model = load_filter(checkpoint_path(name))
+    origin, state = provenance(str(experiment.torch_device)), folder / "long.safetensors"
+    long = long_run(experiment, model, cycles, state, progress)
+    result = StressTest(
+        transfer=transfer(checkpoint_path(name), progress),
+        long=long,
+        weights=load_checkpoint(checkpoint_path(name))[1]["sha256"],
+        provenance=origin,
+    )
+    write_json(stress_path(name), result.model_dump())
+    # Asked again, after a change of the library, the run begins again.
+    state.unlink()
+    return stress_path(name)
+
+
+class _Runs:
+    """Truths and the filters that follow them, block by block."""
+
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, starts: int):
+        self.experiment, self.model, self.device = experiment, model, experiment.torch_device
+        self.dynamics = system_of(experiment.system)
+        source = torch.Generator().manual_seed(STRESS)
+        self.truth = self.dynamics.on_attractor(starts, source)
+        self.carry = model.cold_start(starts, generator=source)
+        self.blocks: list[dict[str, Any]] = []
+        weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        self.owner = hashlib.sha256(save(weights) + experiment.model_dump_json().encode()).hexdigest()
+
+    @torch.no_grad()
+    def advance(self, on_cycle: Callable[[], Any]) -> None:
+        steps, starts = self.dynamics.steps_per_cycle(self.experiment.step_size), len(self.truth)
+        states = []
+        for _ in range(BLOCK):
+            self.truth = self.dynamics.flow(self.truth, steps)
+            states.append(self.dynamics.resolved(self.truth).float())
+        truth = torch.stack(states, 1)
+        random = np.random.default_rng([STRESS, len(self.blocks)])
+        errors = torch.from_numpy(random.standard_normal(truth.shape, dtype=np.float32))
+        # A block is a whole number of periods of every schedule: its first cycle has the number 0.
+        observations = self.model.observation_model.observe(truth, errors).to(self.device)
+        # Of its own for each block, so that a run that was interrupted goes on as it would have.
+        dropout = torch.Generator().manual_seed(STRESS + len(self.blocks)) if self.experiment.test_dropout else None
+        series = np.empty((starts, BLOCK))
+        for k in range(BLOCK):
+            age = len(self.blocks) * BLOCK + k
+            self.carry, analysis = self.model.cycle(self.carry, observations[:, k], k, dropout, age=age)
+            series[:, k] = rmse(analysis.cpu().numpy(), truth[:, k].numpy())
+            on_cycle()
+        running = np.lib.stride_tricks.sliding_window_view(series, LOST_AFTER, axis=1).mean(-1)
+        block: dict[str, Any] = {"rmse": series.mean(1), "worst": running.max(1)}
+        if not self.blocks:
+            spread = (truth - truth.mean((0, 1, 3), keepdim=True)).square().mean().sqrt()
+            block |= {"first": series[:, : 2 * LOST_AFTER], "climatology": float(spread)}
+        self.blocks.append({key: np.round(value, 4).tolist() for key, value in block.items()})
+
+    def save(self, path: Path) -> None:
+        # Without a lag base and forecast are one tensor; a file has no two names for one.
+        carried = {name: part.cpu().clone().contiguous() for name, part in self.carry.tensors().items()}
+        with atomic_path(path) as temporary:
+            header = {"blocks": json.dumps(self.blocks), "owner": self.owner}
+            save_file({"truth": self.truth.clone().contiguous(), **carried}, temporary, header)
+
+    def load(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if header.get("owner") != self.owner or len(tensors["truth"]) != len(self.truth):
+            raise ValueError(
+                f"{path} belongs to a run of another filter, or of other starts; remove it to begin again."
+            )
+        self.blocks = json.loads(header["blocks"])
+        self.truth = tensors.pop("truth")
+        self.carry = Carry(**{name: tensor.to(self.device) for name, tensor in tensors.items()})
+
+
+def long_run(
+    experiment: Experiment,
+    model: AmortizedFilter,
+    cycles: int = LONG,
+    state: Path | None = None,
+    progress: bool = True,
+    starts: int = STARTS,
+) -> LongRun:
+    """Follow independent truths for many cycles, each filter from a cold start of its own.
+
+    Parameters
+    ----------
+    cycles : a multiple of :data:`BLOCK`.
+    state : file that the run goes on from after an interruption, saved after each block.
+
+    Raises
+    ------
+    ValueError : if ``cycles`` cannot be, or ``state`` is that of another run.
+    """
+    if cycles < BLOCK or cycles % BLOCK:
+        raise ValueError(f"cycles = {cycles} must be a positive multiple of {BLOCK}.")
+    runs = _Runs(experiment, model, starts)
+    if state and state.exists():
+        runs.load(state)
+    done = BLOCK * len(runs.blocks)
+    with tqdm(total=cycles, initial=done, desc="long run", unit="cycle", disable=not progress) as bar:
+        while len(runs.blocks) * BLOCK < cycles:
+            runs.advance(bar.update)
+            if state:
+                runs.save(state)
+    blocks = runs.blocks[: cycles // BLOCK]
+    climatology = blocks[0]["climatology"]
+    worst = np.array([block["worst"] for block in blocks])
+    return LongRun(
+        cycles=cycles,
+        block=BLOCK,
+        climatology=climatology,
+        rmse=[block["rmse"] for block in blocks],
+        worst=worst.tolist(),
+        first=blocks[0]["first"],
+        lost=(worst > LOST_AT * climatology).sum(0).tolist(),
+    )

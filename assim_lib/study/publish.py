@@ -1,0 +1,133 @@
+"""Publishing a trained filter: its checkpoint under ``data/checkpoints``, its scores under ``data/results``."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from assim_lib.filter import AmortizedFilter
+from assim_lib.storage import provenance, sha256
+from assim_lib.study.results import Provenance, Result, load_scores, write_result
+from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import (
+    checkpoint_path,
+    load_checkpoint,
+    load_filter,
+    save_checkpoint,
+    stored_experiment,
+)
+from assim_lib.training.experiment import Experiment
+from assim_lib.training.many_settings import in_settings, scored_settings
+from assim_lib.training.validation import score
+
+
+def check_publishable(experiment: Experiment, again: bool = False) -> None:
+    """Ask, before a filter is trained, whether it can be published afterwards.
+
+    Parameters
+    ----------
+    again : a filter of the same name that was trained in another way may be replaced.
+
+    Raises
+    ------
+    LookupError : if the test set of a setting is not one of the project's frozen ones.
+    FileExistsError : if there is another filter of that name.
+    """
+    for scored in scored_settings(experiment):
+        if not scored.setting.load().frozen:
+            raise LookupError(
+                f"system = {scored.system!r} with step_size = {scored.step_size:g} has no frozen test set; make one "
+                "with `python -m assim_lib test-sets` before publishing."
+            )
+    if not again and checkpoint_path(experiment.name).exists():
+        stored = stored_experiment(load_checkpoint(checkpoint_path(experiment.name))[1])
+        options = stored.changed(device=experiment.device).model_dump()
+        differ = [f"{k} = {options[k]!r}" for k, v in experiment.model_dump().items() if options[k] != v]
+        if differ:
+            raise FileExistsError(
+                f"{experiment.name} is published already, from a training with {', '.join(differ)}; take another "
+                "seed, or replace it with --again."
+            )
+
+
+def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
+    """Store a trained filter and its scores, test and validation; return the path of its weights.
+
+    A filter of many settings has one checkpoint, and a result in each of those that it is scored in.
+
+    Parameters
+    ----------
+    record : of the training, as :func:`~assim_lib.training.run.train` returns it.
+
+    Raises
+    ------
+    LookupError : if the test set of a setting is not one of the project's frozen ones.
+    """
+    check_publishable(experiment, again=True)
+    path = checkpoint_path(experiment.name)
+    scores = []
+    for scored, filter_there in in_settings(experiment, model, scored_settings(experiment)):
+        # What the same filter does before any training: the share of its classical part.
+        untrained, _ = score(scored, build_filter(scored, model.climatology), "test")
+        validation, _ = score(scored, filter_there, "validation")
+        scores.append((scored, untrained, validation, *score(scored, filter_there, "test", progress=True)))
+    # Not before all is known: an interrupted scoring leaves the old weights beside the old scores.
+    save_checkpoint(model, path, record)
+    for scored, untrained, validation, test, milliseconds in scores:
+        write_result(
+            f"{experiment.name}-{scored.setting.observing}" if experiment.n_settings else experiment.name,
+            Result(
+                **scored.setting.as_dict(),
+                method=experiment.method,
+                m=experiment.m,
+                label=experiment.label,
+                test=test,
+                validation=validation,
+                ms_per_cycle=milliseconds,
+                seed=experiment.seed,
+                checkpoint=path.name,
+                diverged=False,
+                untrained=untrained,
+                weights=sha256(path),
+                provenance=Provenance(**provenance(str(experiment.torch_device))),
+            ),
+        )
+    return path
+
+
+def publish_again(name: str) -> Path:
+    """Score a published filter as the library is now, and store that; its weights stay as they are.
+
+    Raises
+    ------
+    FileNotFoundError : if there is no checkpoint of that name.
+    """
+    experiment, model = load_filter(checkpoint_path(name))
+    _, record = load_checkpoint(checkpoint_path(name))
+    del record["sha256"]
+    return publish(experiment, model, record)
+
+
+def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
+    """The published filter that is best on validation data in a setting, and its row of the table of scores.
+
+    A filter that was trained in many settings comes in that of the row.
+
+    Parameters
+    ----------
+    wanted : columns of the table and their values, e.g. ``method="amortized", obs_conf="full_obs"``.
+
+    Raises
+    ------
+    LookupError : if no filter is published for the setting.
+    """
+    rows = load_scores(**wanted)
+    rows = rows[rows.checkpoint.notna()]
+    if rows.empty:
+        raise LookupError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
+    row = rows.loc[rows.validation_rmse.idxmin()]
+    path = checkpoint_path(row.checkpoint.removesuffix(".safetensors"))
+    scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}
+    if stored_experiment(load_checkpoint(path)[1]).n_settings:
+        scored["n_settings"] = 0
+    return *load_filter(path, **scored), row

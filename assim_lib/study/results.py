@@ -1,0 +1,194 @@
+"""The table of scores: one JSON file a run under ``data/results``, one tidy row each in ``scores.csv``.
+
+Every figure and table of the book is computed from these files. ``scores.csv`` is derived from the JSON files and
+never edited; a run appears once its file does. Of a learned filter the file names the checkpoint, whose record says
+how it was trained: options, learning curve, time, package versions, commit.
+
+Nothing here needs PyTorch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ConfigDict
+
+from assim_lib.classical.records import Baseline, Hyperparameters, Number, Record, StoredScores
+from assim_lib.setting import SETTING_COLUMNS, Setting
+from assim_lib.storage import atomic_path, data_dir, write_json
+
+COLUMNS = [
+    *SETTING_COLUMNS, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
+    "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "untrained_rmse",
+    "validation_rmse", "best", "file",
+]  # fmt: skip
+
+
+class Provenance(Record):
+    """Where a number comes from, see :func:`assim_lib.storage.provenance`."""
+
+    commit: str
+    python: str
+    versions: dict[str, str | None]
+    device: str
+    processor: str
+
+
+class Failure(Record):
+    """Hyperparameters that were better on validation data, and lost the truth on the test set."""
+
+    hyperparameters: Hyperparameters
+    outcome: str
+
+
+class Result(Record):
+    """The scores of a run on the frozen data of a setting.
+
+    Attributes
+    ----------
+    system, obs_conf, step_size, noise : the setting.
+    method, m : as in the table of scores.
+    label : tells apart runs with the same method and m.
+    test, validation : scores on the frozen test set, and on the validation set that choices are made by.
+    ms_per_cycle : processor time of a cycle in milliseconds.
+    checkpoint, weights, untrained : of a learned filter: file name of its weights, their SHA-256, and the test scores
+        of the
+        same filter before any training.
+    diverged : whether it lost the truth on the test set.
+    diverged_starts, starts : of a classical method: how many of so many short runs lost the truth.
+    baseline, role, outcome : of a classical method: what ran, what it is compared for, and how the run ended.
+    failed : of a classical method: what was tried on the test set before, and lost the truth there.
+    provenance : of the scores; that of the training is in the record of the checkpoint.
+    """
+
+    system: str
+    obs_conf: str
+    step_size: float
+    noise: float
+    method: str
+    m: int
+    label: str
+    test: StoredScores
+    validation: StoredScores
+    ms_per_cycle: Number
+    seed: int
+    checkpoint: str | None = None
+    diverged: bool = False
+    diverged_starts: int | None = None
+    starts: int | None = None
+    baseline: Baseline | None = None
+    role: str | None = None
+    outcome: str | None = None
+    failed: list[Failure] | None = None
+    untrained: StoredScores | None = None
+    weights: str | None = None
+    provenance: Provenance
+
+    @property
+    def setting(self) -> Setting:
+        """What was observed, how often, how well."""
+        return Setting(self.system, self.obs_conf, self.step_size, self.noise)
+
+
+class TrainingRecord(Record):
+    """How a filter was trained, from the record beside its weights.
+
+    Attributes
+    ----------
+    experiment : all options.
+    provenance : of the training.
+    seconds, core_seconds : wall and processor time of the updates alone.
+    history : the learning curve, one point a validation.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    experiment: dict[str, Any]
+    provenance: Provenance
+    seconds: float
+    core_seconds: float
+    history: list[dict[str, int | Number]]
+
+
+def results_dir() -> Path:
+    """Where results are stored."""
+    return data_dir() / "results"
+
+
+def read_result(path: Path) -> Result:
+    """The result in a file.
+
+    Raises
+    ------
+    IntegrityError : if something in it is wrong; the sentence names file and field.
+    """
+    return Result.read(path)
+
+
+def write_result(name: str, result: Result) -> Path:
+    """Store a result under a name, and return the path of its file."""
+    path = results_dir() / f"{name}.json"
+    write_json(path, result.model_dump(exclude_unset=True))
+    return path
+
+
+def training_record(checkpoint: str) -> TrainingRecord:
+    """How the filter of a checkpoint was trained.
+
+    Parameters
+    ----------
+    checkpoint : file name of its weights, as in the table of scores.
+
+    Raises
+    ------
+    IntegrityError : if something in the record is wrong; the sentence names file and field.
+    """
+    return TrainingRecord.read((data_dir() / "checkpoints" / checkpoint).with_suffix(".json"))
+
+
+def _row(path: Path) -> dict[str, Any]:
+    result = read_result(path)
+    origin = training_record(result.checkpoint) if result.checkpoint else result
+    return {
+        **{name: getattr(result, name) for name in COLUMNS if name in Result.model_fields},
+        **result.test.as_dict(),
+        "validation_rmse": result.validation.rmse,
+        "untrained_rmse": result.untrained.rmse if result.untrained else float("nan"),
+        "failed": None if result.failed is None else len(result.failed),
+        "commit": origin.provenance.commit,
+        "file": path.name,
+    }
+
+
+def collect() -> pd.DataFrame:
+    """Build the table from the JSON files.
+
+    ``best`` marks, among runs of one method and ensemble size in one setting, that of the lowest RMSE on
+    *validation* data: the test set chooses nothing.
+    """
+    table = pd.DataFrame([_row(path) for path in sorted(results_dir().glob("*.json"))], columns=COLUMNS)
+    # A run that diverged on validation data is the best of its kind only where there is no other.
+    error = table["validation_rmse"].fillna(float("inf"))
+    # One of them, where two runs are equal.
+    table["best"] = error.groupby([table[key] for key in (*SETTING_COLUMNS, "method", "m")]).rank(method="first") == 1
+    return table.sort_values([*SETTING_COLUMNS, "method", "m", "label", "seed"], ignore_index=True)
+
+
+def write_scores() -> Path:
+    """Bring ``data/results/scores.csv`` up to date with the JSON files."""
+    path = results_dir() / "scores.csv"
+    with atomic_path(path) as temporary:
+        collect().to_csv(temporary, index=False, float_format="%.5g")
+    return path
+
+
+def load_scores(**wanted: Any) -> pd.DataFrame:
+    """The rows of ``scores.csv`` that are wanted, e.g. ``load_scores(system="l96", method=["LETKF", "iEnKS"])``."""
+    return select(pd.read_csv(results_dir() / "scores.csv", dtype={"step_size": float, "noise": float}), **wanted)
+
+
+def select(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
+    """The rows of a table that have a wanted value, or one of a list of them, in each of the columns named."""
+    for column, values in wanted.items():
+        table = table.loc[table[column].isin(values if isinstance(values, list) else [values])]
+    return table.reset_index(drop=True)

@@ -1,0 +1,168 @@
+r"""A dynamical system: a tendency, and where its attractor is.
+
+State tensors end in ``(channel, site)``; whatever stands before these two axes is a batch, ``()`` included.
+Sites lie on a ring. Equation and time stepper are separate things: a system says what :math:`\dot x` is,
+:mod:`assim_lib.systems.integrators` says how to advance it.
+
+To add a system, also from a notebook, subclass :class:`Dynamics` with a ``name`` and standard settings, write
+``tendency`` and ``rest`` (a state near which trajectories may start), and decorate the class with
+:func:`register_system`: experiments then know it by its name. Its ``method`` may be any of torchdiffeq's solvers; one
+that none of them suits has its own ``flow``, as :class:`~assim_lib.systems.kuramoto_sivashinsky.KuramotoSivashinsky`
+does.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assim_lib.registry import Registry
+from assim_lib.systems.integrators import integrate
+
+
+@dataclass(frozen=True)
+class Dynamics(ABC):
+    """A system of ordinary differential equations on a ring of sites.
+
+    Attributes
+    ----------
+    sites : number of sites on the ring.
+    dt : integration step, in the system's time unit.
+    name : what experiments call the system.
+    method, adjoint : of :meth:`flow`, see :func:`~assim_lib.systems.integrators.integrate`. An adaptive solver takes
+        steps of its own; ``dt`` then only counts the time.
+    forecast_model : name of the system that filters forecast with, if not this one.
+    spinup : time after which a perturbed rest state is on the attractor.
+    perturbation : standard deviation of the perturbations of the rest state.
+    """
+
+    sites: int
+    dt: float
+    name: ClassVar[str]
+    method: ClassVar[str] = "rk4"
+    adjoint: ClassVar[bool] = False
+    forecast_model: ClassVar[str] = ""
+    spinup: ClassVar[float] = 50.0
+    perturbation: ClassVar[float] = 1.0
+
+    @property
+    def channels(self) -> int:
+        """Number of variables per site."""
+        return len(self.rest())
+
+    @abstractmethod
+    def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
+        """The time derivative of ``x``."""
+
+    @abstractmethod
+    def rest(self) -> Float[Tensor, "channel site"]:
+        """A state (float64) near which trajectories start before they are spun up onto the attractor."""
+
+    def resolved(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch resolved site"]:
+        """The part of a state that the forecast model has, and that is observed: all of it, if not said otherwise."""
+        return x
+
+    def flow(self, x: Float[Tensor, "*batch channel site"], steps: int = 1) -> Float[Tensor, "*batch channel site"]:
+        """Advance ``x`` by ``steps`` whole integration steps."""
+        return integrate(self.tendency, x, self.dt, steps, self.method, self.adjoint)
+
+    @property
+    def integrator(self) -> str:
+        """What :meth:`flow` integrates with, for records."""
+        return {"rk4": "RK4", "etdrk4": "ETDRK4"}.get(self.method, f"torchdiffeq {self.method}")
+
+    def steps_per_cycle(self, step_size: float) -> int:
+        """How many integration steps make one observation interval.
+
+        Raises
+        ------
+        ValueError : if ``step_size`` is not a whole, positive multiple of ``dt``.
+        """
+        steps = round(step_size / self.dt)
+        if steps < 1 or abs(steps * self.dt - step_size) > 1e-9:
+            raise ValueError(f"step_size = {step_size} must be a positive multiple of the integration step {self.dt}.")
+        return steps
+
+    def on_attractor(
+        self, batch: int, generator: torch.Generator, spinup: float | None = None
+    ) -> Float[Tensor, "batch channel site"]:
+        """Independent states of the free-running system, float64: its climatology.
+
+        Parameters
+        ----------
+        batch : how many states.
+        generator : source of the initial perturbations.
+        spinup : time for which each perturbed rest state is run, in the system's unit; by default the system's own.
+
+        Raises
+        ------
+        ValueError : if states do not stay finite.
+        """
+        start = self.rest()
+        noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
+        time = self.spinup if spinup is None else spinup
+        states = self.flow(start + self.perturbation * noise, round(time / self.dt))
+        self.refuse_unbounded(states)
+        return states
+
+    def refuse_unbounded(self, states: Float[Tensor, "*batch channel site"]) -> None:
+        """Raise :class:`ValueError` if some states of the system are not finite."""
+        if not states.isfinite().all():
+            raise ValueError(
+                f"dt = {self.dt} lets states of system = {self.name!r} grow without bounds; take a shorter "
+                "integration step."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """The system's name and settings, for records and cache keys."""
+        return {"system": self.name, **asdict(self)}
+
+
+SYSTEMS: Registry[type[Dynamics]] = Registry("system")
+System = TypeVar("System", bound=type[Dynamics])
+
+
+def register_system(system: System) -> System:
+    """Class decorator: make a system known under its ``name``.
+
+    Running a notebook's cell again replaces what it registered before.
+
+    Raises
+    ------
+    ValueError : if it has no name, or one of the library's own.
+    """
+    if not hasattr(system, "name"):
+        raise ValueError(f"{system.__name__} needs a class attribute `name` that experiments can call it by.")
+    return SYSTEMS.register(system.name)(system)
+
+
+def system_of(name: str, dt: float | None = None) -> Dynamics:
+    """The registered system of that name, with its standard settings.
+
+    Parameters
+    ----------
+    dt : another integration step, in the system's time unit.
+
+    Raises
+    ------
+    ValueError : if there is no such system, or ``dt`` is not positive.
+    """
+    system = SYSTEMS.find(name)()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings
+    if dt is None:
+        return system
+    if not dt > 0:
+        raise ValueError(f"dt = {dt} must be greater than 0.")
+    return replace(system, dt=dt)
+
+
+def forecast_model_of(name: str, dt: float | None = None) -> Dynamics:
+    """The model that filters forecast a registered system with: the system itself, or a simpler one.
+
+    Parameters
+    ----------
+    dt : another integration step of the model.
+    """
+    return system_of(SYSTEMS.find(name).forecast_model or name, dt)

@@ -1,0 +1,69 @@
+"""An untrained filter, from the experiment that describes it."""
+
+import torch
+from torch import Tensor
+
+from assim_lib.analyses import ANALYSES, Normalization
+from assim_lib.filter import AmortizedFilter
+from assim_lib.networks import NETWORKS, TrunkSizes
+from assim_lib.observations import observation_model
+from assim_lib.seeds import Purpose, generator_for, seed_for
+from assim_lib.training.experiment import Experiment
+
+CLIMATOLOGY_STATES = 512
+
+
+def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> AmortizedFilter:
+    """An untrained filter for an experiment, on the experiment's device.
+
+    Parameters
+    ----------
+    climatology : states of the free-running model, (state, channel, site); simulated from the experiment's seed by
+        default. The units of the network's features are taken from them: a trained filter must be given its own,
+        since chaos makes others of the same seed on another machine.
+    """
+    dynamics = experiment.forecast_model
+    instruments = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites, experiment.noise)
+    if climatology is None:
+        source = generator_for(Purpose.CLIMATOLOGY, experiment.seed)
+        climatology = dynamics.on_attractor(CLIMATOLOGY_STATES, source).float()
+    sizes = TrunkSizes(
+        sites=dynamics.sites,
+        operators=instruments.period,
+        hidden=experiment.hidden_size,
+        blocks=experiment.blocks,
+        kernel=experiment.kernel,
+        dropout=experiment.dropout,
+    )
+    kind = ANALYSES[experiment.analysis]
+    options = experiment.model_dump() | {"mask_features": _mask_features(experiment, instruments.schedule)}
+    with torch.random.fork_rng():
+        # torch initializes layers from its global generator: seed it here, and put it back.
+        torch.manual_seed(seed_for(Purpose.WEIGHTS, experiment.seed))
+        analysis = kind(
+            channels=dynamics.channels,
+            members=experiment.m,
+            normalization=Normalization.of(climatology),
+            network=NETWORKS[experiment.network],
+            sizes=sizes,
+            memory=experiment.memory,
+            lag=experiment.lag,
+            **{name: options[name] for name in kind.uses},
+        )
+    return AmortizedFilter(
+        dynamics,
+        instruments,
+        analysis,
+        experiment.step_size,
+        experiment.lag,
+        climatology,
+        lag_warmup=experiment.lag_warmup,
+        clamp=experiment.clamp,
+    ).to(experiment.torch_device)
+
+
+def _mask_features(experiment: Experiment, schedule: Tensor) -> int:
+    """How many mask channels tell what is seen: none where all is; one where a site is seen as a whole or not."""
+    if schedule.all() and not experiment.n_settings:
+        return 0
+    return 1 if bool((schedule == schedule[:, :1]).all()) else schedule.shape[1]

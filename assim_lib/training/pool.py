@@ -1,0 +1,137 @@
+"""Filters that are trained in turn, each somewhere along one of the training trajectories."""
+
+import torch
+from torch import Tensor
+
+from assim_lib.filter import AmortizedFilter, Carry
+from assim_lib.losses import LOSSES, NEEDS_TRUTH, LossInputs, trajectory_weight
+from assim_lib.systems.integrators import rollout
+from assim_lib.training.data import TrainingData
+from assim_lib.training.experiment import Experiment
+
+
+class FilterPool:
+    """A pool of filters that are trained in one setting.
+
+    An update takes a few of them a window further. Ensemble and memory are carried, detached, to the next window, so
+    that the filters of the pool are as warm as at test time.
+
+    Parameters
+    ----------
+    experiment : the setting, with the sizes of window and pool.
+    model : the filter to train, in that setting and on its device.
+    data : observations; the truth only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
+    generator : of the run, from which everything is drawn.
+
+    Raises
+    ------
+    ValueError : if the data hold a truth that the loss has no use for, or lack one that it needs.
+    """
+
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, data: TrainingData, generator: torch.Generator):
+        if (data.truth is not None) != (experiment.loss in NEEDS_TRUTH):
+            raise ValueError(
+                f"loss = {experiment.loss!r} and training data {'without' if data.truth is None else 'with'} the truth."
+            )
+        self.experiment, self.model, self.data, self.generator = experiment, model, data, generator
+        self.segment, self.position = self._enter(experiment.pool)
+        # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
+        self.carry = self._cold_start(self.segment, self.position).each(torch.clone)
+
+    @property
+    def reach(self) -> int:
+        """Number of cycles from the first of a window to the last that is compared with its forecasts."""
+        return self.experiment.window + self.experiment.leads - 1
+
+    def _enter(self, filters: int) -> tuple[Tensor, Tensor]:
+        """Random trajectories, and random cycles in them at which a window fits: phases of a schedule stay mixed."""
+        segments, cycles = self.data.observations.shape[:2]
+        segment = torch.randint(segments, (filters,), generator=self.generator)
+        last = cycles - self.reach
+        return segment, torch.randint(self.model.spinup, last, (filters,), generator=self.generator)
+
+    def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
+        near = None if self.data.near is None else self.data.near[segment, position]
+        carry = self.model.cold_start(len(segment), generator=self.generator, near=near)
+        if not self.model.spinup:
+            return carry
+        before = position[:, None] + torch.arange(-self.model.spinup, 0)
+        return self.model.spun_up(carry, *self._received(segment, before))
+
+    def _received(self, segment: Tensor, cycles: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations of some cycles, and the entries of the schedule that they are of."""
+        device = self.data.observations.device
+        segment, cycles = segment.to(device)[:, None], cycles.to(device)
+        values, phase = self.data.observations[segment, cycles], cycles % len(self.model.schedule)
+        if self.experiment.noise_draws == "once":
+            return values, phase if self.data.phase is None else self.data.phase[segment, cycles]
+        if self.experiment.order == "random":
+            phase = torch.randint(len(self.model.schedule), cycles.shape, generator=self.generator).to(device)
+        errors = self.model.error * torch.randn(values.shape, generator=self.generator).to(device)
+        return torch.where(self.model.schedule[phase] > 0, values + errors, torch.nan), phase
+
+    def choose(self) -> Tensor:
+        """A random batch of the pool."""
+        return torch.randperm(len(self.position), generator=self.generator)[: self.experiment.batch]
+
+    def unroll(self, slots: Tensor) -> tuple[Tensor, Carry]:
+        """The loss of some filters of the pool over their next window, and where they end."""
+        device, loss_of, leads = self.data.observations.device, LOSSES[self.experiment.loss], self.experiment.leads
+        carry = self.carry.each(lambda part: part[slots.to(device)])
+        cycles = self.position[slots, None] + torch.arange(self.reach + 1)
+        received, phase = self._received(self.segment[slots], cycles)
+        # What a loss may look at: what was received, of instruments that a filter may know.
+        comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
+        truth = None
+        if self.data.truth is not None:
+            truth = self.data.truth[self.segment[slots, None].to(device), cycles.to(device)]
+        operator, sigma = self.model.observation_model.operator, self.model.error
+        losses = []
+        for k in range(self.experiment.window):
+            innovation = operator(carry.forecast.mean(-3)) - values[:, k]
+            carry, analysis = self.model.cycle(carry, received[:, k], phase[:, k], self.generator)
+            inputs = LossInputs(
+                analysis=analysis,
+                forecasts=rollout(self.model.flow, carry.forecast, leads - 1).movedim(0, 1),
+                observation=values[:, k],
+                mask=comparable[:, k],
+                next_observations=values[:, k + 1 : k + 1 + leads],
+                next_masks=comparable[:, k + 1 : k + 1 + leads],
+                truth=None if truth is None else truth[:, k],
+                operator=operator,
+                sigma=sigma,
+                weight=trajectory_weight(innovation, comparable[:, k], sigma),
+            )
+            losses.append(loss_of(inputs))
+        return torch.stack(losses).mean(), carry.each(torch.detach)
+
+    def advance(self, slots: Tensor, carry: Carry) -> None:
+        """Put filters back into the pool a window later; some start anew, as all do at the end of their record."""
+        position = self.position[slots] + self.experiment.window
+        parts = carry.tensors().values()
+        finite = torch.stack([part.flatten(1).isfinite().all(1) for part in parts]).all(0).cpu()
+        restart = (position + self.reach >= self.data.observations.shape[1]) | ~finite
+        restart |= torch.rand(len(slots), generator=self.generator) < self.experiment.restart
+        self.position[slots] = position
+        self._store(slots, carry)
+        again = slots[restart]
+        if len(again):
+            self.segment[again], self.position[again] = self._enter(len(again))
+            with torch.no_grad():
+                self._store(again, self._cold_start(self.segment[again], self.position[again]))
+
+    def _store(self, slots: Tensor, carry: Carry) -> None:
+        pooled = self.carry.tensors()
+        for name, part in carry.tensors().items():
+            pooled[name][slots.to(part.device)] = part
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where the filters of the pool are."""
+        pool = {f"pool.{name}": part for name, part in self.carry.tensors().items()}
+        return {**pool, "segment": self.segment, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put the filters of the pool where they were."""
+        device = self.data.observations.device
+        self.carry = Carry(**{name: state[f"pool.{name}"].to(device) for name in self.carry.tensors()})
+        self.segment, self.position = state["segment"], state["position"]

@@ -1,0 +1,114 @@
+"""Which options of an experiment fit together: a rule is a sentence that says what does not, and what to take instead.
+
+What an analysis demands beyond this, it says itself (:meth:`assim_lib.analyses.Analysis.problems`).
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from assim_lib.analyses import ANALYSES, Analysis
+from assim_lib.networks import NETWORKS
+from assim_lib.observations import ObservationModel, identity, observation_model
+from assim_lib.systems import system_of
+from assim_lib.twin import BURN_IN
+
+if TYPE_CHECKING:
+    from assim_lib.training.experiment import Experiment
+
+
+def problems(options: "Experiment") -> Iterator[str]:
+    """Sentences about options that do not fit together, the analysis's own rules included.
+
+    Raises
+    ------
+    ValueError : one such sentence, where a name is not registered or an interval is no multiple of the step.
+    """
+    analysis, dynamics = ANALYSES.find(options.analysis), options.forecast_model
+    NETWORKS.find(options.network)
+    instruments = observation_model(options.obs_conf, dynamics.channels, dynamics.sites, options.noise)
+    system_of(options.system).steps_per_cycle(options.step_size)
+    dynamics.steps_per_cycle(options.step_size)
+    for name, m in {"m": options.m, "training_m": options.training_m or options.m}.items():
+        if not analysis.minimum_members <= m <= analysis.maximum_members:
+            yield f"{name} = {m} does not work with analysis = {options.analysis!r}; {analysis.allowed_members()}."
+    yield from analysis.problems(options)
+    yield from _idle_options(options, analysis)
+    yield from _of_time(options)
+    yield from _of_observations(options, analysis, instruments)
+    if options.batch > options.pool:
+        yield f"batch = {options.batch} must be at most pool = {options.pool}."
+    if options.kernel % 2 == 0:
+        yield f"kernel = {options.kernel} must be odd."
+    if options.test_dropout and not options.dropout:
+        yield f"test_dropout = True needs dropout > 0, and dropout = {options.dropout}."
+    if options.n_settings and (options.system != "l96" or options.dt is not None):
+        yield (
+            f"n_settings = {options.n_settings} are those of system = 'l96' and its own integration step; set it to 0."
+        )
+    if options.network == "ff_per_operator" and options.n_settings:
+        yield (
+            f"network = 'ff_per_operator' has a part for each operator, and n_settings = {options.n_settings} have "
+            "others each; take 'conv' or 'ff'."
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        yield "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'."
+
+
+def _idle_options(options: "Experiment", analysis: type[Analysis]) -> Iterator[str]:
+    """Options that would be read by nobody."""
+    others = {name for kind in ANALYSES.values() for name in kind.uses} - set(analysis.uses)
+    for name in sorted(others & set(type(options).model_fields)):
+        default = type(options).model_fields[name].default
+        if getattr(options, name) != default:
+            yield (
+                f"{name} = {getattr(options, name)!r} is not used by analysis = {options.analysis!r}; leave it out, or "
+                f"set it to {default!r}."
+            )
+    if options.leads > 1 and options.loss != "ss_forecast":
+        yield f"leads = {options.leads} score forecasts, and loss = {options.loss!r} has none; set it to 1."
+
+
+def _of_time(options: "Experiment") -> Iterator[str]:
+    warmup, reach = options.lag_warmup * options.lag, options.window + options.leads - 1
+    if options.cycles <= reach + warmup:
+        yield f"cycles = {options.cycles} must be more than window + leads - 1 + lag_warmup · lag = {reach + warmup}."
+    if warmup > BURN_IN:
+        yield f"lag_warmup · lag = {warmup} must be at most {BURN_IN}, the cycles that are not scored."
+    if options.start != "climatology" and options.lag > 0:
+        yield (
+            f"start = {options.start!r} knows the state at the observation only, and lag = {options.lag} starts before "
+            "it; take lag = 0, or start = 'climatology'."
+        )
+
+
+def _of_observations(options: "Experiment", analysis: type[Analysis], instruments: ObservationModel) -> Iterator[str]:
+    unknown = bool(instruments.unknown)
+    if analysis.needs_operator and unknown:
+        yield (
+            f"analysis = {options.analysis!r} needs operators it may use, and some of obs_conf = {options.obs_conf!r} "
+            "are unknown; take 'original', 'gated' or 'recurrent'."
+        )
+    if not options.network.startswith("ff") and unknown:
+        yield (
+            f"network = {options.network!r} treats all sites alike, and the unknown instruments of obs_conf = "
+            f"{options.obs_conf!r} do not; take 'ff' or 'ff_per_operator'."
+        )
+    if options.network == "ff_per_operator" and instruments.period == 1:
+        yield (
+            f"network = 'ff_per_operator' needs a schedule of several operators, and obs_conf = {options.obs_conf!r} "
+            "has one; take 'ff'."
+        )
+    if options.start == "first_observation" and (unknown or instruments.operator is not identity):
+        yield (
+            f"start = 'first_observation' needs observations of the state itself, and obs_conf = {options.obs_conf!r} "
+            "has others; take 'climatology'."
+        )
+    if options.start == "first_observation" and options.noise_draws == "each":
+        yield "noise_draws = 'each' knows no first observation; take another start than 'first_observation'."
+    if unknown and (options.order, options.noise_draws) != ("schedule", "once"):
+        yield (
+            f"order = {options.order!r} with noise_draws = {options.noise_draws!r} needs operators that are known, and "
+            f"some of obs_conf = {options.obs_conf!r} are not; take 'schedule' and 'once'."
+        )

@@ -1,0 +1,123 @@
+"""A run, from its experiment to a trained filter and the record of how it came about."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from assim_lib.filter import AmortizedFilter
+from assim_lib.storage import provenance
+from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import read_state
+from assim_lib.training.data import training_data
+from assim_lib.training.experiment import Experiment
+from assim_lib.training.many_settings import training_settings
+from assim_lib.training.trainer import Trainer
+from assim_lib.training.validation import validation_rmse
+
+
+class _Clock:
+    """Adds the time between start and stop to a record; stopped while validating and saving."""
+
+    def __init__(self, record: dict[str, Any]):
+        self.record = record
+        self.start()
+
+    def start(self) -> None:
+        self.since: tuple[float, float] | None = (time.monotonic(), time.process_time())
+
+    def stop(self) -> None:
+        if self.since:
+            self.record["seconds"] += time.monotonic() - self.since[0]
+            self.record["core_seconds"] += time.process_time() - self.since[1]
+        self.since = None
+
+
+def train(
+    experiment: Experiment,
+    folder: Path | None = None,
+    curve_points: int = 40,
+    save_every: float = 60.0,
+    progress: bool = True,
+    on_metrics: Callable[[dict[str, int | float]], None] | None = None,
+) -> tuple[AmortizedFilter, dict[str, Any]]:
+    """Train a filter; resume if ``folder`` holds an unfinished run of the same experiment.
+
+    Parameters
+    ----------
+    folder : where the state of the run is kept, every ``save_every`` seconds and at the end; a run that was stopped
+        goes on from there as if nothing had happened. None: nowhere.
+    curve_points : how many times the averaged weights are scored on validation data (0: never).
+    on_metrics : called after every update.
+
+    Returns
+    -------
+    The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
+    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``.
+
+    Raises
+    ------
+    ValueError : if ``folder`` holds a run with other options.
+    """
+    state = folder / "state.safetensors" if folder else None
+    # The units of the features come from the climatology; on another machine the same seed makes another one.
+    climatology = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
+    model = build_filter(experiment, climatology)
+    trainer = Trainer(experiment, model, *(training_data(s, progress) for s in training_settings(experiment)))
+    note: dict[str, Any] = {
+        "experiment": experiment.model_dump(),
+        "provenance": provenance(str(experiment.torch_device)),
+        "seconds": 0.0,
+        "core_seconds": 0.0,
+        "history": [],
+    }
+    losses: list[float] = []  # since the last point of the history
+    if state and state.exists():
+        now, note = note["provenance"], trainer.load(state)
+        losses = note.pop("losses", losses)
+        if now not in (note["provenance"], *note.get("resumed", [])):
+            note.setdefault("resumed", []).append(now)
+    every = max(1, experiment.updates // curve_points) if curve_points else experiment.updates + 1
+    clock, saved = _Clock(note), time.monotonic()
+    bar = tqdm(
+        total=experiment.updates,
+        initial=trainer.update,
+        desc=f"train {experiment.name}",
+        unit="update",
+        disable=not progress,
+    )
+    try:
+        for metrics in trainer.fit():
+            if math.isfinite(metrics["loss"]):  # an update that is skipped has no loss to speak of
+                losses.append(metrics["loss"])
+            bar.update()
+            if on_metrics:
+                on_metrics(metrics)
+            if trainer.update % every == 0 or (curve_points and trainer.update == experiment.updates):
+                clock.stop()
+                point = {
+                    "update": trainer.update,
+                    "seconds": round(note["seconds"], 1),
+                    "core_seconds": round(note["core_seconds"], 1),
+                    "loss": sum(losses) / len(losses) if losses else math.nan,
+                    "validation_rmse": validation_rmse(experiment, trainer.averaged),
+                    "skipped": trainer.skipped,
+                }
+                note["history"].append(point)
+                bar.set_postfix(loss=f"{point['loss']:.3f}", validation_rmse=f"{point['validation_rmse']:.3f}")
+                losses = []
+                clock.start()
+            if state and time.monotonic() - saved > save_every:
+                clock.stop()
+                trainer.save(state, {**note, "losses": losses})
+                saved = time.monotonic()
+                clock.start()
+    finally:  # not the place to save: a run is stopped in the middle of an update, most often
+        bar.close()
+        clock.stop()
+    if state:
+        trainer.save(state, {**note, "losses": losses})
+    return trainer.averaged, note

@@ -1,0 +1,188 @@
+r"""Training: from noisy observations alone, end to end through the dynamics.
+
+An update takes a few filters of a :class:`~assim_lib.training.pool.FilterPool` a window further and applies one
+gradient. One loop, a generator, does all of it. One network may also be trained in many settings at once: each then
+has a pool of its own, and each update is made in one of them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from assim_lib.filter import AmortizedFilter
+from assim_lib.seeds import Purpose, generator_for
+from assim_lib.storage import atomic_path
+from assim_lib.training.checkpoints import read_state
+from assim_lib.training.data import TrainingData
+from assim_lib.training.experiment import Experiment
+from assim_lib.training.many_settings import in_settings, training_settings
+from assim_lib.training.pool import FilterPool
+
+WARMUP = 100
+# Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
+LARGEST_GRADIENT = 1e3
+
+
+class Trainer:
+    """A filter, its optimizers, and the pools it is trained in.
+
+    Parameters
+    ----------
+    experiment : sizes, rates and the seed of the run.
+    model : the filter to train, on its device.
+    data : one for each of the settings that :func:`~assim_lib.training.many_settings.training_settings` names.
+
+    Raises
+    ------
+    ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one.
+    """
+
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, *data: TrainingData):
+        self.experiment, self.model = experiment, model
+        self.generator = generator_for(Purpose.TRAINING, experiment.seed)
+        trained = model.with_members(experiment.training_m or experiment.m)
+        settings = in_settings(experiment, trained, training_settings(experiment))
+        self.pools = [
+            FilterPool(*setting, record, self.generator) for setting, record in zip(settings, data, strict=True)
+        ]
+        self.ema = AveragedModel(model, avg_fn=_moving_average(experiment.averaging))
+        hidden = model.analysis.trunk.named_parameters()
+        matrices = [p for name, p in hidden if p.ndim == 2 and "head" not in name.split(".")]
+        others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+        decay = experiment.weight_decay
+        hidden_optimizer = (
+            torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            if experiment.optimizer == "muon"
+            else torch.optim.AdamW(matrices, lr=experiment.lr, weight_decay=decay, betas=(0.9, 0.99))
+        )
+        self.optimizers = {
+            "hidden": hidden_optimizer,
+            "others": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
+        }
+        self.update = self.skipped = 0
+
+    @property
+    def averaged(self) -> AmortizedFilter:
+        """The filter with the moving average of the weights, which is smoother than the last weights."""
+        return cast(AmortizedFilter, self.ema.module)
+
+    def fit(self) -> Iterator[dict[str, int | float]]:
+        """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
+        while self.update < self.experiment.updates:
+            yield self._step()
+
+    def _step(self) -> dict[str, int | float]:
+        rate = self._set_learning_rate()
+        pool = self._choose_pool()
+        slots = pool.choose()
+        loss, carry = pool.unroll(slots)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
+        usable = bool(norm < max(LARGEST_GRADIENT, self.experiment.clip_norm))  # False for a NaN as well
+        if usable:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self.ema.update_parameters(self.model)
+        self.skipped += not usable
+        self.update += 1
+        pool.advance(slots, carry)
+        return {
+            "update": self.update,
+            "loss": float(loss.detach()),
+            "gradient": float(norm),
+            "rate": rate,
+            "skipped": self.skipped,
+        }
+
+    def gradients(self, batches: int) -> Float[Tensor, "batch weight"]:
+        """The gradient of the loss of each of some batches, not clipped, while the weights stay; the pool moves on."""
+        weights, rows = [p for p in self.model.parameters() if p.requires_grad], []
+        for _ in range(batches):
+            pool = self._choose_pool()
+            slots = pool.choose()
+            loss, carry = pool.unroll(slots)
+            parts = torch.autograd.grad(loss, weights, materialize_grads=True)
+            rows.append(torch.cat([part.flatten() for part in parts]))
+            pool.advance(slots, carry)
+        return torch.stack(rows)
+
+    def _choose_pool(self) -> FilterPool:
+        if len(self.pools) == 1:
+            return self.pools[0]
+        return self.pools[int(torch.randint(len(self.pools), (), generator=self.generator))]
+
+    def _set_learning_rate(self) -> float:
+        done = self.update / self.experiment.updates
+        if self.experiment.rates == "steps":
+            scale = min(1.0, 0.37 ** (1 - 10 * done)) * 0.5 ** ((done >= 0.4) + (done >= 0.8))
+        else:
+            scale = min(1.0, (self.update + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+        for optimizer, rate in zip(
+            self.optimizers.values(), (self.experiment.lr, self.experiment.adamw_lr), strict=True
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        return self.experiment.lr * scale
+
+    def save(self, path: Path, note: dict[str, Any] | None = None) -> None:
+        """Write everything needed to go on, in one file, atomically. ``note`` is kept with it."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        for number, pool in enumerate(self.pools):
+            tensors |= {f"pool{number}.{k}": v for k, v in pool.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        header = {
+            "experiment": self.experiment.model_dump_json(),
+            "progress": json.dumps({"update": self.update, "skipped": self.skipped}),
+            "note": json.dumps(note or {}),
+        }
+        with atomic_path(path) as temporary:
+            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, header)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take up a run where :meth:`save` left it; returns the note.
+
+        Raises
+        ------
+        ValueError : if the file belongs to a run with other options.
+        """
+        header, tensors = read_state(path, self.experiment)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.ema.load_state_dict(part("ema."))
+        for name, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"{name}.").items():
+                index, field = key.split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for number, pool in enumerate(self.pools):
+            pool.load_state_dict(part(f"pool{number}."))
+        self.generator.set_state(tensors["generator"])
+        progress = json.loads(header["progress"])
+        self.update, self.skipped = progress["update"], progress["skipped"]
+        return json.loads(header["note"])
+
+
+def _moving_average(largest: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        # Its memory grows with the run: early weights are soon forgotten, late ones averaged over many updates.
+        return averaged.lerp(current, 1 - min(largest, (1 + int(count)) / (10 + int(count))))
+
+    return average

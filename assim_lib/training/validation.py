@@ -1,0 +1,105 @@
+"""Scores of a trained filter: on short runs while it is trained, and along the whole of a frozen set."""
+
+import math
+import time
+
+import numpy as np
+import torch
+
+from assim_lib.evaluation import BLOCK, Scores, rmse
+from assim_lib.filter import AmortizedFilter, assimilate
+from assim_lib.seeds import SHORT_RUNS
+from assim_lib.training.data import starting_points
+from assim_lib.training.experiment import Experiment
+from assim_lib.training.many_settings import VALIDATED, in_settings, scored_settings
+from assim_lib.twin import TwinExperiment
+
+SEGMENT, SEGMENT_BURN_IN = 200, 60
+DRAWS = 20  # members that are drawn, for spread and CRPS, from the covariance that a filter carries in place of members
+
+
+def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
+    """RMSE on the validation data, run as a batch of short segments from cold starts (quick enough for a curve).
+
+    Of a filter of many settings: the geometric mean over some of them, in which a per cent counts the same in each,
+    and not what is hard to see the most.
+    """
+    settings = in_settings(experiment, model, scored_settings(experiment, VALIDATED))
+    errors = [_short_runs_rmse(*setting) for setting in settings]
+    return math.prod(errors) ** (1 / len(errors))
+
+
+def _short_runs_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
+    twin = experiment.setting.load("validation")
+    # A filter whose lag grows first is scored as long after that as the others after their start.
+    length, burn_in = SEGMENT + model.spinup, SEGMENT_BURN_IN + model.spinup
+    segments = len(twin.observations) // length
+    observations, truth = (
+        torch.from_numpy(part[: segments * length]).unflatten(0, (segments, length))
+        for part in (twin.observations, twin.truth)
+    )
+    ensemble = assimilate(
+        model,
+        observations,
+        torch.Generator().manual_seed(SHORT_RUNS),
+        first_cycle=length * torch.arange(segments),
+        dropout=experiment.test_dropout,
+        near=starting_points(experiment, observations[:, 0], truth[:, 0]),
+    )
+    return float(rmse(ensemble.numpy(), truth.numpy())[:, burn_in:].mean())
+
+
+def run_filter(
+    experiment: Experiment,
+    model: AmortizedFilter,
+    twin: TwinExperiment,
+    cycles: int | None = None,
+    progress: bool = False,
+) -> tuple[np.ndarray, float]:
+    """Analysis ensembles of a filter along a twin experiment (its first ``cycles``), and milliseconds per cycle.
+
+    Of a filter that carries a covariance, they are :data:`DRAWS` members drawn from it around its analysis.
+
+    The time is the processor's, so that whatever else the machine does does not count; on a GPU it is wall time. It
+    holds the drawing of those members and their forecast over the lag, a quarter to a third of it.
+
+    Raises
+    ------
+    ValueError : if there are not so many cycles.
+    """
+    if cycles is not None and not 1 <= cycles <= len(twin.observations):
+        raise ValueError(f"cycles = {cycles} must be between 1 and the {len(twin.observations)} cycles of {twin.name}.")
+    observations, truth = (torch.from_numpy(part[:cycles]) for part in (twin.observations, twin.truth))
+    clock = time.process_time if experiment.torch_device.type == "cpu" else time.monotonic
+    started = clock()
+    ensemble = assimilate(
+        model,
+        observations,
+        torch.Generator().manual_seed(experiment.seed),
+        first_cycle=twin.first_cycle,
+        dropout=experiment.test_dropout,
+        near=starting_points(experiment, observations[0], truth[0]),
+        draws=DRAWS,
+        progress=progress,
+    )
+    return ensemble.numpy(), 1000 * (clock() - started) / len(observations)
+
+
+def score(
+    experiment: Experiment,
+    model: AmortizedFilter,
+    split: str = "test",
+    cycles: int | None = None,
+    progress: bool = False,
+) -> tuple[Scores, float]:
+    """Scores over a whole frozen set, or its first ``cycles``, burn-in included; and milliseconds per cycle.
+
+    Raises
+    ------
+    ValueError : if ``cycles`` are too few for an interval, or more than there are.
+    """
+    twin = experiment.setting.load(split)
+    if cycles is not None and cycles < twin.burn_in + 2 * BLOCK:
+        raise ValueError(f"cycles = {cycles} must be at least {twin.burn_in + 2 * BLOCK}, burn-in included.")
+    ensemble, milliseconds = run_filter(experiment, model, twin, cycles, progress)
+    return twin.score(ensemble), milliseconds

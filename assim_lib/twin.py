@@ -1,0 +1,276 @@
+"""The truth of a twin experiment: simulated once, stored with its checksum, seen only through observations.
+
+A *trajectory file* (netCDF) holds a truth and the standard normal numbers of its observation errors. Every
+:class:`~assim_lib.setting.Setting` is derived from these two by arithmetic alone, so that all
+methods, on all machines, see exactly the same numbers. Chaos forbids to simulate them again elsewhere.
+
+Truth is generated in float64 with the system's own integrator and step, and stored in float32: of its state, the part
+that the forecast model resolves, which is all of it unless the experiment is about model error.
+"""
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from assim_lib.evaluation import Scores, evaluate
+from assim_lib.observations import ObservationModel, observation_model
+from assim_lib.seeds import FROZEN
+from assim_lib.setting import Setting
+from assim_lib.storage import atomic_path, cache_dir, content_key, data_dir, sha256, verify
+from assim_lib.systems import Dynamics, system_of
+
+BURN_IN = 200
+CYCLES = {"test": 5000, "validation": 2000}
+MANIFEST = "SHA256SUMS"
+
+
+def simulate(
+    dynamics: Dynamics, step_size: float, cycles: int, segments: int, seed: int, progress: bool = False
+) -> xr.Dataset:
+    """Simulate independent truths on the attractor, and draw their unit observation errors.
+
+    Parameters
+    ----------
+    dynamics : the system; its own integrator and step are used.
+    step_size : observation interval, a multiple of ``dynamics.dt``.
+    cycles : number of observation times; the truth has one more, the state before the first.
+    segments : number of independent trajectories.
+    seed : of the initial states and of the errors. The errors come from NumPy's legacy ``RandomState``,
+        whose stream never changes between versions.
+
+    Returns
+    -------
+    Dataset with ``truth`` (segment, time, channel, site) and ``unit_noise`` (segment, cycle, channel, site),
+    float32; ``truth[:, k + 1]`` is what observation ``k`` sees.
+
+    Raises
+    ------
+    ValueError : if states do not stay finite.
+    """
+    steps = dynamics.steps_per_cycle(step_size)
+    x = dynamics.on_attractor(segments, torch.Generator().manual_seed(seed))
+    resolved = dynamics.resolved(x).shape[-2:]
+    truth = np.empty((segments, cycles + 1, *resolved), dtype=np.float32)
+    for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
+        truth[:, k] = dynamics.resolved(x).numpy()
+        x = dynamics.flow(x, steps)
+    dynamics.refuse_unbounded(x)  # what is not finite once remains so
+    random = np.random.RandomState(seed if seed < 2**32 else [seed >> 32, seed % 2**32])
+    noise = random.standard_normal((segments, cycles, *resolved)).astype(np.float32)
+    return xr.Dataset(
+        {
+            "truth": (("segment", "time", "channel", "site"), truth, {"long_name": "state of the true system"}),
+            "unit_noise": (
+                ("segment", "cycle", "channel", "site"),
+                noise,
+                {"long_name": "observation error divided by its standard deviation"},
+            ),
+        },
+        attrs={
+            **dynamics.describe(),
+            "step_size": step_size,
+            "integrator": f"{dynamics.integrator} in float64, stored as float32",
+            "seed": seed,
+            "software": f"torch {version('torch')}, numpy {version('numpy')}",
+        },
+    )
+
+
+def save_trajectories(dataset: xr.Dataset, path: Path) -> None:
+    """Write a trajectory file and its line in the folder's ``SHA256SUMS``, each atomically."""
+    with atomic_path(path) as temporary:
+        dataset.to_netcdf(temporary)
+        checksum = sha256(temporary)
+    sums = read_manifest(path.parent) | {path.name: checksum}
+    with atomic_path(path.parent / MANIFEST) as temporary:
+        temporary.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The checksums of a folder's files, by name."""
+    manifest = folder / MANIFEST
+    lines = manifest.read_text().splitlines() if manifest.exists() else []
+    return {name: checksum for checksum, name in (line.split("  ", 1) for line in lines)}
+
+
+def load_trajectories(path: Path) -> xr.Dataset:
+    """Read a trajectory file after verifying its checksum.
+
+    Raises
+    ------
+    IntegrityError : if the file is not what the manifest says.
+    FileNotFoundError : if the file or its checksum is missing.
+    """
+    checksum = read_manifest(path.parent).get(path.name)
+    if checksum is None or not path.exists():
+        raise FileNotFoundError(f"{path.name} is not among the trajectory files of {path.parent.name}/{MANIFEST}.")
+    verify(path, checksum)
+    with xr.open_dataset(path) as dataset:
+        return dataset.load()
+
+
+def observed(
+    dataset: xr.Dataset, model: ObservationModel, phase: Int[Tensor, "*phases cycle"] | None = None
+) -> tuple[Float[Tensor, "segment cycle channel site"], Float[Tensor, "segment cycle channel site"]]:
+    """The truth that each observation sees, and the observations, NaN where nothing is seen.
+
+    Parameters
+    ----------
+    dataset : trajectories as :func:`simulate` makes them.
+    model : what is observed of them, and with what error.
+    phase : entries of the observation schedule; by default they come in turn.
+    """
+    truth, unit_noise = (torch.from_numpy(dataset[name].values) for name in ("truth", "unit_noise"))
+    truth = truth[:, 1:]
+    return truth, model.observe(truth, unit_noise, phase)
+
+
+@dataclass(frozen=True)
+class TwinExperiment:
+    """One truth and its observations: what every method is scored on.
+
+    Attributes
+    ----------
+    name : of the trajectories.
+    initial : (channel, site) float32, the state one cycle before the first observation.
+    truth : (cycle, channel, site) float32; ``truth[k]`` is what observation ``k`` sees.
+    observations : (cycle, channel, site) float32, NaN where nothing was received.
+    burn_in : number of first cycles that are not scored.
+    frozen : whether the truth is one of the project's files; if not, it was simulated on this machine, and scores on it
+        compare with nothing that was computed elsewhere.
+    first_cycle : number of the first cycle in the observation schedule.
+    climate : (state, channel, site), states that stand for the climatology, where they are others than those of the
+        truth.
+    """
+
+    name: str
+    setting: Setting
+    initial: Float[np.ndarray, "channel site"]
+    truth: Float[np.ndarray, "cycle channel site"]
+    observations: Float[np.ndarray, "cycle channel site"]
+    burn_in: int = BURN_IN
+    frozen: bool = True
+    first_cycle: int = 0
+    climate: Float[np.ndarray, "state channel site"] | None = None
+
+    @property
+    def observation_model(self) -> ObservationModel:
+        """What is observed, and with what error."""
+        channels, sites = self.truth.shape[-2:]
+        return observation_model(self.setting.obs_conf, channels, sites, self.setting.noise)
+
+    @property
+    def seen(self) -> Bool[np.ndarray, "cycle channel site"]:
+        """What was received: what the schedule expects and is a finite number."""
+        cycles = self.first_cycle + torch.arange(len(self.observations))
+        return self.observation_model.mask(cycles).numpy() & np.isfinite(self.observations)
+
+    @property
+    def states(self) -> Float[np.ndarray, "time channel site"]:
+        """The truth at all times, the initial state included."""
+        return np.concatenate([self.initial[None], self.truth])
+
+    @property
+    def climatology(self) -> Float[np.ndarray, "state channel site"]:
+        """States that stand for the climatology."""
+        return self.states if self.climate is None else self.climate
+
+    def part(self, first: int, cycles: int) -> "TwinExperiment":
+        """Some of its cycles; their numbers in the observation schedule and the climatology stay those of the whole."""
+        return replace(
+            self,
+            first_cycle=self.first_cycle + first,
+            initial=self.states[first],
+            truth=self.truth[first : first + cycles],
+            observations=self.observations[first : first + cycles],
+            climate=self.climatology,
+        )
+
+    def score(self, ensemble: Float[np.ndarray, "cycle member channel site"]) -> Scores:
+        """Scores of the analysis ensembles of its first cycles, without the burn-in.
+
+        Raises
+        ------
+        ValueError : if there are too few cycles for a confidence interval.
+        """
+        return evaluate(ensemble, self.truth[: len(ensemble)], self.burn_in)
+
+
+def trajectory_path(system: str, step_size: float, split: str, folder: Path | None = None) -> Path:
+    """Where the frozen truth of a split is, if there is one."""
+    return (folder or data_dir() / "test_sets") / f"{system}-dt{step_size:g}-{split}.nc"
+
+
+def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None = None) -> Path:
+    """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``)."""
+    path = trajectory_path(dynamics.name, step_size, split, folder)
+    dataset = simulate(dynamics, step_size, BURN_IN + CYCLES[split], 1, FROZEN[split], progress=True)
+    save_trajectories(dataset.assign_attrs(burn_in=BURN_IN, split=split), path)
+    return path
+
+
+def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
+    """The truth and the observations of a setting, checksum verified.
+
+    The truth is the project's frozen file where there is one. For another system or interval it is simulated once and
+    kept in the cache.
+
+    Parameters
+    ----------
+    split : ``"test"`` or ``"validation"``.
+    """
+    path = trajectory_path(setting.system, setting.step_size, split)
+    frozen = path.name in read_manifest(path.parent)
+    if frozen:
+        dataset = load_trajectories(path)
+    else:
+        cycles = BURN_IN + CYCLES[split]
+        dataset = cached(system_of(setting.system), setting.step_size, cycles, 1, FROZEN[split])
+    states = dataset.truth.values[0]
+    channels, sites = states.shape[-2:]
+    truth, observations = observed(dataset, observation_model(setting.obs_conf, channels, sites, setting.noise))
+    return TwinExperiment(
+        name=path.stem,
+        setting=setting,
+        initial=states[0],
+        truth=truth[0].numpy(),
+        observations=observations[0].numpy(),
+        frozen=frozen,
+    )
+
+
+def cached(
+    dynamics: Dynamics, step_size: float, cycles: int, segments: int, seed: int, progress: bool = False
+) -> xr.Dataset:
+    """Trajectories from the cache if they were made before, else simulated and kept there.
+
+    The cache key is the full configuration, so that no setting can meet another's data; the checksum is
+    verified on every load, and a corrupt file is reported, never used.
+    """
+    # A system that is defined in a notebook may change its equation under the same name: ask the equation too.
+    probe = dynamics.rest() + torch.arange(dynamics.rest().numel()).sin().view_as(dynamics.rest())
+    answers = (dynamics.tendency(probe), dynamics.resolved(dynamics.flow(probe, 1)))
+    configuration: dict[str, Any] = {
+        **dynamics.describe(),
+        "equation": [f"{value:.6g}" for value in torch.cat([part.flatten() for part in answers])],
+        "start": (dynamics.spinup, dynamics.perturbation),
+        "step_size": step_size,
+        "cycles": cycles,
+        "segments": segments,
+        "seed": seed,
+        "format": 3,
+    }
+    path = cache_dir() / f"{content_key(configuration)}.nc"
+    if path.name in read_manifest(path.parent) and path.exists():
+        return load_trajectories(path)
+    dataset = simulate(dynamics, step_size, cycles, segments, seed, progress)
+    save_trajectories(dataset, path)
+    return dataset

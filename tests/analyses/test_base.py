@@ -1,0 +1,311 @@
+"""Every analysis corrects what was seen, in every place of the ring and for every member alike."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from small import CASES, SITES, Linear, generator, given, normalization, shaken, small_analysis, small_filter
+
+from assim_lib.analyses import ANALYSES, Analysis, Corrected, Normalization, RecurrentAnalysis, register_analysis
+from assim_lib.analyses.base import covariance_band, remember
+from assim_lib.filter import assimilate
+
+BATCHES = [(), (64,)]
+OPERATORS = 3
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+MEMBER_BY_MEMBER = ("original", "gated")
+# The memory of those that remember by keeping and adding is not bounded.
+BOUNDED = [name for name in ANALYSES if name not in MEMBER_BY_MEMBER]
+with_every_case = pytest.mark.parametrize(("name", "members"), CASES)
+
+
+@pytest.fixture(params=[0, 2], ids=["now", "lagged"])
+def lag(request):
+    return request.param
+
+
+@pytest.fixture(params=[(0, "conv"), (2, "conv"), (2, "original"), (0, "ff_per_operator"), (2, "ff")], ids=str)
+def variant(request):
+    return dict(zip(("lag", "network"), request.param, strict=True))
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-m{case[1]}")
+def analysis(request, variant):
+    """Every analysis with several networks, with random weights."""
+    return shaken(small_analysis(*request.param, operators=OPERATORS, **variant))
+
+
+def parts(corrected: Corrected):
+    return [part for part in corrected if part is not None]
+
+
+def alone(x, i):
+    """The input of one trajectory of a batch."""
+    shared = {"error": x.error, "error_variance": x.error_variance, "predict": Linear(x.predict.matrix[i])}
+    own = {name: None if part is None else part[i] for name, part in x._asdict().items() if name not in shared}
+    return type(x)(**own, **shared)
+
+
+# ---- what holds for all of them
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_what_is_corrected_has_the_shape_of_what_was_given(analysis, batch):
+    x = given(analysis, batch, operators=OPERATORS)
+    corrected = analysis(x)
+    assert corrected.base.shape == (*batch, analysis.members, 1, SITES)
+    assert (corrected.covariance is None) == (x.covariance is None)
+    for after, before in zip(parts(corrected), parts(Corrected(x.base, x.memory, x.covariance)), strict=True):
+        assert after.shape == before.shape
+        assert after.isfinite().all()
+        assert (after != before).any()
+
+
+def test_gradients_reach_every_parameter(analysis):
+    corrected = analysis(given(analysis, (64,), operators=OPERATORS))  # in which every phase of the schedule occurs
+    sum(part.square().sum() for part in parts(corrected)).backward()
+    learned = [(name, p) for name, p in analysis.named_parameters() if p.requires_grad]
+    assert [name for name, p in learned if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+def test_a_batch_is_its_trajectories_one_by_one(analysis):
+    x = given(analysis, (64,), operators=OPERATORS)
+    together = parts(analysis(x))
+    for i in (0, 17, 63):
+        for one, all_ in zip(parts(analysis(alone(x, i))), together, strict=True):
+            torch.testing.assert_close(one, all_[i], **EXACT)
+
+
+def turned(x, shift):
+    """The same on a ring that is turned."""
+    by_state = ("memory", "covariance", "phase", "predict")
+    fields = {name: part.roll(shift, -1) for name, part in x._asdict().items() if name not in by_state}
+    return x._replace(
+        **fields,
+        memory=x.memory.roll(shift, -2),
+        covariance=turned_covariance(x.covariance, shift),
+        predict=lambda states: x.predict(states.roll(-shift, -1)).roll(shift, -1),
+    )
+
+
+def turned_covariance(covariance, shift):
+    if covariance is None:
+        return None
+    by_place = covariance.unflatten(-1, (-1, SITES)).unflatten(-3, (-1, SITES))
+    return by_place.roll((shift, shift), (-1, -3)).flatten(-2).flatten(-3, -2)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("network", ["conv", "original"])
+@with_every_case
+def test_turning_the_ring_turns_the_analysis(name, members, network, channels, lag):
+    band = {} if name in ("recurrent", "extended") else {"band": 2}
+    analysis = shaken(small_analysis(name, members, channels=channels, network=network, lag=lag, **band))
+    x = given(analysis, (3,))
+    base, memory, covariance = analysis(x)
+    after = analysis(turned(x, 5))
+    expected = Corrected(base.roll(5, -1), memory.roll(5, -2), turned_covariance(covariance, 5))
+    for ours, theirs in zip(parts(after), parts(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@with_every_case
+def test_members_have_no_order(name, members, lag):
+    analysis = shaken(small_analysis(name, members, lag=lag))
+    x, order = given(analysis, (2,)), torch.randperm(members, generator=generator())
+    if name in MEMBER_BY_MEMBER:
+        order = torch.arange(members).roll(1)  # where nothing is seen, each looks at the one before it
+
+    def reordered(part):
+        return part.index_select(-3, order)
+
+    moved = {name: reordered(getattr(x, name)) for name in ("base", "forecast", "predicted", "tendency")}
+    remembered = reordered if analysis.memory_per_member else torch.clone
+    before, after = analysis(x), analysis(x._replace(**moved, memory=remembered(x.memory)))
+    torch.testing.assert_close(after.base, reordered(before.base), **EXACT)
+    torch.testing.assert_close(after.memory, remembered(before.memory), **EXACT)
+
+
+def test_what_is_not_seen_has_no_influence(analysis):
+    x = given(analysis, (3,), operators=OPERATORS)
+    before = parts(analysis(x))
+    for one, other in zip(before, parts(analysis(x._replace(observation=x.observation + 100 * (1 - x.mask)))), strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+    assert (analysis(x._replace(observation=x.observation + x.mask)).base - before[0]).abs().max() > 1e-3
+
+
+@with_every_case
+def test_the_forecast_matters_where_there_is_a_lag(name, members):
+    analysis = shaken(small_analysis(name, members, lag=2))
+    x = given(analysis, (3,))
+    other = analysis(x._replace(forecast=x.forecast + 1, predicted=x.predicted + 1)).base
+    assert (other - analysis(x).base).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in ANALYSES if name != "original"])  # which sees raw numbers
+def test_units_do_not_matter(name, variant):
+    """The same world in other units, another one for each channel: same weights, same analysis."""
+    unit, origin = torch.tensor([[7.0], [0.1]]).double(), torch.tensor([[-20.0], [3.0]]).double()
+    same = normalization(channels=2)
+    converted = Normalization(origin + unit * same.mean, unit * same.std)
+    options = {"channels": 2, "operators": OPERATORS, **variant}
+    options |= {} if name in ("recurrent", "extended") else {"band": 2}
+    members = 1 if name == "extended" else 4
+    ours, theirs = (shaken(small_analysis(name, members, normalization=n, **options)) for n in (same, converted))
+    x = given(ours, (3,), operators=OPERATORS)
+    states = {k: origin + unit * getattr(x, k) for k in ("base", "forecast", "predicted")}
+    corrected = theirs(
+        x._replace(
+            **states,
+            observation=(origin + unit * x.observation) * x.mask,
+            error=unit * x.error,
+            error_variance=(unit * x.error).square(),
+            tendency=unit * x.tendency,
+            predict=lambda states: origin + unit * x.predict((states - origin) / unit),
+        )
+    )
+    expected = ours(x)
+    assert (expected.base - x.base).abs().max() > 0.1
+    expected = expected._replace(base=origin + unit * expected.base)
+    for found, right in zip(parts(corrected), parts(expected), strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=1e-4)  # the floor under a spread has a unit
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_units_are_those_of_each_channel(channels):
+    states = torch.randn((50, channels, SITES), generator=generator(), dtype=torch.float64)
+    states = states * torch.tensor([[3.0], [0.2]])[:channels] + torch.tensor([[1.0], [-5.0]])[:channels]
+    found = Normalization.of(states)
+    assert found.mean.shape == found.std.shape == (channels, 1)
+    np.testing.assert_allclose(found.mean[:, 0], states.numpy().mean((0, 2)), rtol=1e-12)
+    np.testing.assert_allclose(found.std[:, 0], states.numpy().std((0, 2), ddof=1), rtol=1e-10)
+
+
+# ---- options that they share
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("inflation", [0.7, 1.3])
+@pytest.mark.parametrize("name", ["original", "gated", "recurrent"])
+def test_inflation_multiplies_the_perturbations_and_leaves_the_mean(name, inflation, batch):
+    plain, inflated = (shaken(small_analysis(name, 4, inflation=factor)) for factor in (1.0, inflation))
+    x = given(plain, batch)
+    expected, corrected = plain(x), inflated(x)
+    mean = expected.base.mean(-3, keepdim=True)
+    torch.testing.assert_close(corrected.base.mean(-3, keepdim=True), mean, **EXACT)
+    torch.testing.assert_close(corrected.base - mean, inflation * (expected.base - mean), **EXACT)
+    assert torch.equal(corrected.memory, expected.memory)
+
+
+@with_every_case
+def test_dropout_needs_a_generator(name, members, variant):
+    analysis = shaken(small_analysis(name, members, dropout=0.5, operators=OPERATORS, **variant))
+    x = given(analysis, operators=OPERATORS)
+    assert torch.equal(analysis(x).base, analysis(x).base)
+    assert torch.equal(analysis(x, generator(1)).base, analysis(x, generator(1)).base)
+    assert not torch.equal(analysis(x, generator(1)).base, analysis(x).base)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_the_memory_stays_bounded(name):
+    analysis = shaken(small_analysis(name, 1 if name == "extended" else 4), size=3.0)
+    x = given(analysis)
+    x = x._replace(memory=torch.zeros_like(x.memory))
+    for _ in range(50):
+        x = x._replace(memory=analysis(x).memory)
+        assert x.memory.abs().max() <= 1
+    assert x.memory.abs().max() > 0.5
+
+
+def test_remember_keeps_or_writes():
+    memory, write, far = torch.tensor([0.3, -0.9]), torch.tensor([0.5, -1.0]), torch.full((2,), 40.0)
+    torch.testing.assert_close(remember(memory, far, write), memory)
+    torch.testing.assert_close(remember(memory, -far, write), write.tanh())
+    torch.testing.assert_close(remember(memory, 0 * far, write), (memory + write.tanh()) / 2)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_the_band_holds_numpys_covariances(batch, width):
+    members, channels = 5, 2
+    x = torch.randn((*batch, members, channels, SITES), generator=generator(), dtype=torch.float64)
+    band = covariance_band(x - x.mean(-3, keepdim=True), width)
+    assert band.shape == (*batch, channels * (width + 1), SITES)
+    first = x.reshape(-1, *x.shape[-3:])[0].numpy()
+    band = band.reshape(-1, width + 1, channels, SITES)[0]
+    for c in range(channels):
+        covariance = np.cov(first[:, c].T)
+        for k in range(width + 1):
+            expected = [covariance[i, (i + k) % SITES] for i in range(SITES)]
+            np.testing.assert_allclose(band[k, c], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "allowed"),
+    [
+        *((name, 1, "it needs ensemble covariances; take m ≥ 2, or analysis = 'recurrent'") for name, m in CASES if m > 1),
+        ("extended", 2, "it carries a covariance in place of members; take m = 1"),
+    ],
+)
+def test_ensemble_sizes_that_do_not_work_are_refused(name, members, allowed):
+    if name == "recurrent":
+        small_analysis(name, members)
+        return
+    with pytest.raises(ValueError, match=rf"^m = {members} does not work with this analysis; {allowed}\.$"):
+        small_analysis(name, members)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_inflation_of_one_member_is_a_problem_unless_a_covariance_is_carried(name):
+    kind = ANALYSES[name]
+    expected = [] if name == "extended" else ["inflation = 1.1 does nothing to m = 1; set it to 1."]
+    assert list(kind.problems(SimpleNamespace(m=1, inflation=1.1))) == expected
+    assert not list(kind.problems(SimpleNamespace(m=1, inflation=1.0)))
+    assert not list(kind.problems(SimpleNamespace(m=4, inflation=1.1)))
+
+
+# ---- a reader's own
+
+
+@pytest.mark.usefixtures("readers_cell")
+@pytest.mark.parametrize("lag", [0, 1])
+def test_three_methods_make_an_analysis(lag):
+    """Half way to what is seen, whatever else there is; and its cell is run again."""
+    for share in (0.9, 0.5):
+
+        @register_analysis("halfway")
+        class Halfway(Analysis):
+            def inputs(self):
+                return 1
+
+            def outputs(self):
+                return 1
+
+            def forward(self, given, generator=None, share=share):
+                return Corrected(given.base + share * given.error * self.innovation(given, given.predicted), given.memory)
+
+    assert ANALYSES.find("halfway") is Halfway
+    analysis = small_analysis("halfway", 2)
+    x = given(analysis)
+    moved = x.base + 0.5 * (x.observation - x.base) * x.mask
+    torch.testing.assert_close(analysis(x).base, moved)
+    model = small_filter("halfway", 3, lag, "partial_obs", noise=0.1)
+    truth = [model.climatology[0]]
+    for _ in range(60):
+        truth.append(model.flow(truth[-1]))
+    truth = torch.stack(truth[1:])
+    observations = model.observation_model.observe(truth, torch.zeros_like(truth))
+    ensemble = assimilate(model, observations, generator())
+    assert ensemble.shape == (60, 3, 1, SITES)
+    if not lag:
+        error = (ensemble.mean(1) - truth).square().mean((1, 2)).sqrt()
+        assert error[:3].min() > 1
+        assert error[-5:].max() < 0.1
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_the_librarys_names_are_taken(name):
+    with pytest.raises(ValueError, match=rf"^analysis = '{name}' is the library's own already; choose another name\.$"):
+        register_analysis(name)(type("Mine", (RecurrentAnalysis,), {"__module__": "notebook"}))
+    assert ANALYSES[name].__module__.startswith("assim_lib.analyses.")

@@ -1,0 +1,166 @@
+"""Every figure can be drawn and read: labels, lines that differ without their colours, text that is large enough."""
+
+import base64
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from PIL import Image
+
+from assim_lib import figures
+from assim_lib.figures import fields
+from assim_lib.figures.style import METHOD_NAMES, METHOD_PENS, WIDTH
+
+random = np.random.default_rng(0)
+CYCLES, SITES, MEMBERS = 30, 12, 5
+truth = 5.0 * random.standard_normal((CYCLES, SITES))
+analysis = truth + 0.3
+observations = np.where(random.random(truth.shape) < 0.5, truth, np.nan)
+ensemble = analysis[:, None] + random.standard_normal((CYCLES, MEMBERS, SITES))
+error = np.geomspace(3.0, 0.3, CYCLES)
+
+methods = [(method, m) for method in METHOD_PENS for m in ((1,) if method in ("3D-Var", "4D-Var") else (5, 10))]
+scores = pd.DataFrame(methods, columns=["method", "m"]).assign(label=lambda t: t.method)
+scores["rmse"] = np.linspace(0.2, 1.5, len(scores))
+scores["spread"] = 0.9 * scores.rmse
+scores["ms_per_cycle"] = np.geomspace(0.1, 30, len(scores))
+scores["rmse_lo"], scores["rmse_hi"] = 0.95 * scores.rmse, 1.05 * scores.rmse
+headline = pd.DataFrame(1.0, ["L96, σ = 1", "KS, σ = 1"], ["classical", "letkf10", "published", "reference"])
+headline[["learned", "learned_lo", "learned_hi"]] = 0.8, 0.7, 0.9
+history = [{"update": k, "seconds": 9.0 * k, "validation_rmse": 1 / k} for k in range(1, 50)]
+transfer = pd.DataFrame(product("abc", ["as trained", "σ = 2"]), columns=["filter", "setting"])
+transfer = transfer.assign(rmse=0.5, standard_error=0.02, climatology=3.6)
+variants = pd.DataFrame(product(["recipe", "lag 0"], range(4)), columns=["variant", "seed"])
+variants = variants.assign(rmse=0.9, rmse_lo=0.8, rmse_hi=1.0)
+ages = pd.DataFrame(product(["mask in order", "random order"], range(4)), columns=["filter", "age"])
+ages = ages.assign(rmse=1.2, bias=-0.3)
+trials = pd.DataFrame(product(["LETKF", "EnKF-N"], [10, 20], [1.0, 1.1, 1.3], [2.0, 40.0]))
+trials = trials.set_axis(["method", "m", "infl", "loc_rad"], axis=1).assign(rmse=lambda t: t.infl + t.loc_rad)
+trials["contender"] = trials.method + trials.m.astype(str)
+trials.loc[(trials.infl == 1.3) & (trials.m == 20), "rmse"] = np.nan
+
+DRAWN: dict[str, Callable[[], Figure]] = {
+    "by_size": lambda: figures.by_size({"L96": scores, "KS": scores, "VL20": scores, "two-level": scores}),
+    "by_value": lambda: figures.by_value({k: (truth[0], analysis[0]) for k in "abc"}, "X", "error", bins=4),
+    "climatology": lambda: figures.climatology({k: truth for k in "abc"}, reach=3),
+    "convergence": lambda: figures.convergence(0.5 ** np.arange(1, 4), 0.1 ** np.arange(1, 4), 4),
+    "cost": lambda: figures.cost(scores),
+    "error_and_spread": lambda: figures.error_and_spread({"a": error, "b": error, "c": error}, 2 * error, 1.0),
+    "error_by_age": lambda: figures.error_by_age(ages),
+    "error_growth": lambda: figures.error_growth(np.arange(CYCLES) / 2, np.stack([error, 2 * error]), 1.0),
+    "headline": lambda: figures.headline(headline),
+    "hovmoller": lambda: figures.hovmoller(
+        {"truth": truth, "observations": observations, "analysis": analysis, "error": analysis - truth}, 0.1, limit=2.0
+    ),
+    "influence": lambda: figures.influence({k: np.ones(7) for k in "abc"}),
+    "learning_curves": lambda: figures.learning_curves(
+        {f"filter {k}": history for k in range(8)}, {f"LETKF {k}": k / 10 for k in range(1, 5)}, "seconds"
+    ),
+    "long_run": lambda: figures.long_run(np.tile(error, (3, 1)), np.full((9, 3), 0.3), 1000, 3.6),
+    "matrices": lambda: figures.matrices({k: truth for k in "ab"}, "site", ["cycle", "number"]),
+    "phase_plane": lambda: figures.phase_plane(truth[:, :2], observations[:, :2], analysis[:, :2], "x", "z"),
+    "rank_histogram": lambda: figures.rank_histogram({"a": np.full(11, 1 / 11), "b": np.full(6, 1 / 6)}),
+    "scoreboard": lambda: figures.scoreboard(scores, 1.0),
+    "sensitivity": lambda: figures.sensitivity(trials, {"infl": "inflation", "loc_rad": "radius"}, ["loc_rad"]),
+    "spread_and_error": lambda: figures.spread_and_error(scores),
+    "tracking": lambda: frame(),
+    "transfer": lambda: figures.transfer(transfer),
+    "variants": lambda: figures.variants(variants, 0.9),
+    "work_precision": lambda: figures.work_precision({k: [(40, 1.0), (80, 0.1)] for k in "abcd"}, "cost", "error"),
+}
+
+
+def frame() -> Figure:
+    """The figure of the moving picture, at its last frame."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fields.plt, "close", lambda figure: None)
+        figures.tracking(truth[:2], observations[:2], ensemble[:2], 0.1, alt="")
+    return plt.gcf()
+
+
+@pytest.fixture(scope="module", params=DRAWN)
+def figure(request: pytest.FixtureRequest) -> Iterator[Figure]:
+    plt.switch_backend("Agg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = DRAWN[request.param]()
+        drawn.canvas.draw()
+    yield drawn
+    plt.close("all")
+
+
+def panels(figure: Figure) -> list[Axes]:
+    return [axis for axis in figure.axes if axis.get_visible() and axis.get_label() != "<colorbar>"]
+
+
+def look(line: Line2D) -> tuple[object, ...]:
+    """What tells a line apart without its colour."""
+    hollow = line.get_markerfacecolor() in ("none", "white")
+    dashes = str(line._unscaled_dash_pattern)  # matplotlib has no public name for them
+    return line.get_marker(), hollow, line.get_linestyle(), dashes
+
+
+def test_every_figure_is_drawn_here():
+    assert sorted(DRAWN) == sorted(figures.__all__)
+
+
+def test_axes_say_what_they_show(figure: Figure):
+    """Those on the left also what is upward, by a label or by the name of each row."""
+    for axis in panels(figure):
+        assert axis.get_xlabel() or figure.get_supxlabel()
+    left = panels(figure)[0]
+    rows = [text.get_text() for text in left.get_yticklabels()]
+    assert left.get_ylabel() or figure.get_supylabel() or all(re.search(r"[^\W\d]", row) for row in rows)
+
+
+def test_lines_differ_without_their_colours(figure: Figure):
+    """All that a legend names; a bundle of thin lines has no names."""
+    for axis in panels(figure):
+        handles, labels = axis.get_legend_handles_labels()
+        lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]
+        named = {label: look(line) for label, line in zip(labels, lines, strict=True) if isinstance(line, Line2D)}
+        assert len(set(named.values())) == len(named), named
+
+
+def test_text_can_be_read_on_a_page(figure: Figure):
+    """Nine points at 96 dots an inch, which is what a browser shows; and no browser has to shrink the picture."""
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    assert min(text.get_fontsize() * figure.dpi / 96 for text in texts) >= 9
+    assert figure.get_tightbbox().width <= WIDTH + 0.2
+
+
+def test_every_method_has_a_mark_of_its_own():
+    assert len({pen.marker for pen in METHOD_PENS.values()}) == len({pen.color for pen in METHOD_PENS.values()})
+    assert METHOD_NAMES.keys() <= METHOD_PENS.keys()
+
+
+def test_a_moving_picture_stands_in_the_page_itself():
+    html = figures.tracking(truth[:3], observations[:3], ensemble[:3], 0.1, alt='a "bundle" <of members>').data
+    assert 'alt="a &quot;bundle&quot; &lt;of members&gt;"' in html
+    picture = base64.b64decode(html.split("base64,")[1].split('"')[0])
+    assert Image.open(io.BytesIO(picture)).n_frames == 3
+
+
+def test_one_hyperparameter_varies_and_the_others_are_the_best():
+    """Whatever the other columns are called."""
+    figure = figures.sensitivity(trials.rename(columns={"loc_rad": "reach"}), {"infl": "inflation"})
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "LETKF N=10")
+    np.testing.assert_allclose(line.get_xydata(), [[1.0, 1.0], [1.1, 3.1 / 3.0], [1.3, 3.3 / 3.0]])
+
+
+def test_a_bias_is_drawn_by_its_size():
+    error, bias = (
+        figures.error_by_age(pd.DataFrame({"age": [1, 0], "rmse": [2.0, 1.0], "bias": [-0.2, 0.1]})).axes[0].lines
+    )
+    assert [error.get_ydata().tolist(), bias.get_ydata().tolist()] == [[1.0, 2.0], [0.1, 0.2]]

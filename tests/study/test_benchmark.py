@@ -1,0 +1,116 @@
+"""Classical methods are tuned, scored once, and stored; what is stored is found again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from valley import CONTENDER, LOWEST, SETTING, START, Valley
+
+from assim_lib.classical.contenders import SETTINGS, Contender, contenders
+from assim_lib.classical.methods import BaselineRun
+from assim_lib.classical.search import FINALISTS, Search
+from assim_lib.setting import Setting
+from assim_lib.storage import data_dir
+from assim_lib.study import benchmark
+from assim_lib.study.benchmark import compare, compare_all, stored_baseline
+from assim_lib.study.results import read_result, results_dir
+
+TEST, VALIDATION = "l96-dt0.1-test", "l96-dt0.1-validation"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Results and trials of their own, on the frozen truths."""
+    (tmp_path / "test_sets").symlink_to(data_dir() / "test_sets")
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+
+
+def run_on_test_set(valley):
+    return [(cycles, place) for place, name, cycles in valley.calls if name == TEST]
+
+
+def test_a_comparison_is_stored_and_repeated_only_when_asked():
+    valley = Valley()
+    stored = read_result(compare(CONTENDER, progress=False, run=valley))
+    assert stored.baseline == START.tuned(LOWEST)
+    assert stored.setting == SETTING
+    assert stored.test.cycles == 5000
+    assert stored.validation.rmse == pytest.approx(0.2)
+    assert (stored.diverged, stored.diverged_starts, stored.starts) == (False, 0, benchmark.STARTS)
+    once = [(5200, LOWEST)] + [(benchmark.START_CYCLES, LOWEST)] * benchmark.STARTS
+    assert run_on_test_set(valley) == once
+    compare(CONTENDER, progress=False, run=valley)
+    assert run_on_test_set(valley) == once
+    compare(CONTENDER, again=True, progress=False, run=valley)
+    assert run_on_test_set(valley) == 2 * once
+
+
+def test_what_is_lost_on_the_test_set_makes_room_for_the_next_finalist():
+    found = Search(CONTENDER, SETTING.load("validation"), run=Valley()).finalists()
+    finalists = [trial.hyperparameters for trial in found]
+    assert len(finalists) == FINALISTS
+    valley = Valley(lambda place, name, cycles: name == TEST and place in finalists[:2])
+    for _ in range(2):  # once made, it is not made again
+        stored = read_result(compare(CONTENDER, progress=False, run=valley))
+        assert not stored.diverged
+        assert stored.baseline.hyperparameters == finalists[2]
+        assert [failure.hyperparameters for failure in stored.failed] == finalists[:2]
+        assert [place for cycles, place in run_on_test_set(valley) if cycles == 5200] == finalists[:3]
+    valley = Valley(lambda place, name, cycles: name == TEST)
+    stored = read_result(compare(CONTENDER, again=True, progress=False, run=valley))
+    assert stored.diverged
+    assert np.isnan(stored.test.rmse)
+    assert len(stored.failed) == FINALISTS
+    count = len(valley.calls)
+    compare(CONTENDER, progress=False, run=valley)
+    assert len(valley.calls) == count
+
+
+def test_the_stored_hyperparameters_are_found_again():
+    compare(CONTENDER, progress=False, run=Valley())
+    twin = SETTING.load()
+    assert stored_baseline(twin, "LETKF", 10).hyperparameters == LOWEST
+    with pytest.raises(LookupError, match=r"^LETKF with m = 20 has no score on l96-dt0.1-test with full_obs"):
+        stored_baseline(twin, "LETKF", 20)
+    unknown = replace(twin, setting=Setting("l96", "unstructured_known_part"))
+    with pytest.raises(LookupError, match=r"has no score on l96-dt0\.1-test with unstructured_known_part"):
+        stored_baseline(unknown, "LETKF", 10)
+
+
+def test_starts_are_apart_and_are_parts_of_the_test_set():
+    looked = []
+
+    def look(baseline, twin, seed, progress):
+        looked.append((twin, seed))
+        series = np.ones(len(twin.observations))
+        return BaselineRun(baseline, twin.truth, series, series, series, 1.0, len(looked) % 2 == 0, 1, "")
+
+    whole = SETTING.load()
+    assert benchmark.diverged_starts(START, whole, run=look) == 2
+    assert len({seed for _, seed in looked}) == len(looked) == 5
+    for index, (part, _) in enumerate(looked):
+        cycles = slice(index * 1040, index * 1040 + 400)
+        np.testing.assert_array_equal(part.climatology, whole.states)
+        np.testing.assert_array_equal(part.observations, whole.observations[cycles])
+        np.testing.assert_array_equal(part.truth, whole.truth[cycles])
+        np.testing.assert_array_equal(part.seen, whole.seen[cycles])
+
+
+def test_many_comparisons_yield_all_their_results():
+    others = [CONTENDER, Contender(SETTING, START.model_copy(update={"m": 20}))]
+    assert [path.stem for path in compare_all(others, run=Valley())] == [one.name for one in others]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.slug)
+def test_every_cell_of_the_table_is_filled_and_its_search_is_at_an_end(setting, monkeypatch):
+    """To repeat the stored searches is to read them: the command would make no other trial and no other score."""
+    monkeypatch.delenv("ASSIM_DATA")
+    validation_set = setting.load("validation")
+
+    def untried(baseline, *_, **__):
+        pytest.fail(f"{baseline} was never tried")
+
+    for contender in contenders(setting):
+        finalists = Search(contender, validation_set, run=untried).finalists()
+        wanted = [trial.hyperparameters for trial in finalists]
+        assert benchmark.is_stored(results_dir() / f"{contender.name}.json", wanted), contender.name

@@ -1,0 +1,430 @@
+"""What a run may be: every layer in its order, and one clear sentence for every mistake."""
+
+import json
+import math
+from itertools import product
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
+from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
+from assim_lib.setting import Setting
+from assim_lib.systems import Lorenz96
+from assim_lib.training.experiment import Experiment, ParameterError, configure, options
+from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
+
+UNKNOWN = "unstructured_partial_obs"
+
+
+def sentence_about(experiment="l96_conv", /, **requested) -> str:
+    """What is said about a mistake: one sentence, and nothing above it."""
+    with pytest.raises(ParameterError) as caught:
+        configure(experiment, **requested)
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert caught.value.__suppress_context__ or not caught.value.__context__  # no second traceback above it
+    assert caught.value._render_traceback_() == [f"ParameterError: {sentence}"]
+    return sentence
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "test_dropout": ["false", 0],
+        "tendency": [1],
+        "lr": ["1e-3", math.inf],
+        "noise": [-1, 0.0, math.nan],
+        "m": [0, 10.0, "10", True, [10]],
+        "training_m": [0, 2.0],
+        "lag": [-1, 21],
+        "leads": [0, 11],
+        "dropout": [1.0],
+        "restart": [-0.1, 1.1],
+        "weight_decay": [-0.1],
+        "seed": [-1],
+        "analysis": [3],
+        "network": [True],
+        "obs_conf": [3],
+        "preset": ["fast", ["quick"]],
+        "loss": ["mse"],
+        "start": ["truths"],
+        "order": ["randomly"],
+        "noise_draws": ["twice"],
+        "rates": ["step"],
+        "inflation": [0.4, 2.1],
+        "taper_length": [0.0],
+        "drift": ["1"],
+        "dt": [0.0, "0.05"],
+        "step_size": [-0.1],
+        "clamp": [2.9],
+        "n_settings": [-1, True],
+    }.items(),
+)
+def test_a_wrong_type_or_a_value_out_of_range_is_named_with_what_is_allowed(name, values):
+    allowed = Experiment.model_fields[name].description
+    for value in values:
+        kind = type(value).__name__
+        assert (
+            sentence_about(**{name: value})
+            == f"{name} = {value!r} (of type {kind}) is not allowed; {name} is {allowed}."
+        )
+
+
+@pytest.mark.parametrize(
+    ("requested", "beginning"),
+    [
+        (
+            {"noize": 1.0},
+            "Unknown parameter `noize`: did you mean `noise`? Known parameters: preset, system, obs_conf, ",
+        ),
+        ({"xyzzy": 1.0}, "Unknown parameter `xyzzy`: Known parameters: "),
+        ({"experiment": "l96_conv"}, "Unknown parameter `experiment`: "),
+        (
+            {"m": 0},
+            "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number ≥ 1.",
+        ),
+        ({"analysis": "hybird"}, "analysis = 'hybird' is not registered (did you mean 'hybrid'?); known: "),
+        (
+            {"network": "cnn"},
+            "network = 'cnn' is not registered; known: conv, ff, ff_per_operator, original, original_",
+        ),
+        ({"obs_conf": "ful_obs"}, "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs"),
+        ({"system": "l95"}, "system = 'l95' is not registered (did you mean 'l96'?); known: "),
+        ({"dt": 0.03}, "step_size = 0.1 must be a positive multiple of the integration step 0.03."),
+        # Two steps of the model, but no whole one of the truth.
+        ({"system": "ks", "dt": 0.05}, "step_size = 0.1 must be a positive multiple of the integration step 0.5."),
+        ({"step_size": 0.07}, "step_size = 0.07 must be a positive multiple of the integration step 0.05."),
+        ({"m": 1}, "m = 1 does not work with analysis = 'original'; it needs ensemble covariances; take m ≥ 2, or "),
+        ({"m": 1, "analysis": "hybrid"}, "m = 1 does not work with analysis = 'hybrid'; it needs"),
+        ({"training_m": 1}, "training_m = 1 does not work with analysis = 'original'; it needs"),
+        (
+            {"m": 10, "analysis": "extended"},
+            "m = 10 does not work with analysis = 'extended'; it carries a covariance in place of members; take m = 1.",
+        ),
+        ({"kernel": 4}, "kernel = 4 must be odd."),
+        ({"batch": 33, "pool": 32}, "batch = 33 must be at most pool = 32."),
+        ({"analysis": "recurrent", "test_dropout": True}, "test_dropout = True needs dropout > 0, and dropout = 0.0."),
+        ({"m": 1, "analysis": "recurrent", "inflation": 1.1}, "inflation = 1.1 does nothing to m = 1; set it to 1."),
+        ({"cycles": 10, "window": 10}, "cycles = 10 must be more than window + leads - 1 + lag_warmup · lag = 10."),
+        (
+            {"cycles": 12, "window": 10, "leads": 3},
+            "cycles = 12 must be more than window + leads - 1 + lag_warmup · lag",
+        ),
+        (
+            {"leads": 2, "loss": "ss_analysis"},
+            "leads = 2 score forecasts, and loss = 'ss_analysis' has none; set it to 1.",
+        ),
+        (
+            {"analysis": "extended", "lag": 10, "lag_warmup": 21, "cycles": 3000},
+            "lag_warmup · lag = 210 must be at most 200, the cycles that are not scored.",
+        ),
+        (
+            {"n_settings": 3, "system": "vl20"},
+            "n_settings = 3 are those of system = 'l96' and its own integration step; set it to 0.",
+        ),
+        ({"n_settings": 3, "dt": 0.025}, "n_settings = 3 are those of system = 'l96' and its own integration step; "),
+        (
+            {"n_settings": 3, "network": "ff_per_operator", "obs_conf": "partial_obs"},
+            "network = 'ff_per_operator' has a part for each operator, and n_settings = 3 have others each; take 'conv'",
+        ),
+        (
+            {"analysis": "hybrid", "lag": 0, "network": "ff", "obs_conf": UNKNOWN},
+            f"analysis = 'hybrid' needs operators it may use, and some of obs_conf = '{UNKNOWN}' are unknown; take ",
+        ),
+        (
+            {"obs_conf": UNKNOWN, "network": "conv"},
+            f"network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = '{UNKNOWN}' do not; "
+            "take 'ff' or 'ff_per_operator'.",
+        ),
+        *(
+            (
+                {"network": "ff_per_operator", "obs_conf": conf},
+                "network = 'ff_per_operator' needs a schedule of several ",
+            )
+            for conf in ("full_obs", "every_4th_fixed")
+        ),
+        (
+            {"start": "truth", "lag": 2},
+            "start = 'truth' knows the state at the observation only, and lag = 2 starts before it; take lag = 0, or ",
+        ),
+        (
+            {"start": "first_observation", "network": "ff", "obs_conf": UNKNOWN},
+            f"start = 'first_observation' needs observations of the state itself, and obs_conf = '{UNKNOWN}' has others;",
+        ),
+        (
+            {"start": "first_observation", "noise_draws": "each"},
+            "noise_draws = 'each' knows no first observation; take another start than 'first_observation'.",
+        ),
+        *(
+            (
+                {"network": "ff", "obs_conf": UNKNOWN, "analysis": "recurrent", **drawn},
+                f"order = '{drawn.get('order', 'schedule')}' with noise_draws = '{drawn.get('noise_draws', 'once')}' "
+                "needs operators that are known, ",
+            )
+            for drawn in ({"order": "random"}, {"noise_draws": "each"})
+        ),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_mistake_is_one_sentence(requested, beginning):
+    assert sentence_about(**requested).startswith(beginning)
+
+
+def test_an_unknown_experiment_is_one_sentence():
+    assert sentence_about("l97").startswith("experiment = 'l97' is not known; known: l96_ff, l96_conv, ")
+
+
+@pytest.mark.parametrize(
+    ("analysis", "name", "value"),
+    [
+        ("original", "drift", 0.5),
+        ("original", "other_member", False),
+        ("gated", "tendency", False),
+        ("recurrent", "band", 1),
+        ("recurrent", "taper_length", 3.0),
+        ("covariant", "drift", 0.5),
+        ("extended", "band", 2),
+    ],
+)
+def test_an_option_that_an_analysis_does_not_use_is_refused(analysis, name, value):
+    default = Experiment.model_fields[name].default
+    expected = f"{name} = {value!r} is not used by analysis = {analysis!r}; leave it out, or set it to {default!r}."
+    assert sentence_about(analysis=analysis, **{name: value}) == expected
+    assert getattr(configure(analysis=analysis, **{name: default}), name) == default
+
+
+@pytest.mark.parametrize("option", [{"lag_warmup": 10}, {"drift": 0.5}], ids=str)
+def test_what_only_a_lag_uses_is_refused_without_one(option):
+    ((name, value),) = option.items()
+    said = sentence_about(analysis="hybrid", lag=0, **option)
+    assert said == f"{name} = {value!r} does nothing without a lag; leave it out, or take lag ≥ 1."
+
+
+@pytest.mark.parametrize("option", [{"obs_conf": "full_obs"}, {"noise": 2.5}, {"step_size": 0.05}], ids=str)
+def test_a_setting_beside_many_is_refused(option):
+    ((name, value),) = option.items()
+    beginning = f"{name} = {value!r} would be ignored: n_settings = 48 draw theirs; leave it"
+    assert sentence_about("l96_any", **option).startswith(beginning)
+    assert configure("l96_any", n_settings=0, **option).n_settings == 0
+
+
+def test_a_first_observation_of_something_else_is_no_start(readers_cell):
+    @register_obs_conf("squares")
+    def squares(channels, sites):
+        return ObservationModel(torch.ones(1, channels, sites, dtype=torch.bool), torch.square)
+
+    assert "obs_conf = 'squares' has others" in sentence_about(start="first_observation", obs_conf="squares")
+    assert configure(start="truth", obs_conf="squares", analysis="hybrid", lag=0).obs_conf == "squares"
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert sentence_about(device="cuda") == "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'."
+    assert configure(device="auto").torch_device == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert configure(device="cuda").torch_device == configure(device="auto").torch_device == torch.device("cuda")
+    assert configure(device="cpu").torch_device == torch.device("cpu")
+
+
+# ---- layers
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_preset_of_every_analysis_is_its_layers(experiment):
+    for (name, analysis), preset in product(ANALYSES.items(), PRESETS):
+        expected = {option: field.default for option, field in Experiment.model_fields.items()}
+        for layer in (
+            PRESETS[preset],
+            analysis.defaults,
+            analysis.presets.get(preset, {}),
+            EXPERIMENTS[experiment],
+            STARTS.get((experiment, name), {}),
+            {"experiment": experiment, "analysis": name, "preset": preset},
+        ):
+            expected |= layer
+        if expected["obs_conf"] == UNKNOWN and analysis.needs_operator:
+            assert "needs operators it may use" in sentence_about(experiment, analysis=name, preset=preset)
+        else:
+            assert configure(experiment, analysis=name, preset=preset).model_dump() == expected
+
+
+def test_every_analysis_can_be_observed_with_every_configuration_of_known_instruments():
+    for analysis, obs_conf in product(ANALYSES, OBS_CONFS):
+        if obs_conf != UNKNOWN:
+            assert configure(analysis=analysis, obs_conf=obs_conf).obs_conf == obs_conf
+
+
+def test_the_experiments_are_those_announced():
+    chosen = {name: configure(name) for name in EXPERIMENTS}
+    assert all(
+        (e.experiment, e.preset) == (name, "quick") and e.model_dump().items() >= EXPERIMENTS[name].items()
+        for name, e in chosen.items()
+    )
+    systems = {"l96_ff": "l96", "l96_conv": "l96", "ks": "ks", "misspec": "two_level", "vl20": "vl20"}
+    assert {name: chosen[name].system for name in systems} == systems
+    assert {name: chosen[name].network == "ff" for name in systems} == {name: name == "l96_ff" for name in systems}
+    assert chosen["misspec"].forecast_model == Lorenz96()
+    assert chosen["ks"].step_size == 1.0
+    assert chosen["vl20"].obs_conf == "every_4th_dim_partial_obs"
+    assert chosen["unknown_operators"].obs_conf == UNKNOWN
+    assert {experiment for experiment, _ in STARTS} <= EXPERIMENTS.keys()
+    assert {analysis for _, analysis in STARTS} <= ANALYSES.keys()
+
+
+def test_what_is_asked_for_beats_start_beats_experiment_beats_analysis_beats_preset_beats_default(
+    readers_cell, monkeypatch
+):
+    def width(**requested):
+        return configure("l96_conv", analysis="own", **requested).hidden_size
+
+    @register_analysis("own")
+    class Own(RecurrentAnalysis):
+        defaults = {}
+        presets = {}
+
+    assert width() == Experiment.model_fields["hidden_size"].default
+    monkeypatch.setitem(PRESETS["quick"], "hidden_size", 2)
+    assert width() == 2
+    Own.defaults = {"hidden_size": 3}
+    assert width() == width(preset="cpu") == 3
+    Own.presets = {"quick": {"hidden_size": 4}}
+    assert (width(), width(preset="cpu")) == (4, 3)
+    monkeypatch.setitem(EXPERIMENTS["l96_conv"], "hidden_size", 5)
+    assert width() == 5
+    monkeypatch.setitem(STARTS, ("l96_conv", "own"), {"hidden_size": 6})
+    assert width() == width(preset="cpu") == 6
+    assert configure("l96_conv", analysis="hybrid").hidden_size == 5  # where an analysis starts, it alone starts
+    assert width(hidden_size=7) == 7
+    assert width(hidden_size=None) == 6  # None: whatever the experiment says
+    # Also of an experiment that has the analysis by itself.
+    monkeypatch.setitem(EXPERIMENTS["l96_conv"], "analysis", "own")
+    assert configure("l96_conv").hidden_size == 6
+
+
+@pytest.mark.parametrize(
+    "requested",
+    [
+        {"dt": 0.025},
+        {"network": "ff_per_operator", "obs_conf": "partial_obs"},
+        {"network": "ff", "obs_conf": UNKNOWN, "order": "schedule"},
+        {"inflation": 0.5},
+        {"inflation": 2},
+        {"tendency": False},
+        {"analysis": "gated", "other_member": False},
+        {"analysis": "hybrid", "taper_length": 3},
+        {"analysis": "hybrid", "drift": -1.5},
+        {"start": "truth"},
+        {"start": "first_observation", "obs_conf": "every_4th_dim_partial_obs"},
+        {"loss": "ss_analysis"},
+        {"loss": "clean_analysis"},
+        {"leads": 3, "restart": 1.0, "rates": "steps", "weight_decay": 0.0},
+        {"order": "random", "noise_draws": "each", "start": "truth"},
+        {"training_m": 5, "m": 20},
+        {"system": "ks", "step_size": 0.5},
+        {"n_settings": 3, "network": "ff"},
+    ],
+    ids=str,
+)
+def test_every_option_may_be_set(requested):
+    chosen = configure("l96_conv", **requested)
+    assert {name: getattr(chosen, name) for name in requested} == requested
+
+
+@pytest.mark.parametrize(("experiment", "dt"), [("l96_conv", 0.025), ("misspec", 0.1)])
+def test_a_step_of_the_models_own(experiment, dt):
+    """The truth keeps its step: what differs is a model error."""
+    assert configure(experiment, dt=dt).forecast_model == Lorenz96(dt=dt)
+    assert configure(experiment).forecast_model == Lorenz96()
+
+
+# ---- an analysis of a reader's own
+
+
+@pytest.fixture
+def own_analysis(readers_cell):
+    @register_analysis("own")
+    class Own(RecurrentAnalysis):
+        uses = ("band",)
+        defaults = {"hidden_size": 7, "m": 3}
+        presets = {"cpu": {"hidden_size": 9}}
+        maximum_members = 3
+
+        @classmethod
+        def allowed_members(cls):
+            return "it has room for three"
+
+        @classmethod
+        def problems(cls, options):
+            if options.band > options.hidden_size:
+                yield f"band = {options.band} must be at most hidden_size = {options.hidden_size}."
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_sizes_an_analysis_that_a_reader_registers(own_analysis, preset):
+    chosen = configure(analysis="own", preset=preset, band=1)
+    assert (chosen.hidden_size, chosen.m, chosen.band) == (9 if preset == "cpu" else 7, 3, 1)
+    assert chosen.model_dump().items() >= PRESETS[preset].items()
+
+
+@pytest.mark.parametrize(
+    ("requested", "sentence"),
+    [
+        ({"inflation": 1.1}, "inflation = 1.1 is not used by analysis = 'own'; leave it out, or set it to 1.0."),
+        ({"band": 8}, "band = 8 must be at most hidden_size = 7."),
+        ({"m": 4}, "m = 4 does not work with analysis = 'own'; it has room for three."),
+    ],
+    ids=str,
+)
+def test_what_an_analysis_says_of_itself_decides_what_is_refused(own_analysis, requested, sentence):
+    assert sentence_about(analysis="own", **requested) == sentence
+
+
+# ---- the object
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_an_experiment_survives_json_and_does_not_change(analysis):
+    chosen = configure(analysis=analysis, noise=2, seed=3, step_size=0.15)
+    assert Experiment.model_validate_json(chosen.model_dump_json()) == chosen
+    assert Experiment.model_validate_json(json.dumps(chosen.model_dump())) == chosen
+    assert chosen.setting == Setting("l96", "full_obs", 0.15, 2.0)
+    with pytest.raises(ValidationError):
+        chosen.noise = 1.0
+    assert chosen.changed(noise=1).noise == 1.0
+    with pytest.raises(ParameterError, match=r"^noise = -1 \(of type int\) is not allowed; [^\n]+\.$"):
+        chosen.changed(noise=-1)
+
+
+def test_names_tell_runs_apart():
+    changes = [
+        {}, {"seed": 1}, {"m": 5}, {"analysis": "hybrid"}, {"analysis": "hybrid", "lag": 5}, {"noise": 0.5},
+        {"step_size": 0.2}, {"obs_conf": "every_4th_fixed"}, {"network": "ff"}, {"network": "conv"},
+        {"loss": "ss_analysis"}, {"loss": "clean_analysis"}, {"dt": 0.025}, {"start": "truth"},
+        {"start": "first_observation"}, {"n_settings": 1}, {"n_settings": 48}, {"network": "original_early"},
+    ]  # fmt: skip
+    names = [configure(**change).name for change in changes]
+    assert len(set(names)) == len(names)
+    chosen = configure(analysis="recurrent", network="ff", m=1)
+    assert chosen.name == "l96_conv-full_obs-dt0.1-s1-recurrent-ff-m1-seed0"
+    assert chosen.label == "recurrent ff, lag 0"
+
+
+def test_the_methods_name_in_the_table():
+    methods = {a: configure(analysis=a).method for a in ANALYSES}
+    assert methods.pop("original") == methods.pop("gated") == "amortized_original"
+    assert set(methods.values()) == {"amortized"}
+    assert {configure("l96_ff", analysis=a).method for a in ANALYSES} == {"amortized_ff"}
+    assert {configure("l96_any", analysis=a).method for a in ANALYSES} == {"amortized_any"}
+    # A method that is trained otherwise never competes with those that saw observations alone.
+    for loss in ("ss_analysis", "clean_analysis"):
+        assert {configure(analysis=a, loss=loss).method for a in ANALYSES} == {f"amortized_{loss}"}
+
+
+def test_the_options_are_all_fields_but_the_experiments_name():
+    assert options() == [name for name in configure().model_dump() if name != "experiment"]
