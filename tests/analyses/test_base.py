@@ -241,17 +241,15 @@ def test_the_band_holds_numpys_covariances(batch, width):
             np.testing.assert_allclose(band[k, c], expected, rtol=1e-10, atol=1e-12)
 
 
+NEEDS_TWO = "it needs ensemble covariances; take m ≥ 2, or analysis = 'recurrent'"
+CARRIES_ONE = "it carries a covariance in place of members; take m = 1"
+
+
 @pytest.mark.parametrize(
     ("name", "members", "allowed"),
-    [
-        *((name, 1, "it needs ensemble covariances; take m ≥ 2, or analysis = 'recurrent'") for name, m in CASES if m > 1),
-        ("extended", 2, "it carries a covariance in place of members; take m = 1"),
-    ],
+    [*((name, 1, NEEDS_TWO) for name in ("original", "gated", "hybrid", "covariant")), ("extended", 2, CARRIES_ONE)],
 )
 def test_ensemble_sizes_that_do_not_work_are_refused(name, members, allowed):
-    if name == "recurrent":
-        small_analysis(name, members)
-        return
     with pytest.raises(ValueError, match=rf"^m = {members} does not work with this analysis; {allowed}\.$"):
         small_analysis(name, members)
 
