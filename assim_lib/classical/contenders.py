@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from assim_lib.classical.records import Baseline, Hyperparameters
+from assim_lib.classical.baseline import Baseline, Hyperparameters
 from assim_lib.setting import SETTING_COLUMNS, Setting
 
 _INFLATIONS = (1.0, 1.005, 1.01, 1.02, 1.03, 1.04, 1.05, 1.07, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0)

@@ -188,9 +188,7 @@ class Recorder:
 
     write = new_series
 
-    def assess(
-        self, k, ko: Any = None, faus: str | None = None, E: Any = None, mu: Any = None, Cov=None
-    ) -> None:
+    def assess(self, k, ko: Any = None, faus: str | None = None, E: Any = None, mu: Any = None, Cov=None) -> None:
         """Score an analysis; the forecasts and smoothed states that DAPPER reports too are passed over."""
         from dapper.stats import crps_ens
 

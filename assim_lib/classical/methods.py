@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from assim_lib.classical.baseline import Baseline
 from assim_lib.classical.dapper_bridge import (
     Recorder,
     hidden_markov_model,
@@ -32,7 +33,6 @@ from assim_lib.classical.dapper_bridge import (
     pause_where_nothing_was_received,
     quiet_dapper,
 )
-from assim_lib.classical.records import Baseline
 from assim_lib.evaluation import Scores, summarize
 from assim_lib.observations import identity
 from assim_lib.seeds import CLASSICAL

@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from assim_lib.classical.baseline import Hyperparameters
 from assim_lib.classical.contenders import Contender
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
-from assim_lib.classical.records import Hyperparameters, Number, Record, StoredScores
+from assim_lib.records import Number, Record, StoredScores
 from assim_lib.seeds import SEARCH
 from assim_lib.storage import data_dir, provenance, write_json
 from assim_lib.twin import TwinExperiment

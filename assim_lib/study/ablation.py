@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from assim_lib.classical.records import Record, StoredScores
+from assim_lib.records import Record, StoredScores
 from assim_lib.storage import data_dir, provenance, write_json
 from assim_lib.study.results import Provenance
 from assim_lib.training.build import build_filter

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from assim_lib.classical.baseline import Baseline, Hyperparameters
 from assim_lib.classical.contenders import SETTINGS, Contender, contenders
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
-from assim_lib.classical.records import Baseline, Hyperparameters
 from assim_lib.classical.search import Search
 from assim_lib.seeds import CLASSICAL
 from assim_lib.storage import provenance

@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 from tqdm import tqdm
 
-from assim_lib.classical.records import Record
 from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
 from assim_lib.filter import AmortizedFilter, Carry
+from assim_lib.records import Record
 from assim_lib.seeds import STRESS
 from assim_lib.storage import atomic_path, data_dir, provenance, write_json
 from assim_lib.study.transfer import place_of, transfer

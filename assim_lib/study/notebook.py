@@ -153,7 +153,7 @@ def _refuse(name: str, value: Any, kind: type, allowed: Allowed) -> None:
         )
     if isinstance(allowed, Registry) and value:
         try:
-            allowed.find(value)
+            allowed.find(str(value))
         except ValueError as error:
             raise ParameterError(str(error)) from None
     if isinstance(allowed, list) and value not in allowed:

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 from pydantic import ConfigDict
 
-from assim_lib.classical.records import Baseline, Hyperparameters, Number, Record, StoredScores
+from assim_lib.classical.baseline import Baseline, Hyperparameters
+from assim_lib.records import Number, Record, StoredScores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import atomic_path, data_dir, write_json
 

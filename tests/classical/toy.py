@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from assim_lib.classical.records import Baseline
+from assim_lib.classical.baseline import Baseline
 from assim_lib.observations import observation_model
 from assim_lib.setting import Setting
 from assim_lib.systems import Lorenz96

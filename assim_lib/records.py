@@ -1,0 +1,51 @@
+"""What is stored as JSON: typed, validated when it is read, and read in one way.
+
+Nothing here needs PyTorch or DAPPER, so that stored scores are read without them.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from assim_lib.evaluation import Scores
+from assim_lib.storage import IntegrityError
+
+
+def _with_nan(stored: Any) -> Any:
+    """JSON has no NaN: a missing number was written as null."""
+    if isinstance(stored, dict):
+        return {name: math.nan if value is None else value for name, value in stored.items()}
+    return math.nan if stored is None else stored
+
+
+Number = Annotated[float, BeforeValidator(_with_nan)]
+StoredScores = Annotated[Scores, BeforeValidator(_with_nan)]
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """What a JSON file holds; never changed once it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """The record in a file.
+
+        Raises
+        ------
+        IntegrityError : if the file holds anything else; the sentence names the file and the field.
+        FileNotFoundError : if there is no such file.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "content"
+            raise IntegrityError(
+                f"{path.name} is no {cls.__name__}: {field}: {first['msg']}; restore it from the repository, or remove "
+                "it."
+            ) from None
