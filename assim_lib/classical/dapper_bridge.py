@@ -260,7 +260,7 @@ def quiet_dapper(seed: int, statistics: Any) -> Iterator[None]:
     state = seeding.rng.bit_generator.state
     try:
         with (
-            mock.patch.object(dapper.stats, "Stats", lambda *_, **__: statistics),
+            mock.patch.object(dapper.stats, "Stats", return_value=statistics),
             mock.patch.multiple(progressbar, disable_progbar=True, disable_user_interaction=True),
             threadpoolctl.threadpool_limits(1),
             np.errstate(all="ignore"),
