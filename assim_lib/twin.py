@@ -217,6 +217,12 @@ def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None
     return path
 
 
+def is_frozen(setting: Setting, split: str = "test") -> bool:
+    """Whether the truth of a setting is one of the project's files."""
+    path = trajectory_path(setting.system, setting.step_size, split)
+    return path.name in read_manifest(path.parent)
+
+
 def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
     """The truth and the observations of a setting, checksum verified.
 
@@ -227,8 +233,7 @@ def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
     ----------
     split : ``"test"`` or ``"validation"``.
     """
-    path = trajectory_path(setting.system, setting.step_size, split)
-    frozen = path.name in read_manifest(path.parent)
+    path, frozen = trajectory_path(setting.system, setting.step_size, split), is_frozen(setting, split)
     if frozen:
         dataset = load_trajectories(path)
     else:

@@ -19,6 +19,7 @@ from assim_lib.training.checkpoints import (
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import in_settings, scored_settings
 from assim_lib.training.validation import score
+from assim_lib.twin import is_frozen
 
 
 def check_publishable(experiment: Experiment, again: bool = False) -> None:
@@ -34,7 +35,7 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
     FileExistsError : if there is another filter of that name.
     """
     for scored in scored_settings(experiment):
-        if not scored.setting.load().frozen:
+        if not is_frozen(scored.setting):
             raise LookupError(
                 f"system = {scored.system!r} with step_size = {scored.step_size:g} has no frozen test set; make one "
                 "with `python -m assim_lib test-sets` before publishing."

@@ -53,8 +53,7 @@ class Result(Record):
     test, validation : scores on the frozen test set, and on the validation set that choices are made by.
     ms_per_cycle : processor time of a cycle in milliseconds.
     checkpoint, weights, untrained : of a learned filter: file name of its weights, their SHA-256, and the test scores
-        of the
-        same filter before any training.
+        of the same filter before any training.
     diverged : whether it lost the truth on the test set.
     diverged_starts, starts : of a classical method: how many of so many short runs lost the truth.
     baseline, role, outcome : of a classical method: what ran, what it is compared for, and how the run ended.

@@ -1,0 +1,223 @@
+"""A run from its experiment to a trained filter: stopped at any moment, started again, elsewhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import NETWORK, PARTIAL, QUIET, SIZES, assert_same, tiny
+
+from assim_lib.analyses import RecurrentAnalysis, register_analysis
+from assim_lib.networks import RingConvTrunk, register_network
+from assim_lib.observations import ObservationModel, register_obs_conf
+from assim_lib.storage import PACKAGE
+from assim_lib.systems import Lorenz96, register_system
+from assim_lib.training import run as run_module
+from assim_lib.training.build import build_filter
+from assim_lib.training.experiment import Experiment, configure
+from assim_lib.training.pool import FilterPool
+from assim_lib.training.presets import EXPERIMENTS
+from assim_lib.training.run import train
+from assim_lib.training.validation import validation_rmse
+
+pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
+
+SCORED = {**QUIET, "curve_points": 2}  # how most are trained here
+CHOSEN = {"obs_conf": PARTIAL}
+
+
+class Stopped(BaseException):
+    """Like KeyboardInterrupt."""
+
+
+def stop_after(update):
+    """What stops a run at that update."""
+
+    def on_metrics(metrics):
+        if metrics["update"] == update:
+            raise Stopped
+
+    return on_metrics
+
+
+@pytest.fixture(scope="module")
+def whole(home, tmp_path_factory):
+    """A run that nobody interrupts: its filter, its record, its folder, and the metrics of its updates."""
+    folder, metrics = tmp_path_factory.mktemp("whole"), []
+    return *train(tiny(**CHOSEN), folder, on_metrics=metrics.append, **SCORED), folder, metrics
+
+
+def assert_same_end(folder, model, record, whole):
+    """Of a run and the uninterrupted one: weights, state, and what the history says but for its times."""
+    assert_same(model.state_dict(), whole[0].state_dict())
+    assert_same(*(load_file(path / "state.safetensors") for path in (folder, whole[2])))
+    for ours, theirs in zip(record["history"], whole[1]["history"], strict=True):
+        assert all(ours[name] == theirs[name] for name in ("update", "loss", "validation_rmse", "skipped"))
+
+
+def test_a_run_has_its_record(whole):
+    model, record, folder, metrics = whole
+    assert [one["update"] for one in metrics] == list(range(1, 9))
+    assert [point["update"] for point in record["history"]] == [4, 8]
+    assert record["history"][0]["loss"] == pytest.approx(sum(one["loss"] for one in metrics[:4]) / 4)
+    assert record["history"][1]["validation_rmse"] == validation_rmse(tiny(**CHOSEN), model)
+    assert Experiment(**record["experiment"]) == tiny(**CHOSEN)
+    assert record["core_seconds"] > 0
+    assert json.loads(json.dumps(record)) == record
+    # Asked for again, a finished run is read, not repeated.
+    again, same = train(tiny(**CHOSEN), folder, on_metrics=metrics.append, **SCORED)
+    assert len(metrics) == 8
+    assert_same(again.state_dict(), model.state_dict())
+    assert same["history"] == record["history"]
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, record = train(tiny(updates=1), **QUIET)
+    assert record["history"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "where", ["between updates", "within an update", "between the two optimizers", "while scoring"]
+)
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, whole, where):
+    owner, name, call = {
+        "between updates": (None, "", 0),
+        "within an update": (FilterPool, "advance", 5),
+        "between the two optimizers": (torch.optim.AdamW, "step", 6),
+        "while scoring": (run_module, "validation_rmse", 1),
+    }[where]
+    with monkeypatch.context() as patch:
+        if owner:
+            original, calls = getattr(owner, name), []
+
+            def stopped(*arguments):
+                calls.append(1)
+                if len(calls) == call:
+                    raise Stopped
+                return original(*arguments)
+
+            patch.setattr(owner, name, stopped)
+        with pytest.raises(Stopped):
+            train(tiny(**CHOSEN), tmp_path, save_every=0.0, on_metrics=stop_after(5), **SCORED)
+    assert_same_end(tmp_path, *train(tiny(**CHOSEN), tmp_path, **SCORED), whole)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+from assim_lib.systems import Lorenz96
+from assim_lib.training.experiment import Experiment
+from assim_lib.training.run import train
+
+torch.set_num_threads(1)
+Lorenz96.spinup = 4.0
+
+def wait_for_the_end(metrics):
+    if metrics["update"] == 5:
+        print("in the middle", flush=True)
+        time.sleep(600)
+
+experiment = Experiment.model_validate_json(sys.argv[2])
+train(experiment, Path(sys.argv[1]), curve_points=2, save_every=0.0, progress=False, on_metrics=wait_for_the_end)
+"""
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
+    """With the numbers of another process, and dropout that draws from the run's generator."""
+    chosen, folder, updates = tiny("original", dropout=0.2, **CHOSEN), tmp_path / "run", []
+    command = [sys.executable, "-c", KILLED, str(folder), chosen.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "in the middle\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in folder.iterdir()] == ["state.safetensors"]
+    resumed = train(chosen, folder, on_metrics=lambda metrics: updates.append(metrics["update"]), **SCORED)
+    assert updates == [5, 6, 7, 8]
+    whole = (*train(chosen, tmp_path / "whole", **SCORED), tmp_path / "whole")
+    assert_same_end(folder, *resumed, whole)
+
+
+def test_another_experiments_folder_is_refused_and_left_alone(whole):
+    state = whole[2] / "state.safetensors"
+    before = state.read_bytes()
+    with pytest.raises(ValueError, match=r"state\.safetensors belongs to a run with other options; [^\n]+\.$"):
+        train(tiny(**CHOSEN, seed=1), whole[2], **SCORED)
+    assert state.read_bytes() == before
+
+
+def test_a_run_goes_on_in_its_own_units_and_says_that_the_version_is_another(tmp_path, monkeypatch, whole):
+    """On another machine the same seed makes another climate."""
+    with pytest.raises(Stopped):
+        train(tiny(**CHOSEN), tmp_path, **SCORED, save_every=0.0, on_metrics=stop_after(5))
+    monkeypatch.setattr(run_module, "provenance", lambda device: {"commit": "later", "device": device})
+    simulated = Lorenz96.on_attractor
+    monkeypatch.setattr(Lorenz96, "on_attractor", lambda *args: 2 * simulated(*args))
+    assert not torch.equal(build_filter(tiny(**CHOSEN)).analysis.std, whole[0].analysis.std)
+    model, record = train(tiny(**CHOSEN), tmp_path, **SCORED)
+    assert_same_end(tmp_path, model, record, whole)
+    assert torch.equal(model.analysis.std, whole[0].analysis.std)
+    assert torch.equal(model.highest, whole[0].highest)
+    assert record["provenance"] == whole[1]["provenance"]
+    assert record["resumed"] == [{"commit": "later", "device": "cpu"}]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs(experiment):
+    """As it is, but small: two updates, and a score on validation data."""
+    usual = configure(experiment)
+    few = {"n_settings": min(3, usual.n_settings), "m": min(2, usual.m)}
+    sizes = {**SIZES, "segments": 1, "cycles": 12, "updates": 2, "lag": 0}
+    model, record = train(configure(experiment, **sizes, **few), progress=False, curve_points=1)
+    (point,) = record["history"]
+    assert 0 < point["loss"] < 20
+    assert point["skipped"] == 0
+    # Far from trained, but not off the attractor.
+    assert point["validation_rmse"] < 2.5 * float(model.climatology.std())
+
+
+def test_a_run_in_many_settings_goes_on_as_well(tmp_path):
+    chosen = tiny("hybrid", 3, experiment="l96_any", n_settings=4, lag=1, updates=6, segments=1, cycles=12)
+    whole = (*train(chosen, tmp_path / "whole", **QUIET), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(chosen, tmp_path / "run", save_every=0.0, on_metrics=stop_after(4), **QUIET)
+    assert_same_end(tmp_path / "run", *train(chosen, tmp_path / "run", **QUIET), whole)
+
+
+def test_what_a_reader_registers_is_trained_and_scored_by_its_name(readers_cell):
+    @register_system
+    class Ring(Lorenz96):
+        name = "ring"
+        spinup = 4.0
+
+        def __init__(self):
+            super().__init__(sites=10)
+
+    @register_obs_conf("two_of_five")
+    def two_of_five(channels, sites):
+        return ObservationModel((torch.arange(sites) % 5 < 2).expand(1, channels, sites).clone(), error=0.7)
+
+    @register_network("shallow")
+    class Shallow(RingConvTrunk):
+        def __init__(self, inputs, outputs, sizes):
+            super().__init__(inputs, outputs, sizes._replace(blocks=1))
+
+    @register_analysis("plain")
+    class Plain(RecurrentAnalysis):
+        pass
+
+    names = {"system": "ring", "obs_conf": "two_of_five", "network": "shallow"}
+    chosen = tiny("plain", 2, **names, **{**NETWORK, "blocks": 3}, noise=2.0)
+    assert "two_of_five" in chosen.name
+    model, record = train(chosen, progress=False, curve_points=1)
+    assert (type(model.analysis), len(model.analysis.trunk.blocks)) == (Plain, 1)
+    assert model.climatology.shape[1:] == (1, 10)
+    assert float(model.error.unique()) == pytest.approx(1.4)
+    assert record["history"][-1]["validation_rmse"] < 8
