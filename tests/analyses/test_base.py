@@ -130,7 +130,9 @@ def test_members_have_no_order(name, members, lag):
 def test_what_is_not_seen_has_no_influence(analysis):
     x = given(analysis, (3,), operators=OPERATORS)
     before = parts(analysis(x))
-    for one, other in zip(before, parts(analysis(x._replace(observation=x.observation + 100 * (1 - x.mask)))), strict=True):
+    for one, other in zip(
+        before, parts(analysis(x._replace(observation=x.observation + 100 * (1 - x.mask)))), strict=True
+    ):
         torch.testing.assert_close(one, other, **EXACT)
     assert (analysis(x._replace(observation=x.observation + x.mask)).base - before[0]).abs().max() > 1e-3
 
@@ -281,7 +283,9 @@ def test_three_methods_make_an_analysis(lag):
                 return 1
 
             def forward(self, given, generator=None, share=share):
-                return Corrected(given.base + share * given.error * self.innovation(given, given.predicted), given.memory)
+                return Corrected(
+                    given.base + share * given.error * self.innovation(given, given.predicted), given.memory
+                )
 
     assert ANALYSES.find("halfway") is Halfway
     analysis = small_analysis("halfway", 2)

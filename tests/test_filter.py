@@ -1,0 +1,678 @@
+"""One cycle is what its description says, at every lag; and its gradients are those of the whole."""
+
+import inspect
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from small import (
+    CASES,
+    SITES,
+    STEP_SIZE,
+    climatology,
+    generator,
+    normalization,
+    shaken,
+    small_analysis,
+    small_filter,
+)
+
+from assim_lib.analyses import (
+    Analysis,
+    AnalysisInput,
+    Corrected,
+    Normalization,
+    ensemble_kalman,
+    extended_kalman,
+    register_analysis,
+)
+from assim_lib.filter import AmortizedFilter, Carry, assimilate, mean_gain
+from assim_lib.observations import ObservationModel, observation_model
+from assim_lib.systems import Lorenz96, VissioLucarini20
+
+BATCHES = [(), (64,)]
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+PARTIAL = "every_4th_dim_partial_obs"
+EVERYWHERE = torch.ones(1, 1, SITES, dtype=torch.bool)
+
+
+def observed(model, batch=(), seed=3, number=0):
+    """Something to see in a cycle, and its number: a noisy state of the climatology, NaN where nothing is seen."""
+    source = generator(seed)
+    states = climatology()[torch.randint(64, batch, generator=source)]
+    noisy = states + torch.randn(states.shape, generator=source, dtype=torch.float64)
+    return torch.where(model.observation_model.mask(number), noisy, math.nan), number
+
+
+def record(model, batch=(), cycles=7, seed=9):
+    """Observations along a truth, NaN where nothing is seen."""
+    truth = [climatology()[torch.randint(64, batch, generator=generator(seed))]]
+    for _ in range(cycles):
+        truth.append(model.flow(truth[-1]))
+    truth = torch.stack(truth[1:], -3)
+    return model.observation_model.observe(
+        truth, torch.randn(truth.shape, generator=generator(seed + 1), dtype=torch.float64)
+    )
+
+
+def filter_of(instruments: ObservationModel, name="recurrent", members=4, lag=0, **options) -> AmortizedFilter:
+    """A filter of such observations, of two channels where the instruments say so."""
+    channels = instruments.schedule.shape[1]
+    dynamics = Lorenz96(sites=SITES) if channels == 1 else VissioLucarini20(sites=SITES)
+    states = climatology() if channels == 1 else dynamics.on_attractor(64, generator(7), 4.0)
+    units = normalization(channels=channels)
+    analysis = small_analysis(name, members, channels=channels, lag=lag, normalization=units, **options)
+    return AmortizedFilter(dynamics, instruments, analysis, STEP_SIZE, lag, states)
+
+
+def given_to(model, *cycle, **options) -> AnalysisInput:
+    """What the analysis of a cycle is given."""
+    asked = []
+    handle = model.analysis.register_forward_pre_hook(lambda _, arguments: asked.append(arguments[0]))
+    model.cycle(*cycle, **options)
+    handle.remove()
+    return asked[0]
+
+
+def assert_same(one: Carry, other: Carry, **tolerance) -> None:
+    assert one.tensors().keys() == other.tensors().keys()
+    for a, b in zip(one.tensors().values(), other.tensors().values(), strict=True):
+        torch.testing.assert_close(a, b, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+@pytest.fixture(params=[0, 1, 3])
+def lag(request):
+    return request.param
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-m{case[1]}")
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def model(case, lag):
+    return shaken(small_filter(*case, lag, PARTIAL), size=0.1)
+
+
+# ---- cold start
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_cold_start_is_drawn_from_the_climatology(model, batch):
+    carry = model.cold_start(*batch, generator=generator())
+    assert carry.base.shape == carry.forecast.shape == (*batch, model.analysis.members, 1, SITES)
+    assert (carry.memory == 0).all()
+    known = {tuple(state) for state in climatology().flatten(1).tolist()}
+    drawn = [tuple(state) for state in carry.base.reshape(-1, SITES).tolist()]
+    assert set(drawn) <= known
+    if batch:
+        assert len(set(drawn)) > 30
+    torch.testing.assert_close(carry.forecast, model.dynamics.flow(carry.base, model.lag * 2), **EXACT)
+
+
+def test_a_cold_start_knows_its_generator_alone_if_not_told_more(model):
+    # Neither truth nor observations can enter.
+    parameters = inspect.signature(AmortizedFilter.cold_start).parameters
+    assert list(parameters) == ["self", "batch", "generator", "near"]
+    assert parameters["near"].default is None
+    first, again, other = (model.cold_start(8, generator=generator(seed)) for seed in (1, 1, 2))
+    assert_same(first, again)
+    assert not torch.equal(first.base, other.base)
+    nothing = torch.full((8, 1, SITES), math.nan)
+    assert_same(model.cold_start(8, generator=generator(1), near=nothing), first)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_cold_start_near_numbers_has_the_error_of_each_entry_there(lag, batch):
+    sites, deviation = 200, torch.tensor([0.3, 7.0, 0.6, 7.0]).repeat(50)
+    analysis = small_analysis("recurrent", 8, lag=lag, sites=sites)
+    instruments = observation_model("full_obs", 1, sites)
+    instruments = ObservationModel(instruments.schedule, error=deviation)
+    model = AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, lag, climatology(sites))
+    near = torch.full((*batch, 1, sites), math.nan, dtype=torch.float64)
+    near[..., ::2] = torch.linspace(-20, 20, sites // 2, dtype=torch.float64)
+    carry, plain = (model.cold_start(*batch, generator=generator(1), near=n) for n in (near, None))
+    assert carry.base.shape == (*batch, 8, 1, sites)
+    # The same climatological members as ever where nothing is said.
+    assert torch.equal(carry.base[..., 1::2], plain.base[..., 1::2])
+    error = ((carry.base - near.unsqueeze(-3)) / deviation)[..., ::2]
+    for part in (error[..., ::2], error[..., 1::2]):
+        assert abs(float(part.mean())) < 4 / part.numel() ** 0.5
+        assert float(part.std()) == pytest.approx(1, rel=4 / (2 * part.numel()) ** 0.5)
+    members = error.movedim(-3, 0).flatten(1)
+    assert (torch.corrcoef(members) - torch.eye(8)).abs().max() < 5 / members.shape[1] ** 0.5
+    torch.testing.assert_close(carry.forecast, model.dynamics.flow(carry.base, lag * 2), **EXACT)
+    assert (carry.memory == 0).all()
+
+
+# ---- one cycle
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_cycle_by_hand(model, lag, batch):
+    carry = model.cold_start(*batch, generator=generator())
+    model.lowest.fill_(1.0)
+    model.highest.fill_(4.0)  # much is out of bounds
+    observation, _ = observed(model, batch, number=2)
+    after, analysis = model.cycle(carry, observation, 6)
+    mask = model.observation_model.mask(2).double()
+    given = AnalysisInput(
+        base=carry.base,
+        forecast=carry.forecast,
+        predicted=carry.forecast,
+        observation=observation.nan_to_num(0.0),
+        mask=mask.expand(observation.shape),
+        error=torch.ones(1, SITES, dtype=torch.float64),
+        error_variance=torch.ones(1, SITES, dtype=torch.float64),
+        phase=torch.full(batch, 2),
+        tendency=model.dynamics.tendency(carry.base),
+        memory=carry.memory,
+        covariance=carry.covariance,
+        predict=lambda states: model.dynamics.flow(states, 2 * lag),
+    )
+    corrected, memory, covariance = model.analysis(given)
+    assert (corrected > 4).any()
+    corrected = corrected.clamp(1.0, 4.0)
+    base, covariance = model.analysis.forecast(corrected, covariance, lambda x: model.dynamics.flow(x, 2))
+    base = base.clamp(1.0, 4.0) if covariance is not None else base
+    torch.testing.assert_close(analysis, model.dynamics.flow(base, 2 * lag - 2) if lag else corrected, **EXACT)
+    expected = Carry(base, model.dynamics.flow(base, 2 * lag), memory, covariance)
+    assert_same(after, expected, **EXACT)
+    # The next cycle's forecast is again the flow of its base over the lag.
+    torch.testing.assert_close(after.forecast, model.dynamics.flow(after.base, 2 * lag), **EXACT)
+    assert analysis.shape == carry.base.shape
+
+
+def test_states_are_kept_within_bounds(lag):
+    model = shaken(small_filter("recurrent", lag=lag), size=10.0)
+    carry = model.cold_start(64, generator=generator())
+    carry = carry._replace(base=carry.base + 1000)
+    low, high = model.lowest, model.highest
+    assert (low.item(), high.item()) == (2.3 - 4 * 3.6, 2.3 + 4 * 3.6)
+    _, analysis = model.cycle(carry, *observed(model, (64,)))
+    assert analysis.isfinite().all()
+    if lag == 0:
+        assert (analysis >= low).all()
+        assert (analysis == high).any()
+
+
+def test_each_channel_is_kept_within_bounds_of_its_own():
+    dynamics = VissioLucarini20(sites=SITES)
+    climate = dynamics.on_attractor(64, generator(), 4.0) * torch.tensor([[1.0], [0.01]])
+    own = Normalization.of(climate)
+    analysis = small_analysis("recurrent", 4, channels=2, normalization=own)
+    seen = observation_model("full_obs", 2, SITES)
+    model = AmortizedFilter(dynamics, seen, analysis, STEP_SIZE, 0, climate, clamp=3.0)
+    assert torch.equal(model.lowest, own.mean - 3 * own.std)
+    assert torch.equal(model.highest, own.mean + 3 * own.std)
+    carry = model.cold_start(generator=generator())
+    lost = carry._replace(base=carry.base + torch.tensor([[1e3], [-1e3]]))
+    _, analysis = model.cycle(lost, torch.zeros(2, SITES, dtype=torch.float64), 0)
+    assert torch.equal(analysis[:, 0], model.highest[0].expand(4, SITES))
+    assert torch.equal(analysis[:, 1], model.lowest[1].expand(4, SITES))
+
+
+def test_a_batch_is_its_trajectories_one_by_one(model):
+    carry = model.cold_start(64, generator=generator())
+    number = torch.randint(100, (64,), generator=generator(4))
+    observation, _ = observed(model, (64,), number=number)
+    together = model.cycle(carry, observation, number)
+    alone = model.cycle(carry.each(lambda part: part[5]), observation[5], int(number[5]))
+    torch.testing.assert_close(alone[1], together[1][5], **EXACT)
+    assert_same(alone[0], together[0].each(lambda part: part[5]), **EXACT)
+
+
+def test_what_is_carried_is_known_by_name():
+    model = shaken(small_filter("original"))
+    carry, _ = model.cycle(model.cold_start(generator=generator()), *observed(model))
+    assert list(carry.tensors()) == ["base", "forecast", "memory"]
+    assert all(part.requires_grad for part in carry.tensors().values())
+    cut = carry.each(torch.detach)
+    assert not any(part.requires_grad for part in cut.tensors().values())
+    assert_same(cut, carry)
+    extended = small_filter("extended", 1).cold_start(generator=generator())
+    assert list(extended.tensors()) == ["base", "forecast", "memory", "covariance"]
+
+
+# ---- what is seen
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 7, 2**24 + 1, 10**12 + 3])
+def test_a_cycles_number_says_what_is_seen(number):
+    """Whole numbers do not drift; sums of times in single precision would have, long before 2²⁴."""
+    model = small_filter("recurrent", obs_conf=PARTIAL)
+    carry = model.cold_start(3, generator=generator())
+    given = given_to(model, carry, torch.zeros(3, 1, SITES, dtype=torch.float64), number)
+    assert (given.phase == number % 4).all()
+    assert (given.mask == (torch.arange(SITES) % 4 == number % 4)).all()
+    assert torch.equal(given.predicted, carry.forecast)  # also where nothing is seen
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_the_operator_is_applied_to_the_forecast(lag):
+    model = filter_of(ObservationModel(EVERYWHERE, torch.square), lag=lag)
+    carry = model.cold_start(generator=generator())
+    given = given_to(model, carry, climatology()[0], 0)
+    assert torch.equal(given.predicted, carry.forecast.square())
+    assert torch.equal(given.forecast, carry.forecast)
+    assert torch.equal(given.predict(carry.base), model.flow(carry.base, lag).square())
+
+
+@pytest.mark.parametrize("missing", [math.nan, math.inf, -math.inf])
+def test_what_never_came_is_as_if_it_had_not_been_expected(case, missing):
+    """Not as if a zero had been observed: neither in the correction nor in what is remembered."""
+    model = shaken(small_filter(*case, 1), size=0.1)
+    gaps = torch.zeros(1, SITES, dtype=torch.bool)
+    gaps[0, [2, 7]] = True
+    fewer = model.with_observations(ObservationModel(EVERYWHERE & ~gaps), STEP_SIZE)
+    observation, number = observed(model, (3,))
+    carry = model.cold_start(3, generator=generator())
+    with_gaps = torch.where(gaps, missing, observation)
+    given = given_to(model, carry, with_gaps, number)
+    assert torch.equal(given.mask, (~gaps).double().expand(3, 1, SITES))
+    assert torch.equal(given.observation, observation.masked_fill(gaps, 0.0))
+    after, analysis = model.cycle(carry, with_gaps, number)
+    expected, same = fewer.cycle(carry, observation, number)  # what nobody expects is not used
+    assert torch.equal(analysis, same)
+    assert_same(after, expected)
+    for other in (observation, observation.masked_fill(gaps, 0.0)):
+        assert not torch.allclose(model.cycle(carry, other, number)[1], analysis, atol=1e-3)
+
+
+def test_a_cycle_in_which_nothing_came_is_possible(case, lag):
+    model = shaken(small_filter(*case, lag), size=0.1)
+    observations = record(model, (2,))
+    observations[:, 3] = math.nan
+    ensembles = assimilate(model, observations, generator())
+    assert ensembles.isfinite().all()
+    assert not torch.allclose(ensembles, assimilate(model, record(model, (2,)), generator()))
+
+
+# ---- the error of what is seen
+
+ERRORS = {
+    "one a channel": torch.tensor([[0.5], [2.0]]),
+    "one a site": torch.linspace(0.1, 3.0, SITES),
+    "one an entry": 0.2 + torch.arange(2 * SITES).view(2, SITES) / 8.0,
+}
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("lag", [0, 2])
+def test_an_error_of_any_shape_enters_the_gain(error, lag):
+    """Without localization a filter with a covariance is the dense update of the textbook, R = diag(σ²)."""
+    schedule = torch.rand((1, 2, SITES), generator=generator(2)) < 0.7
+    model = filter_of(ObservationModel(schedule, error=error), "extended", 1, lag, inflation=1.0, taper_length=1e9)
+    deviation = error.double().expand(2, SITES)
+    std = 3.6
+    root = torch.randn(2 * SITES, 40, generator=generator(1), dtype=torch.float64)
+    carry = model.cold_start(generator=generator())
+    covariance = 0.01 * root @ root.mT / 40  # small: the derivative is exact to the errors that are looked at below
+    carry = carry._replace(covariance=covariance)
+    observation = carry.forecast[0] + 0.5 * deviation * torch.sign(climatology()[:2, 0])
+    received = schedule[0].flatten()
+    operator = torch.func.jacrev(lambda x: model.flow(x, lag))(carry.base[0]).flatten(2).flatten(0, 1)[received]
+    prior = std**2 * covariance
+    noise = torch.diag(deviation.flatten()[received].square())
+    gain = prior @ operator.mT @ torch.linalg.inv(operator @ prior @ operator.mT + noise)
+    increment = gain @ (observation - carry.forecast[0]).flatten()[received]
+    given = given_to(model, carry, observation, 0)
+    assert torch.equal(given.error, deviation)
+    assert torch.equal(given.error_variance, deviation.square())
+    corrected = model.analysis(given)
+    tolerance = {"rtol": 0, "atol": 1e-6 if lag == 0 else 0.02 * float(increment.abs().max())}
+    torch.testing.assert_close((corrected.base - carry.base).flatten(), increment, **tolerance)
+    posterior = prior - gain @ operator @ prior
+    assert (corrected.covariance * std**2 - posterior).norm() < (1e-6 if lag == 0 else 0.05) * posterior.norm()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_equal_errors_are_bit_for_bit_one_error(case, channels):
+    schedule = torch.rand((3, channels, SITES), generator=generator(2)) < 0.6
+    ensembles = []
+    for error in (0.7, torch.full((channels, SITES), 0.7, dtype=torch.float64)):
+        model = shaken(filter_of(ObservationModel(schedule, error=error), *case, 1), size=0.1).float()
+        states = model.climatology[:7].expand(7, channels, SITES)
+        observations = model.observation_model.observe(states, torch.ones_like(states))
+        ensembles.append(assimilate(model, observations, generator()))
+    assert torch.equal(*ensembles)
+
+
+# ---- unknown instruments
+
+
+@pytest.mark.parametrize("name", ["original", "recurrent"])
+def test_what_an_unknown_instrument_shows_is_not_predicted(name):
+    model = shaken(small_filter(name, obs_conf="unstructured_partial_obs", network="ff"))
+    number = torch.arange(16)
+    carry = model.cold_start(16, generator=generator())
+    observation, _ = observed(model, (16,), number=number)
+    given = given_to(model, carry, observation, number)
+    for k in range(16):
+        known = model.observation_model.known(k)
+        assert known.any() == (k % 2 == 0)
+        assert torch.equal(given.predicted[k], carry.forecast[k] * known)
+        assert torch.equal(given.mask[k], model.observation_model.mask(k).double())
+    # But it is used.
+    analysis, moved = (model.cycle(carry, y, number)[1] for y in (observation, observation + 5))
+    assert ((moved - analysis).abs().amax((1, 2, 3)) > 1e-3).all()
+    # Its weights are not looked at.
+    for matrix in model.observation_model.unknown.values():
+        matrix.fill_(math.nan)
+    assert torch.equal(model.cycle(carry, observation, number)[1], analysis)
+
+
+# ---- a network for each operator
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_bank_uses_the_network_of_the_cycle(batch):
+    """Each network of the bank shifts all sites by a number of its own."""
+    model = small_filter("recurrent", obs_conf=PARTIAL, network="ff_per_operator")
+    trunks = model.analysis.trunk.trunks
+    assert len(trunks) == 4
+    for operator, trunk in enumerate(trunks):
+        trunk.head.bias.data.unflatten(0, (SITES, -1))[:, 0] = 0.1 * (operator + 1)  # outputs: increment, …
+    carry = model.cold_start(*batch, generator=generator())
+    first = torch.randint(100, batch, generator=generator(1))
+    for k in range(5):
+        _, analysis = model.cycle(carry, torch.zeros(*batch, 1, SITES, dtype=torch.float64), first + k)
+        shift = 0.1 * ((first + k) % 4 + 1).double() * float(model.analysis.std)
+        expected = carry.base + shift[..., None, None, None]
+        torch.testing.assert_close(analysis, expected.clamp(model.lowest, model.highest), **EXACT)
+
+
+# ---- the lag of a new filter
+
+
+def test_the_lag_grows_while_the_base_stays(case):
+    model = small_filter(*case, 3, PARTIAL)
+    model.lag_warmup = 2
+    assert model.spinup == 6
+    assert [model.lag_at(age) for age in (*range(8), None)] == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+    carry = model.cold_start(5, generator=generator())
+    assert torch.equal(carry.forecast, carry.base)
+    observations = record(model, (5,), cycles=9)
+    first, analyses = carry, []
+    for age in range(9):
+        lag = model.lag_at(age)
+        given = given_to(model, carry, observations[:, age], age, age=age)
+        torch.testing.assert_close(given.predict(given.base), model.flow(given.base, lag), **EXACT)
+        corrected = model.analysis(given).base.clamp(model.lowest, model.highest)
+        carry, analysis = model.cycle(carry, observations[:, age], age, age=age)
+        analyses.append(analysis)
+        if age in (1, 3, 5):  # from now on the observation is one cycle further away
+            torch.testing.assert_close(carry.base, corrected, **EXACT)
+            torch.testing.assert_close(analysis, model.flow(corrected, lag), **EXACT)
+        later = model.lag_at(age + 1)
+        torch.testing.assert_close(carry.forecast, model.flow(carry.base, later), **EXACT)
+        if age == 5:
+            spun_up = model.spun_up(first, observations, torch.arange(9).expand(5, 9))
+            assert_same(spun_up, carry)
+    torch.testing.assert_close(assimilate(model, observations, generator()), torch.stack(analyses, -4), **EXACT)
+
+
+# ---- members from a carried covariance
+
+
+def test_drawn_members_change_neither_the_mean_nor_what_is_carried(lag):
+    model = shaken(small_filter("extended", 1, lag, PARTIAL), size=0.1)
+    observations = record(model, (5,))
+    plain, drawn = (assimilate(model, observations, generator(), draws=draws) for draws in (0, 30))
+    assert (plain.shape[-3], drawn.shape[-3]) == (1, 30)
+    torch.testing.assert_close(drawn.mean(-3, keepdim=True), plain, **EXACT)
+    assert (drawn.std(-3) > 0).all()
+
+
+def test_a_filter_with_members_returns_those(lag):
+    model = shaken(small_filter("covariant", 4, lag), size=0.1)
+    observations = record(model)
+    assert torch.equal(*(assimilate(model, observations, generator(), draws=draws) for draws in (0, 30)))
+
+
+@pytest.mark.usefixtures("readers_cell")
+def test_any_analysis_may_carry_a_covariance(lag):
+    """The cycle does not ask which analysis runs: a reader's Kalman filter with one variance for all is carried on."""
+    growth = 1.5
+
+    @register_analysis("scalar")
+    class Scalar(Analysis):
+        def inputs(self):
+            return 1
+
+        def outputs(self):
+            return 1
+
+        def initial_covariance(self, *batch, climatology):
+            return torch.eye(climatology[0].numel(), dtype=climatology.dtype).expand(*batch, -1, -1)
+
+        def forward(self, given, generator=None):
+            variance = given.covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+            share = variance / (variance + 1)
+            missed = (given.observation - given.predicted.mean(-3)) * given.mask
+            base = given.base + (share * missed).unsqueeze(-3)
+            return Corrected(base, given.memory, (1 - share) * given.covariance)
+
+        def forecast(self, base, covariance, flow):
+            return flow(base), growth * covariance
+
+        def sample_members(self, base, covariance, members, generator):
+            shape = (*base.shape[:-3], members, *base.shape[-2:])
+            spread = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).sqrt()[..., None, None, None]
+            normal = torch.randn(shape, generator=generator, dtype=base.dtype)
+            return base.mean(-3, keepdim=True) + spread * normal
+
+    model = filter_of(ObservationModel(EVERYWHERE), "scalar", 2, lag)
+    observations = record(model, (3,))
+    carry, variance = model.cold_start(3, generator=generator()), 1.0
+    for k in range(7):
+        carry, _ = model.cycle(carry, observations[:, k], k)
+        variance = growth * variance / (variance + 1)
+        torch.testing.assert_close(carry.covariance, variance * torch.eye(SITES).double().expand(3, -1, -1))
+    plain, drawn = (assimilate(model, observations, generator(), draws=draws) for draws in (0, 50))
+    assert (plain.shape[-3], drawn.shape[-3]) == (2, 50)
+    torch.testing.assert_close(drawn.mean(-3), plain.mean(-3), **EXACT)
+    if not lag:
+        assert float(drawn[:, -1].std(1).mean()) == pytest.approx((variance / growth) ** 0.5, rel=0.1)
+
+
+# ---- the same filter, otherwise
+
+
+def test_a_filter_with_more_members_has_the_same_weights(lag):
+    model = shaken(small_filter("original", 4, lag, PARTIAL))
+    more = model.with_members(9)
+    assert (model.analysis.members, more.analysis.members) == (4, 9)
+    assert all(a is b for a, b in zip(model.parameters(), more.parameters(), strict=True))
+    assert assimilate(more, record(model), generator()).shape[-3] == 9
+    assert assimilate(model, record(model), generator()).shape[-3] == 4
+
+
+def test_a_filter_of_other_observations_has_the_same_weights():
+    model = shaken(small_filter("hybrid", 4, 1, PARTIAL))
+    model.lag_warmup, model.clamp = 3, 5.0
+    instruments = observation_model("partial_obs", 1, SITES, 0.5)
+    other = model.with_observations(instruments, 0.2)
+    assert (other.steps, other.lag, other.lag_warmup, other.clamp) == (4, 1, 3, 5.0)
+    assert all(a is b for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    built = shaken(small_filter("hybrid", 4, 1, "partial_obs", noise=0.5))
+    built = AmortizedFilter(built.dynamics, instruments, built.analysis, 0.2, 1, climatology(), 3, 5.0)
+    observations = record(other)
+    assert torch.equal(*(assimilate(one, observations, generator()) for one in (other, built)))
+    with pytest.raises(ValueError, match=r"^step_size = 0\.07 must be a positive multiple"):
+        model.with_observations(instruments, 0.07)
+
+
+# ---- gradients
+
+
+class Held:
+    """A function that no gradient goes through: once told to, it gives the answers that it gave before, in turn."""
+
+    def __init__(self, function):
+        self.function, self.answers, self.again = function, [], None
+
+    def __call__(self, *arguments):
+        if self.again:
+            return next(self.again)
+        self.answers.append(self.function(*arguments))
+        return self.answers[-1]
+
+    def hold(self):
+        self.again = itertools.cycle(self.answers)
+
+
+class CycleOf(torch.nn.Module):
+    """A filter whose call is its cycle, as torch.func wants it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.cycle_model = model
+
+    def forward(self, *arguments):
+        return self.cycle_model.cycle(*arguments)
+
+
+def test_gradients_through_cycles_are_those_of_finite_differences(model, monkeypatch):
+    """Two whole cycles; the derivative along random directions of the weights and of the first ensemble."""
+    start = model.cold_start(generator=generator())
+    seen = [observed(model, seed=3 + number, number=number) for number in (0, 1)]
+    parameters = dict(model.named_parameters())
+    variables = {**parameters, "base": start.base, "forecast": start.forecast}
+    # What is a constant to training stays here what it is at the start.
+    owners = {"central_differences": (ensemble_kalman, extended_kalman)}
+    owners |= {name: (model.analysis,) for name in ("completed", "_surprise_factor") if hasattr(model.analysis, name)}
+    constants = []
+    for name, modules in owners.items():
+        constants.append(held := Held(getattr(modules[0], name)))
+        for module in modules:
+            monkeypatch.setattr(module, name, held)
+
+    def value(variables):
+        carry = start._replace(base=variables["base"], forecast=variables["forecast"])
+        total = torch.zeros((), dtype=torch.float64)
+        weights = {f"cycle_model.{name}": variables[name] for name in parameters}
+        for arguments in seen:
+            carry, analysis = torch.func.functional_call(CycleOf(model), weights, (carry, *arguments))
+            total = total + carry.forecast.mean(-3).square().mean() + analysis.square().mean()
+        return total
+
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in variables.items()}
+    found = torch.autograd.grad(value(leaves), leaves.values(), allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(leaves, found, strict=True))
+    for held in constants:
+        held.hold()
+    eps = 1e-5
+    for seed, moved in ((0, list(parameters)), (1, ["base"]), (2, ["forecast"])):
+        source = generator(seed)
+        direction = {name: torch.randn(leaves[name].shape, generator=source, dtype=torch.float64) for name in moved}
+        with torch.no_grad():
+            sides = [
+                value({**leaves, **{name: leaves[name] + sign * eps * d for name, d in direction.items()}})
+                for sign in (1, -1)
+            ]
+        expected = float(sides[0] - sides[1]) / (2 * eps)
+        derivative = sum(float((gradients[name] * d).sum()) for name, d in direction.items())
+        assert derivative == pytest.approx(expected, rel=1e-5, abs=1e-8)
+    assert all(gradients[name].abs().max() > 0 for name in gradients if name != "forecast")
+
+
+# ---- whole records
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_assimilation_is_a_loop_of_cycles(model, batch):
+    observations = record(model, batch)
+    ensembles = assimilate(model, observations, generator(5))
+    assert ensembles.shape == (*batch, 7, model.analysis.members, 1, SITES)
+    assert not ensembles.requires_grad
+    carry, by_hand = model.cold_start(*batch, generator=generator(5)), []
+    for k in range(7):
+        carry, analysis = model.cycle(carry, observations[..., k, :, :], k)
+        by_hand.append(analysis)
+    torch.testing.assert_close(ensembles, torch.stack(by_hand, -4), **EXACT)
+    # A number that nobody expects is not used.
+    assert torch.equal(assimilate(model, observations.nan_to_num(99.0), generator(5)), ensembles)
+
+
+def test_each_trajectory_may_stand_elsewhere_in_the_schedule():
+    model = shaken(small_filter("hybrid", obs_conf=PARTIAL))
+    observations = record(model, (64,), cycles=8)
+    first = torch.arange(64) % 4
+    # Trajectory i is given its own record, from cycle first[i] on.
+    later = torch.stack([observations[i, f : f + 4] for i, f in enumerate(first.tolist())])
+    ensembles = assimilate(model, later, generator(), first_cycle=first)
+    carry = model.cold_start(64, generator=generator()).each(lambda part: part[6])
+    for k in range(4):
+        carry, analysis = model.cycle(carry, later[6, k], 2 + k)
+        torch.testing.assert_close(ensembles[6, k], analysis, **EXACT)
+    assert not torch.allclose(ensembles, assimilate(model, later, generator()))
+
+
+def test_an_assimilation_may_start_near_numbers():
+    model = shaken(small_filter("recurrent", obs_conf=PARTIAL))
+    observations = record(model, (64,))
+    near = observations[:, 0]  # NaN where nothing is seen
+    ensembles = assimilate(model, observations, generator(5), near=near)
+    carry = model.cold_start(64, generator=generator(5), near=near)
+    _, analysis = model.cycle(carry, near, 0)
+    torch.testing.assert_close(ensembles[:, 0], analysis, **EXACT)
+    assert not torch.allclose(ensembles, assimilate(model, observations, generator(5)))
+
+
+def test_dropout_is_off_unless_asked_for_and_a_seed_is_a_run():
+    with_, without = (shaken(small_filter("original", dropout=p)) for p in (0.3, 0.0))
+    observations = record(with_)
+    assert torch.equal(assimilate(with_, observations, generator()), assimilate(without, observations, generator()))
+    runs = [
+        [assimilate(with_, observations, generator(1), dropout=dropout) for _ in range(2)] for dropout in (False, True)
+    ]
+    for first, again in runs:
+        assert torch.equal(first, again)
+    assert not torch.equal(runs[0][0], runs[1][0])
+
+
+def test_a_filter_in_single_precision_stays_there(model):
+    observations = record(model).float()
+    model.float()
+    ensembles = assimilate(model, observations, generator())
+    assert ensembles.dtype == torch.float32
+    assert ensembles.isfinite().all()
+
+
+def test_progress_is_shown_when_asked_for(capsys):
+    model = small_filter()
+    assimilate(model, record(model), generator())
+    assert capsys.readouterr().err == ""
+    assimilate(model, record(model), generator(), progress=True)
+    assert "assimilate" in capsys.readouterr().err
+
+
+# ---- how an analysis answers to an observation
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_mean_gain_is_that_of_finite_differences(lag):
+    model = shaken(small_filter("hybrid", lag=lag, obs_conf=PARTIAL))
+    observations = record(model)
+    found = mean_gain(model, observations.numpy(), spinup=3, cycles=2, seed=6)
+    assert found.shape == (SITES, SITES)
+    expected, eps = np.zeros((SITES, SITES)), 1e-5
+    carry = model.cold_start(generator=generator(6))
+    for k in range(5):
+        if k >= 3:
+            for j in range(SITES):
+                step = eps * torch.eye(SITES, dtype=torch.float64)[j][None]
+                with torch.no_grad():
+                    above, below = (
+                        model.cycle(carry, observations[k] + sign * step, k)[1].mean(-3)[0] for sign in (1, -1)
+                    )
+                expected[:, j] += (above - below).numpy() / (2 * eps) / 2
+        carry = model.cycle(carry, observations[k], k)[0].each(torch.detach)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    seen = np.isin(np.arange(SITES) % 4, (3, 0))  # by the cycles 3 and 4
+    assert (found[:, ~seen] == 0).all()
+    assert (abs(found).max(0)[seen] > 0.01).all()
