@@ -121,7 +121,8 @@ def paired_difference(
     ``ours`` is *ahead* if the whole interval is below zero.
     """
     difference = ours - theirs
-    return float(difference.mean()), *interval(difference, block, seed)
+    low, high = interval(difference, block, seed)
+    return float(difference.mean()), low, high
 
 
 def lost_truth(

@@ -1,23 +1,32 @@
-"""Scores by their formulas, and intervals that hold what they promise."""
+"""Scores by their formulas, intervals that hold what they promise, and one criterion for a lost truth."""
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from assim_lib.evaluation import BLOCK, Scores, crps, evaluate, interval, ranks, rmse, spread, summarize
+from assim_lib.evaluation import (
+    BLOCK,
+    LOST_AFTER,
+    LOST_AT,
+    Scores,
+    crps,
+    error_by_age,
+    evaluate,
+    interval,
+    lost_truth,
+    paired_difference,
+    ranks,
+    rmse,
+    spread,
+    summarize,
+)
 
 BATCHES = [(), (64,), (2, 3)]
 
 
-def case(batch=(), members=5, seed=0, channels=2, sites=4):
-    random = np.random.RandomState(seed)
+def case(batch=(), members=5, channels=2, sites=4):
+    random = np.random.RandomState(0)
     return random.standard_normal((*batch, members, channels, sites)), random.standard_normal((*batch, channels, sites))
-
-
-def by_trajectory(batch, score, *fields):
-    """The score of each trajectory, alone."""
-    flat = [field.reshape(-1, *field.shape[len(batch) :]) for field in fields]
-    return np.array([score(*parts) for parts in zip(*flat, strict=True)]).reshape(batch)
 
 
 def pairwise_crps(ensemble, truth):
@@ -30,66 +39,51 @@ def pairwise_crps(ensemble, truth):
 
 def test_rmse_and_spread_by_hand():
     ensemble = np.array([[[1.0, 2.0]], [[3.0, 6.0]]])  # means 2 and 4, variances 2 and 8
-    truth = np.array([[5.0, 8.0]])
-    assert rmse(ensemble, truth) == pytest.approx(np.sqrt((9 + 16) / 2))
+    assert rmse(ensemble, np.array([[5.0, 8.0]])) == pytest.approx(np.sqrt((9 + 16) / 2))
     assert spread(ensemble) == pytest.approx(np.sqrt((2 + 8) / 2))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_scores_of_a_batch_are_those_of_its_trajectories(batch):
     ensemble, truth = case(batch)
-    for ours, score, fields in (
-        (rmse(ensemble, truth), lambda e, t: np.sqrt(((e.mean(0) - t) ** 2).mean()), (ensemble, truth)),
-        (spread(ensemble), lambda e: np.sqrt(e.var(0, ddof=1).mean()), (ensemble,)),
-        (crps(ensemble, truth), pairwise_crps, (ensemble, truth)),
+    single, target = case(batch, members=1)
+    absolute = np.abs(single[..., 0, :, :] - target).mean((-2, -1))
+    for ours, score in (
+        (rmse(ensemble, truth), lambda e, t: np.sqrt(((e.mean(0) - t) ** 2).mean())),
+        (spread(ensemble), lambda e, t: np.sqrt(e.var(0, ddof=1).mean())),
+        (crps(ensemble, truth), pairwise_crps),
     ):
-        assert ours.shape == batch
-        np.testing.assert_allclose(ours, by_trajectory(batch, score, *fields), rtol=1e-12)
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-def test_a_single_member_has_no_spread_and_its_crps_is_the_absolute_error(batch):
-    ensemble, truth = case(batch, members=1)
-    assert (spread(ensemble) == 0).all()
-    assert spread(ensemble).shape == batch
-    np.testing.assert_allclose(crps(ensemble, truth), np.abs(ensemble[..., 0, :, :] - truth).mean((-2, -1)), rtol=1e-12)
+        expected = [score(ensemble[i], truth[i]) for i in np.ndindex(batch)]
+        np.testing.assert_allclose(ours, np.reshape(expected, batch), rtol=1e-12)
+    np.testing.assert_array_equal(spread(single), np.zeros(batch))
+    np.testing.assert_allclose(crps(single, target), absolute, rtol=1e-12)
 
 
 def test_in_a_reliable_ensemble_spread_is_the_error():
-    members, sites = 10, 4000
-    ensemble, truth = case((50,), members, channels=1, sites=sites)
-    expected = np.sqrt(1 + 1 / members)  # the mean of finitely many members has an error of its own
-    assert rmse(ensemble, truth).mean() == pytest.approx(expected, rel=0.01)
+    ensemble, truth = case((50,), 10, channels=1, sites=4000)
+    # The mean of finitely many members has an error of its own.
+    assert rmse(ensemble, truth).mean() == pytest.approx(np.sqrt(1 + 1 / 10), rel=0.01)
     assert spread(ensemble).mean() == pytest.approx(1, rel=0.01)
 
 
-# ---- ranks
-
-
 @pytest.mark.parametrize("members", [1, 9])
-def test_ranks_are_flat_for_a_reliable_ensemble(members):
+def test_ranks_are_flat_for_a_reliable_ensemble_and_show_what_is_wrong(members):
     ensemble, truth = case((100,), members, sites=40)
     frequency = ranks(ensemble, truth)
     assert frequency.shape == (members + 1,)
     assert frequency.sum() == pytest.approx(1)
     assert chisquare(truth.size * frequency).pvalue > 0.01
-
-
-def test_ranks_show_what_is_wrong():
-    ensemble, truth = case((100,), 9, sites=40)
+    assert ranks(ensemble + 100, truth).tolist() == [1.0] + members * [0.0]
     timid = ranks(0.5 * ensemble, truth)
-    assert min(timid[0], timid[-1]) > 2 * timid[1:-1].max()
-    high = ranks(ensemble + 1, truth)
-    assert high[0] > 3 * high[-1]
-    assert ranks(ensemble + 100, truth).tolist() == [1.0] + 9 * [0.0]
+    assert members == 1 or min(timid[0], timid[-1]) > 2 * timid[1:-1].max()
 
 
 # ---- confidence intervals
 
 
-def ar1(series, cycles, memory, mean=0.3):
+def ar1(series, cycles, memory, mean=0.3, seed=11):
     """Independent stationary autoregressive series with that memory, in cycles, and that mean."""
-    random, decay = np.random.RandomState(11), np.exp(-1 / memory)
+    random, decay = np.random.RandomState(seed), np.exp(-1 / memory)
     x = np.empty((series, cycles))
     x[:, 0] = random.standard_normal(series)
     for k in range(1, cycles):
@@ -100,27 +94,76 @@ def ar1(series, cycles, memory, mean=0.3):
 def test_the_interval_covers_the_true_mean_of_a_correlated_series():
     series = ar1(200, 5000, memory=10)
     low, high = np.array([interval(s) for s in series]).T
-    covered = ((low < 0.3) & (high > 0.3)).mean()
-    assert 0.88 <= covered <= 0.99
+    assert 0.88 <= ((low < 0.3) & (high > 0.3)).mean() <= 0.99
     # What makes blocks necessary: as if cycles were independent, the interval would be far too narrow.
     half = 1.96 * series.std(1) / np.sqrt(series.shape[1])
-    naive = (np.abs(series.mean(1) - 0.3) < half).mean()
-    assert naive < 0.6
+    assert (np.abs(series.mean(1) - 0.3) < half).mean() < 0.6
     assert np.median(high - low) < 0.06
-
-
-def test_the_interval_is_repeatable():
-    (series,) = ar1(1, 1000, memory=5)
-    assert interval(series) == interval(series)
-    assert interval(series, seed=1) != interval(series)
+    assert interval(series[0]) == interval(series[0])
+    assert interval(series[0], seed=1) != interval(series[0])
 
 
 @pytest.mark.parametrize("cycles", [0, 1, BLOCK, 2 * BLOCK - 1])
 def test_too_short_a_series_is_one_sentence(cycles):
     sentence = rf"^{cycles} cycles are too few for a confidence interval: at least {2 * BLOCK} are needed\.$"
-    with pytest.raises(ValueError, match=sentence):
-        interval(np.zeros(cycles))
+    for of in (interval, lambda series: paired_difference(series, series)):
+        with pytest.raises(ValueError, match=sentence):
+            of(np.zeros(cycles))
     interval(np.random.RandomState(0).standard_normal(2 * BLOCK))
+
+
+def test_a_difference_on_the_same_observations_is_known_better_than_its_parts():
+    """What is hard is hard for both: a difference that the two intervals hide is seen by the paired one."""
+    (common,), ours, theirs = ar1(1, 5000, 10), *ar1(2, 5000, 10, mean=0.0, seed=5) / 20
+    ours, theirs = common + ours, common + theirs + 0.003
+    mean, low, high = paired_difference(ours, theirs)
+    assert mean == pytest.approx((ours - theirs).mean())
+    assert low < mean < high < 0
+    assert low < -0.003 < high
+    assert interval(ours)[1] > interval(theirs)[0]
+    assert paired_difference(theirs, ours) == pytest.approx((-mean, -high, -low), rel=0.05)
+    assert paired_difference(ours, ours) == (0, 0, 0)
+
+
+# ---- losing the truth
+
+
+def test_the_truth_is_lost_where_a_method_is_worse_than_climatology_for_long():
+    climatology, good = np.full(500, 3.6), np.full(500, 0.5)
+    worse, almost = (LOST_AT * 3.6 * factor for factor in (1.001, 0.999))
+
+    def with_part(value, cycles, first=200):
+        series = good.copy()
+        series[first : first + cycles] = value
+        return series
+
+    tracks = [good, with_part(worse, LOST_AFTER - 1), with_part(almost, 300), with_part(60.0, 5)]
+    loses = [with_part(worse, LOST_AFTER), with_part(worse, LOST_AFTER, 400), with_part(60.0, 20), with_part(np.nan, 1)]
+    assert [bool(lost_truth(series, climatology)) for series in (*tracks, *loses)] == [False] * 4 + [True] * 4
+    np.testing.assert_array_equal(lost_truth(np.stack([tracks, loses]), 3.6), [[False] * 4, [True] * 4])
+    # Where the climatology errs more, a method may; a short series is judged as a whole.
+    assert not lost_truth(3 * climatology, 3 * climatology)
+    assert [bool(lost_truth(np.full(30, value), 3.6)) for value in (almost, worse)] == [False, True]
+
+
+# ---- what an analysis does where it was not looked at
+
+
+def test_errors_by_the_age_of_the_last_observation():
+    seen = np.zeros((5, 1, 3), dtype=bool)
+    seen[[0, 3], 0, 0] = seen[2, 0, 1] = True
+    error = np.arange(1.0, 16.0).reshape(5, 1, 3)
+    truth = np.random.RandomState(0).standard_normal(error.shape)
+    found = error_by_age(truth + error, truth, seen)
+    by_age = {0: [1, 10, 8], 1: [4, 13, 11], 2: [7, 14]}  # the third site is never seen
+    assert found["age"].tolist() == list(by_age)
+    np.testing.assert_allclose(found["rmse"], [np.sqrt(np.mean(np.square(e))) for e in by_age.values()])
+    np.testing.assert_allclose(found["bias"], [np.mean(e) for e in by_age.values()])
+    np.testing.assert_allclose(found["share"], [len(e) / 15 for e in by_age.values()])
+    # What was seen in the burn-in is remembered.
+    later = error_by_age(truth + error, truth, seen, burn_in=3)
+    assert later["age"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(later["bias"], [10, np.mean([11, 13]), 14])
 
 
 # ---- the summary
@@ -129,15 +172,14 @@ def test_too_short_a_series_is_one_sentence(cycles):
 def test_only_cycles_after_the_burn_in_count():
     ensemble, truth = case((350,))
     expected = evaluate(ensemble[50:], truth[50:], 0)
+    series = [score[50:] for score in (rmse(ensemble, truth), spread(ensemble), crps(ensemble, truth))]
     ensemble[:50] += 1e6
     scores = evaluate(ensemble, truth, 50)
     assert scores == expected
     assert scores.cycles == 300
-    assert scores.rmse == pytest.approx(rmse(ensemble, truth)[50:].mean())
-    assert scores.spread == pytest.approx(spread(ensemble)[50:].mean())
-    assert scores.crps == pytest.approx(crps(ensemble, truth)[50:].mean())
+    assert [scores.rmse, scores.spread, scores.crps] == pytest.approx([part.mean() for part in series])
+    assert (scores.rmse_lo, scores.rmse_hi) == interval(series[0])
     assert scores.rmse_lo < scores.rmse < scores.rmse_hi
-    assert (scores.rmse_lo, scores.rmse_hi) == interval(rmse(ensemble, truth)[50:])
 
 
 def test_scores_are_plain_numbers():
@@ -150,8 +192,5 @@ def test_scores_are_plain_numbers():
 def test_scores_are_printed_with_their_interval_and_compared_by_it():
     low, middle, high = (Scores(x, x - 0.1, x + 0.1, 0.2, 0.1, 500) for x in (0.3, 0.45, 0.6))
     assert str(low) == "RMSE 0.300 [0.200, 0.400], spread 0.200"
-    assert low.overlaps(middle)
-    assert middle.overlaps(low)
-    assert middle.overlaps(high)
-    assert not low.overlaps(high)
-    assert not high.overlaps(low)
+    assert [a.overlaps(b) for a, b in ((low, middle), (middle, low), (middle, high))] == [True] * 3
+    assert [a.overlaps(b) for a, b in ((low, high), (high, low))] == [False] * 2

@@ -1,43 +1,51 @@
 """Names that a reader adds stand beside the library's own."""
 
+import sys
+
 import pytest
 
-from assim_lib.registry import Registry
+from assim_lib.registry import Registry, import_plugins
 
 
-def test_what_is_registered_is_found():
-    things: Registry[object] = Registry("thing")
+@pytest.fixture
+def things() -> Registry[object]:
+    return Registry("thing")
 
-    @things.register("one")
-    def one():
-        """A reader's own."""
 
-    assert things.find("one") is one
+def test_what_is_registered_is_found_and_may_be_registered_again(things):
+    for number in (1, 2):  # as when a cell is run again
+
+        @things.register("one")
+        def one(number=number):
+            return number
+
+        assert things.find("one") is one
+        assert one() == number
     assert list(things) == ["one"]
 
 
-def test_running_a_cell_again_replaces_what_it_registered():
-    things: Registry[object] = Registry("thing")
-    for value in (1, 2):
-        things.register("mine")(value)
-    assert things.find("mine") == 2
-
-
-def test_the_librarys_names_are_taken():
-    things: Registry[object] = Registry("thing")
+def test_the_librarys_names_are_taken(things):
     things.register("registry")(Registry)
-    with pytest.raises(ValueError, match=r"thing = 'registry' is the library's own already; choose another name\."):
+    with pytest.raises(ValueError, match=r"^thing = 'registry' is the library's own already; choose another name\.$"):
         things.register("registry")(object())
     assert things.find("registry") is Registry
 
 
-def test_an_unknown_name_gets_a_hint_and_the_list():
-    things: Registry[object] = Registry("thing")
-    things.register("full_obs")(1)
-    things.register("other")(2)
-    with pytest.raises(
-        ValueError, match=r"thing = 'ful_obs' is not registered \(did you mean 'full_obs'\?\); known: full_obs, other\."
-    ):
-        things.find("ful_obs")
-    with pytest.raises(ValueError, match=r"thing = 'xyz' is not registered; known: full_obs, other\."):
-        things.find("xyz")
+def test_an_unknown_name_gets_a_hint_and_the_list(things):
+    things |= {"full_obs": 1, "other": 2}
+    for name, hint in (("ful_obs", r" \(did you mean 'full_obs'\?\)"), ("xyz", "")):
+        with pytest.raises(ValueError, match=rf"^thing = '{name}' is not registered{hint}; known: full_obs, other\.$"):
+            things.find(name)
+
+
+@pytest.mark.usefixtures("readers_cell")
+def test_plugins_are_imported_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "first_plugin.py").write_text("loaded = True\n")
+    (tmp_path / "second_plugin.py").write_text("import nowhere_to_be_found\n")
+    import_plugins("")
+    import_plugins(" first_plugin, ")
+    assert sys.modules.pop("first_plugin").loaded
+    with pytest.raises(ValueError, match=r"^plugins = 'second_plugin' cannot be imported: No module named 'nowhere"):
+        import_plugins("second_plugin")

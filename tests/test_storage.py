@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,15 @@ from assim_lib.storage import (
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "new" / "folder"
+
+
+def copy_of_the_module(package):
+    """As it is where it is installed elsewhere."""
+    package.mkdir(parents=True, exist_ok=True)
+    specification = spec_from_file_location("copied", shutil.copy(storage.__file__, package / "storage.py"))
+    module = module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def contents(folder):
@@ -98,46 +109,46 @@ def test_equal_configurations_share_a_key_and_only_they():
 
 
 def test_data_are_beside_the_package_in_a_checkout_and_inside_it_when_installed(tmp_path, monkeypatch):
+    monkeypatch.delenv("ASSIM_DATA", raising=False)
     package = tmp_path / "somewhere" / "assim_lib"
-    monkeypatch.setattr(storage, "PACKAGE", package)
-    assert data_dir() == package / "_data"
-    (tmp_path / "somewhere" / "data").mkdir(parents=True)
-    assert data_dir() == tmp_path / "somewhere" / "data"
+    copied = copy_of_the_module(package)
+    assert copied.data_dir() == package / "_data"
+    (tmp_path / "somewhere" / "data").mkdir()
+    assert copied.data_dir() == tmp_path / "somewhere" / "data"
+    assert data_dir() == Path(storage.__file__).parents[1] / "data"
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+def test_folders_are_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("ASSIM_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
+    monkeypatch.setenv("ASSIM_DATA", "~/assim")
+    assert (cache_dir(), data_dir()) == (tmp_path, Path.home() / "assim")
     monkeypatch.delenv("ASSIM_CACHE")
     assert cache_dir().parts[-2:] == (".cache", "assim_lib")
 
 
-def test_a_result_says_where_it_comes_from(monkeypatch, tmp_path):
+def test_a_result_says_where_it_comes_from():
     origin = provenance("cuda")
     assert json.loads(json.dumps(origin)) == origin
     assert origin["device"] == "cuda"
     assert {"torch", "numpy"} <= {name for name, version in origin["versions"].items() if version}
     assert origin["commit"]
-    monkeypatch.setattr(storage, "PACKAGE", tmp_path)
-    assert provenance()["commit"] == "not a checkout"
+
+
+def test_without_git_or_a_checkout_of_its_own_there_is_no_commit(tmp_path, monkeypatch):
+    installed = copy_of_the_module(tmp_path)
+    assert installed.provenance()["commit"] == "not a checkout"
+    run = partial(subprocess.run, check=True, cwd=tmp_path, capture_output=True)
+    run(["git", "init"])
+    run(["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "--allow-empty", "-m", "theirs"])
+    in_another_repository = copy_of_the_module(tmp_path)
+    assert in_another_repository.provenance()["commit"] == "not a checkout"
+    run(["git", "add", "storage.py"])
+    assert copy_of_the_module(tmp_path).provenance()["commit"].endswith("-dirty")  # not committed yet
+    monkeypatch.setenv("PATH", "")
+    assert copy_of_the_module(tmp_path).provenance()["commit"] == "not a checkout"
 
 
 def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "x.json", {"a": [1.5, float("nan"), {"b": float("inf")}], "c": "NaN", "d": True})
     strict = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert strict == {"a": [1.5, None, {"b": None}], "c": "NaN", "d": True}
-
-
-def test_a_machine_without_git_has_no_commit(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(storage, "_commit", storage._commit.__wrapped__)
-    assert provenance()["commit"] == "not a checkout"
-
-
-def test_the_commit_of_somebody_elses_repository_is_not_ours(monkeypatch, tmp_path):
-    run = partial(subprocess.run, check=True, cwd=tmp_path, capture_output=True)
-    run(["git", "init"])
-    run(["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "--allow-empty", "-m", "theirs"])
-    (tmp_path / "storage.py").touch()
-    monkeypatch.setattr(storage, "PACKAGE", tmp_path)
-    assert provenance()["commit"] == "not a checkout"
