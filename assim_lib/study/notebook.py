@@ -43,7 +43,8 @@ class NotebookParameters:
     def experiment(self) -> Experiment:
         """The validated experiment."""
         if self._experiment is None:
-            raise AttributeError("this notebook has parameters of its own, and no experiment")
+            # No AttributeError: Python would then ask __getattr__, which knows less.
+            raise ParameterError("this notebook has parameters of its own, and no experiment.")
         return self._experiment
 
     def __getattr__(self, name: str) -> Any:
