@@ -158,7 +158,7 @@ def _refuse(name: str, value: Any, kind: type, allowed: Allowed) -> None:
         except ValueError as error:
             raise ParameterError(str(error)) from None
     if isinstance(allowed, list) and value not in allowed:
-        known = ", ".join(str(one) for one in allowed if one != "")
+        known = ", ".join(repr(one) if "," in str(one) else str(one) for one in allowed if one != "")
         raise ParameterError(f"{name} = {value!r} is not known; known: {known}.")
     if isinstance(allowed, tuple) and not allowed[0] <= value <= allowed[1]:
         raise ParameterError(
