@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
+
+from assim_lib.storage import IntegrityError
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
 Work = Callable[[], Iterable[Path]]
 
-_MISTAKES = (ValueError, LookupError, FileNotFoundError, FileExistsError)
+_MISTAKES = (ValueError, LookupError, FileNotFoundError, FileExistsError, IntegrityError)
 
 
 def _count(text: str, least: int = 0) -> int:
@@ -83,12 +85,13 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     for name, field in Experiment.model_fields.items():
         if name == "experiment":
             continue
+        words = str(field.description).replace("%", "%%")  # which argparse would fill in
         if field.annotation is bool:
-            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=field.description)
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=words)
             continue
         # The type itself, or the one beside None.
         kind = next((k for k in (int, float) if k in (field.annotation, *get_args(field.annotation))), str)
-        parser.add_argument(f"--{name}", type=kind, help=field.description)
+        parser.add_argument(f"--{name}", type=kind, help=words)
 
 
 def train(
@@ -219,9 +222,18 @@ def main() -> None:
     try:
         work = COMMANDS[name][2](**arguments)
     except _MISTAKES as error:
-        sys.exit(f"assim_lib {name}: {error}")
-    for path in work():
-        print("wrote", path)
+        _refuse(name, error)
+    try:
+        for path in work():
+            print("wrote", path)
+    except IntegrityError as error:
+        _refuse(name, error)
+
+
+def _refuse(name: str, error: Exception) -> NoReturn:
+    """End as argparse does where an argument is wrong."""
+    print(f"assim_lib {name}: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,8 @@ def _command(stored: dict[str, Any]) -> str:
     base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
     named = ("preset", "analysis") if experiment["n_settings"] else ("preset", "analysis", "obs_conf")
     options = {k: v for k, v in experiment.items() if v != base[k] or k in named}
+    if options.get("training_m", 1) is None:  # which a command cannot say: there, None is what the preset has
+        options["training_m"] = experiment["m"]
     words = ["python -m assim_lib train", experiment["experiment"]]
     words += [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k} {v}" for k, v in options.items()]
     return " ".join(words)

@@ -1,0 +1,149 @@
+"""Very long runs: here short ones, of filters that were never trained."""
+
+import numpy as np
+import pytest
+from small_runs import NETWORK, PARTIAL
+
+from assim_lib.storage import IntegrityError, sha256
+from assim_lib.study import long_runs
+from assim_lib.study.long_runs import (
+    STARTS,
+    LongRun,
+    StressTest,
+    long_run,
+    long_runs_table,
+    stress_path,
+    stress_test,
+    stress_tests,
+    transfer_table,
+)
+from assim_lib.study.transfer import place_of
+from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
+from assim_lib.training.experiment import configure
+
+pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
+
+TRACKS = {"analysis": "hybrid", "lag": 0}
+FREE = {"analysis": "recurrent", "m": 1, "lag": 0}
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch, tmp_path):
+    """Short blocks, and data of their own."""
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path / "data"))
+    for name, value in {"BLOCK": 120, "LOST_AFTER": 20}.items():
+        monkeypatch.setattr(long_runs, name, value)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """What is run in other settings: nothing, and the rows that are stored of it."""
+    names = ["as trained", "σ = 0.3", "full_obs", "interval 0.2"]
+    rows = [{"setting": name, "rmse": 0.5} for name in names]
+    monkeypatch.setattr(long_runs, "transfer", lambda *_: rows)
+    return rows
+
+
+def untrained(**options):
+    experiment = configure("l96_conv", **NETWORK, **options)
+    return experiment, build_filter(experiment)
+
+
+def run(options, cycles, **others):
+    return long_run(*untrained(**options), cycles=cycles, progress=False, **{"starts": 2, **others})
+
+
+def published(name, **options):
+    """An untrained filter with a checkpoint."""
+    experiment, model = untrained(**options)
+    save_checkpoint(model, checkpoint_path(name), {"experiment": experiment.model_dump()})
+
+
+def test_a_filter_that_tracks_is_told_from_one_that_does_not():
+    kalman, free = (run(options, 240, starts=3) for options in ({**TRACKS, "lag": 1}, FREE))
+    assert max(kalman.lost) <= 1  # at the cold start, if ever
+    assert np.mean(kalman.rmse[1]) < 0.5
+    assert np.shape(kalman.rmse) == np.shape(kalman.worst) == (2, 3)
+    assert np.shape(kalman.first) == (3, 40)
+    assert kalman.starts == 3
+    assert min(free.lost) >= 1
+    assert np.mean(free.rmse) > free.climatology > 3
+    assert (np.array(free.worst) >= np.array(free.rmse)).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**TRACKS, "obs_conf": PARTIAL},
+        {"analysis": "original", "m": 2, "dropout": 0.3, "test_dropout": True, "network": "conv"},
+        {"analysis": "extended", "lag": 1, "lag_warmup": 5},
+    ],
+    ids=lambda options: options["analysis"],
+)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, options):
+    whole, state = run(options, 240), tmp_path / "long.safetensors"
+    part = run(options, 120, state=state)
+    assert part.rmse == whole.rmse[:1]
+    assert run(options, 240, state=state) == whole
+    # A shorter one is its beginning.
+    again = run(options, 120, state=state)
+    assert (again.rmse, again.cycles, len(again.worst)) == (whole.rmse[:1], 120, 1)
+
+
+@pytest.mark.parametrize("cycles", [0, 100, 180])
+def test_a_part_of_a_block_is_refused(cycles):
+    with pytest.raises(ValueError, match=rf"^cycles = {cycles} must be a positive multiple of 120\.$"):
+        run(FREE, cycles)
+
+
+def test_the_state_of_another_filter_is_refused(tmp_path):
+    state = tmp_path / "long.safetensors"
+    run(FREE, 120, state=state)
+    for options, starts in (({**FREE, "seed": 1}, 2), ({**FREE, "noise": 2.0}, 2), (FREE, 3)):
+        with pytest.raises(ValueError, match=r"another filter, or of other starts; remove it to begin again\.$"):
+            run(options, 120, state=state, starts=starts)
+
+
+def test_stressed_filters_stand_in_the_tables(tmp_path, elsewhere):
+    assert stress_tests() == {}
+    for name, options in (("kalman", TRACKS), ("free", FREE)):
+        published(name, **options)
+        path = stress_test(name, tmp_path / name, cycles=240, progress=False)
+        assert path == tmp_path / "data" / "robustness" / f"{name}.json"
+    runs, stored = long_runs_table(), stress_tests()["kalman"]
+    assert list(runs.index) == list(stress_tests()) == ["free", "kalman"]
+    assert isinstance(stored, StressTest)
+    assert isinstance(stored.long, LongRun)
+    assert stored.weights == sha256(checkpoint_path("kalman"))
+    assert set(runs.cycles) == {240}
+    assert set(runs.starts) == {STARTS}
+    assert runs.lost["kalman"] == 0 < runs.lost["free"] <= STARTS
+    assert runs.rmse["kalman"] < runs.worst["kalman"] < 0.5 < runs.climatology["kalman"]
+    assert runs.recovery["kalman"] <= 30
+    # What counts is after the first block, in which every filter begins knowing nothing.
+    assert runs.rmse["kalman"] == pytest.approx(np.mean(stored.long.rmse[1]))
+    assert runs.worst["kalman"] == max(stored.long.worst[1])
+    table = transfer_table()
+    places = [place_of(setting) for setting in table.setting]
+    assert places == sorted(places)
+    assert table[table["filter"] == "kalman"].setting.tolist() == [row["setting"] for row in elsewhere]
+    stress_path("kalman").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"^kalman\.json is no StressTest: transfer: Field required; "):
+        stress_tests()
+
+
+def test_a_filter_that_is_stressed_again_is_run_again(tmp_path, elsewhere, monkeypatch):
+    published("free", **FREE)
+    blocks, advance = [], long_runs._Runs.advance
+
+    def counted(self, on_cycle):
+        blocks.append(len(self.blocks))
+        advance(self, on_cycle)
+
+    monkeypatch.setattr(long_runs._Runs, "advance", counted)
+    for _ in range(2):
+        stress_test("free", tmp_path / "runs", cycles=240, progress=False)
+    assert blocks == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"^cycles = 120 must be at least 240\.$"):
+        stress_test("free", tmp_path / "runs", cycles=120)

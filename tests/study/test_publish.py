@@ -1,0 +1,176 @@
+"""A published filter: its weights, its scores, and whoever asks for it."""
+
+from functools import partial
+
+import jaxtyping
+import pandas as pd
+import pytest
+import torch
+from small_runs import PARTIAL, QUIET, assert_same, tiny
+
+from assim_lib.setting import Setting
+from assim_lib.storage import sha256
+from assim_lib.study import publish as publish_module
+from assim_lib.study.notebook import stored_filter
+from assim_lib.study.publish import best_filter, check_publishable, publish, publish_again
+from assim_lib.study.results import collect, load_scores, read_result, training_record, write_scores
+from assim_lib.study.summaries import histories, training_runs
+from assim_lib.systems import Lorenz96
+from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import checkpoint_path, load_filter
+from assim_lib.training.experiment import Experiment
+from assim_lib.training.many_settings import scored_settings
+from assim_lib.training.run import train
+from assim_lib.training.validation import score
+
+pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
+
+PLACES = (Setting("l96"), Setting("l96", PARTIAL, noise=2.5))
+
+
+@pytest.fixture(scope="module")
+def published(home):
+    """A filter, where its weights are, its experiment, and how it was trained."""
+    chosen = tiny("hybrid", 3, lag=1, dropout=0.2, test_dropout=True, obs_conf=PARTIAL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        model, record = train(chosen, progress=False, curve_points=1)
+        return publish(chosen, model, record), chosen, model, record
+
+
+def result_of(home, name):
+    return read_result(home / "results" / f"{name}.json")
+
+
+def test_a_result_names_its_checkpoint_which_says_how_the_filter_was_trained(published, home):
+    path, chosen, model, record = published
+    assert path == home / "checkpoints" / f"{chosen.name}.safetensors"
+    result = result_of(home, chosen.name)
+    assert (result.setting, result.method, result.m) == (chosen.setting, "amortized", 3)
+    assert (result.label, result.seed, result.diverged) == ("hybrid, lag 1", 0, False)
+    assert (result.checkpoint, result.weights) == (path.name, sha256(path))
+    assert result.test.cycles == result.validation.cycles == 200
+    assert result.ms_per_cycle > 0
+    assert result.provenance.versions["torch"]
+    assert result.untrained == score(chosen, build_filter(chosen, model.climatology))[0] != result.test
+    training = training_record(result.checkpoint)
+    assert Experiment(**training.experiment) == chosen
+    assert training.history == record["history"]
+    assert training.provenance.model_dump() == record["provenance"]
+    (row,) = collect().itertuples()
+    assert (row.checkpoint, row.commit) == (path.name, training.provenance.commit)
+    assert (row.rmse, row.validation_rmse, row.best) == (result.test.rmse, result.validation.rmse, True)
+
+
+def test_a_published_filter_reproduces_its_scores_to_the_bit(published, home, monkeypatch):
+    """Also with other rounding: there the climatology of the same seed, and with it the units, would be others."""
+    path, chosen, model, _ = published
+    simulated = Lorenz96.on_attractor
+    monkeypatch.setattr(Lorenz96, "on_attractor", lambda *args: 1.01 * simulated(*args))
+    experiment, loaded = load_filter(path)
+    assert experiment == chosen
+    assert_same(loaded.state_dict(), model.state_dict())
+    for split in ("test", "validation"):
+        assert score(experiment, loaded, split)[0] == getattr(result_of(home, chosen.name), split)
+
+
+def test_scoring_again_keeps_the_weights_and_what_is_known_of_the_training(published, home, monkeypatch):
+    path, chosen, _, _ = published
+    before, files = result_of(home, chosen.name), (path, path.with_suffix(".json"))
+    contents = [file.read_bytes() for file in files]
+    later = {**before.provenance.model_dump(), "commit": "later"}
+    monkeypatch.setattr(publish_module, "provenance", lambda *_: later)
+    assert publish_again(chosen.name) == path
+    assert [file.read_bytes() for file in files] == contents
+    after = result_of(home, chosen.name)
+    assert after.provenance.commit == "later"
+    assert before == after.model_copy(update={name: getattr(before, name) for name in ("provenance", "ms_per_cycle")})
+    with pytest.raises(FileNotFoundError, match=r"^no checkpoint nothing "):
+        publish_again("nothing")
+
+
+def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(published, home, monkeypatch):
+    path, chosen, _, record = published
+    before, scored = path.read_bytes(), result_of(home, chosen.name)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish_module, "score", stop)
+    with pytest.raises(KeyboardInterrupt):
+        publish(chosen, build_filter(chosen.changed(seed=2)), record)
+    assert path.read_bytes() == before
+    assert result_of(home, chosen.name) == scored
+
+
+def test_a_published_filter_is_not_replaced_by_another_training_unasked(published, monkeypatch):
+    chosen = published[1]
+    check_publishable(chosen)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_publishable(chosen.changed(device="cuda"))  # wherever it is trained, it is the same run
+    other = chosen.changed(updates=9, batch=1)
+    assert other.name == chosen.name
+    with pytest.raises(FileExistsError) as caught:
+        check_publishable(other)
+    assert str(caught.value).startswith(
+        f"{chosen.name} is published already, from a training with batch = 2, updates = 8; "
+    )
+    check_publishable(other, again=True)
+
+
+@pytest.mark.parametrize("changed", [{"step_size": 0.2}, {"system": "ks", "step_size": 0.5}], ids=str)
+def test_what_has_no_frozen_truth_is_refused_before_anything_is_simulated(home, own_cache, changed):
+    chosen = tiny(**changed)
+    before = sorted(own_cache.iterdir())
+    sentence = rf"^system = '\w+' with step_size = {chosen.step_size} has no frozen test set; make one [^\n]+\.$"
+    for refuse in (check_publishable, partial(publish, model=None, record={})):
+        with pytest.raises(LookupError, match=sentence):
+            refuse(chosen)
+    assert not checkpoint_path(chosen.name).exists()
+    assert sorted(own_cache.iterdir()) == before
+
+
+def test_a_filter_of_many_settings_is_published_once_and_scored_in_each(home, monkeypatch):
+    monkeypatch.setattr(publish_module, "scored_settings", partial(scored_settings, settings=PLACES))
+    chosen = tiny("hybrid", 3, experiment="l96_any", n_settings=4, lag=1, updates=2, segments=1, cycles=12)
+    model, record = train(chosen, **{**QUIET, "curve_points": 1})
+    path = publish(chosen, model, record)
+    assert path.stem == "l96_any-4settings-hybrid-lag1-m3-seed0"
+    write_scores()
+    table = load_scores(method="amortized_any")
+    assert set(table.checkpoint) == {path.name}
+    assert set(table.label) == {"hybrid, lag 1, 4 settings"}
+    for setting in PLACES:
+        result = result_of(home, f"{chosen.name}-{setting.observing}")
+        assert result.setting == setting
+        # Whoever asks for the filter in a setting gets it there.
+        experiment, loaded, row = best_filter(**setting.as_dict(), method="amortized_any")
+        assert experiment == chosen.changed(n_settings=0, **setting.as_dict())
+        assert row.noise == setting.noise
+        assert_same(loaded.state_dict(), model.state_dict())
+        assert score(experiment, loaded, "validation")[0] == result.validation
+    # One filter, one row, and the command that repeats it.
+    (run,) = training_runs(method="amortized_any").itertuples()
+    assert run.name == chosen.name
+    assert "--n_settings 4" in run.command
+    assert run.validation_rmse == pytest.approx(table.validation_rmse.prod() ** 0.5, rel=1e-3)
+    assert len(histories(method="amortized_any")) == 1
+
+
+def test_the_best_filter_of_a_setting_is_chosen_on_validation_data(published, home, capsys):
+    """And there is none in any other."""
+    path, chosen, model, _ = published
+    row = collect().query("checkpoint == @path.name").iloc[0]
+    better_by_chance = {**row, "validation_rmse": row.validation_rmse + 1, "rmse": 0.0, "checkpoint": "other"}
+    pd.DataFrame([better_by_chance, row]).to_csv(home / "results" / "scores.csv", index=False)
+    stored = stored_filter(chosen.setting, method="amortized")
+    assert stored.row.checkpoint == path.name
+    assert_same(stored.model.state_dict(), model.state_dict())
+    assert stored.run(chosen.setting.load()).shape == (400, 3, 1, 40)
+    said = capsys.readouterr().out
+    assert f"stored for {chosen.setting.title}: hybrid, lag 1, m = 3" in said
+    assert "intervals of both scores overlap: True" in said
+    with pytest.raises(LookupError, match=r"^no published filter has system = 'ks', noise = 3\.0\.$"):
+        best_filter(system="ks", noise=3.0)
+    assert stored_filter(Setting("ks", step_size=1.0)) is None
+    assert "No filter is stored for KS, all sites" in capsys.readouterr().out

@@ -1,0 +1,152 @@
+"""The tables and learning curves that pages show."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from small import write_result
+from small_runs import tiny
+
+from assim_lib.setting import SETTING_COLUMNS, Setting
+from assim_lib.storage import PACKAGE, provenance, write_json
+from assim_lib.study import summaries
+from assim_lib.study.results import load_scores, write_scores
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """An empty folder of results."""
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    return tmp_path / "results"
+
+
+def write_learned(own, name, validation=0.3, label="hybrid", **changed):
+    """A result file of a learned filter, and the record of its training, which has one point: that of validation."""
+    history = [{"update": 1, "validation_rmse": validation}]
+    record = {"experiment": tiny().model_dump(), "provenance": provenance(), "seconds": 1.0, "core_seconds": 90.0}
+    write_json(own.parent / "checkpoints" / f"{name}.json", record | {"history": history, "sha256": "0"})
+    write_result(own, name, validation, **{"method": "amortized", "checkpoint": f"{name}.safetensors", **changed})
+    path = own / f"{name}.json"
+    path.write_text(path.read_text().replace(f'"label": "{name}"', f'"label": "{label}"'))
+    return history
+
+
+# ---- what is committed
+
+
+def test_our_rows_stand_beside_the_published_ones_of_the_same_kind():
+    published, beside = summaries.load_published(), summaries.beside_published()
+    assert published.source.notna().all()
+    assert {"l96", "ks", "two_level"} <= set(beside.system)
+    key = ["system", "obs_conf", "noise", "method", "m"]
+    theirs = published.set_index(key).rmse.to_dict()
+    for row in beside.to_dict("records"):
+        assert theirs[tuple(row[name] for name in key)] == row["published"]
+        assert row["diverged"] or row["ratio"] == pytest.approx(row["rmse"] / row["published"])
+
+
+@pytest.mark.parametrize(
+    ("obs_conf", "label"),
+    [
+        *((obs_conf, f"LETKF N={m}") for obs_conf in ("full_obs", "every_4th_dim_partial_obs") for m in (10, 20)),
+        ("full_obs", "iEnKS N=30 Lag=1"),
+    ],
+)
+def test_classical_rows_reproduce_the_published_ones(obs_conf, label):
+    """Within 3 per cent of the longer one of the published runs, with the same ensemble and lag."""
+    query = "system == 'l96' and noise == 1 and obs_conf == @obs_conf and label == @label"
+    row = summaries.beside_published().query(query)
+    assert row.rmse.item() < 1.03 * row[["published", "published_longer"]].max(axis=1).item()
+
+
+def test_the_headline_chooses_on_validation_data_alone():
+    """Each competitor of a setting again, row by row."""
+    table, checked = summaries.headline(), 0
+    assert len(table) == len(table.drop_duplicates(SETTING_COLUMNS))
+    for row in table.dropna(subset=["learned", "letkf10"]).to_dict("records"):
+        rows = load_scores(**{key: row[key] for key in SETTING_COLUMNS}).query(
+            "not diverged and validation_rmse.notna() and method != 'Climatology'"
+        )
+        ours = rows.method.str.startswith("amortized")
+        for role, fits in {
+            "classical": ~ours & (rows.m <= 30),
+            "reference": ~ours & (rows.m == 100),
+            "learned": (rows.method == "amortized") & (rows.m <= 10),
+            "letkf10": (rows.method == "LETKF") & (rows.m == 10),
+        }.items():
+            if fits.any():
+                assert row[role] == rows.rmse[rows.validation_rmse[fits].idxmin()]
+        assert row["ratio"] == pytest.approx(row["learned"] / row["classical"])
+        checked += 1
+    assert checked >= 5
+
+
+def test_settings_of_the_table_have_different_titles():
+    settings = load_scores()[SETTING_COLUMNS].drop_duplicates()
+    assert len(settings) == summaries.by_setting(settings).index.nunique()
+
+
+# ---- how they are made
+
+
+@pytest.mark.parametrize(
+    ("setting", "title"),
+    [
+        (("l96", "full_obs", 0.1, 1.0), "L96, all sites, σ = 1"),
+        (("l96", "every_4th_fixed", 0.15, 0.7), "L96, every 4th, fixed, Δt = 0.15, σ = 0.7"),
+        (("ks", "partial_obs", 1.0, 2.5), "KS, every 2nd, moving, σ = 2.5"),
+        (("ks", "full_obs", 0.1, 1.0), "KS, all sites, Δt = 0.1, σ = 1"),
+        (("mine", "my_sensors", 0.1, 1.0), "mine, my_sensors, σ = 1"),
+    ],
+)
+def test_a_setting_has_a_title_to_be_read(setting, title):
+    assert Setting(*setting).title.replace("\N{NBSP}", " ") == title
+    table = pd.DataFrame([dict(zip(SETTING_COLUMNS, setting, strict=True)) | {"rmse": 0.5}])
+    named = summaries.by_setting(table)
+    assert named.index.tolist() == [Setting(*setting).title]
+    assert named.rmse.item() == 0.5
+    assert summaries.settings_of(table) == [Setting(*setting)]
+
+
+def test_the_table_of_classical_methods_says_what_was_lost_and_what_not_measured(own):
+    write_result(own, "a", 0.3, 0.25, method="LETKF", m=20)
+    write_result(own, "b", 0.4, 0.15, method="LETKF", m=20)
+    write_result(own, "c", method="iEnKS", m=5, diverged=True)
+    write_result(own, "d", 0.3, 3.6, method="Climatology", m=1, system="ks")
+    write_learned(own, "e", m=10)
+    write_scores()
+    table = summaries.classical_table()
+    assert table.index.tolist() == ["Climatology", "LETKF 20", "iEnKS 5"]
+    assert table["KS"].iloc[:, 0].tolist() == ["3.600", "–", "–"]
+    assert table["L96"].iloc[:, 0].tolist() == ["–", "0.250", "lost"]
+    assert summaries.lines_to_beat(Setting("l96")) == {"a": 0.3}
+    assert summaries.lines_to_beat(Setting("l96", noise=2.0)) == {}
+
+
+def test_the_climatology_is_no_classical_filter(own):
+    shutil.copy(PACKAGE.parent / "data" / "published.csv", own.parent)
+    write_result(own, "a", 3.6, 3.6, method="Climatology", m=1)
+    write_learned(own, "b", m=10)
+    write_scores()
+    assert summaries.headline().classical.isna().all()
+    assert summaries.headline().learned.item() == 0.2
+
+
+def test_learning_curves_are_those_of_the_checkpoints_of_a_choice(own):
+    """Of runs that are called the same, the best on validation data."""
+    write_result(own, "classical", system="ks")
+    curves = [
+        write_learned(own, name, validation, system=system, label=label)
+        for name, validation, system, label in (
+            ("a", 0.3, "l96", "hybrid"),
+            ("b", 0.2, "l96", "hybrid"),
+            ("c", 0.4, "l96", "hybrid"),
+            ("d", 0.1, "ks", "gated"),
+        )
+    ]
+    assert summaries.histories(system="l96") == {"hybrid, m = 5": curves[1]}
+    assert summaries.histories(system=["ks", "vl20"]) == {"gated, m = 5": curves[3]}
+    assert summaries.histories().keys() == {"hybrid, m = 5", "gated, m = 5"}
+    trainings = summaries.training_runs(system="l96")
+    assert trainings.name.tolist() == ["a", "b", "c"]
+    assert set(trainings.core_minutes) == {1.5}

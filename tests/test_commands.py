@@ -1,0 +1,153 @@
+"""``python -m assim_lib``: what it does is said, and what it cannot do is one sentence."""
+
+import shlex
+import sys
+
+import pytest
+from small import write_result
+from small_runs import tiny
+
+from assim_lib import __main__ as commands
+from assim_lib.storage import data_dir
+from assim_lib.study import long_runs
+from assim_lib.study.results import load_scores, read_result
+from assim_lib.study.summaries import training_runs
+from assim_lib.training.checkpoints import load_checkpoint, stored_experiment
+from assim_lib.training.experiment import configure
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs a command: its exit code, and what it prints."""
+
+    def run(line):
+        monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
+        code = 0
+        try:
+            commands.main()
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("test-sets --system l97", "system = 'l97' is not registered (did you mean 'l96'?); known: "),
+        ("test-sets --step-size 0.07", "step_size = 0.07 must be a positive multiple"),
+        ("test-sets --system ks --step-size 1", "system = 'ks' with step_size = 1 is frozen already"),
+        ("train l97", "experiment = 'l97' is not known"),
+        ("train l96_conv --noise -1", "noise = -1.0 (of type float) is not allowed; noise is the observation error's"),
+        ("train l96_conv --training_m 1", "training_m = 1 does not work with analysis = 'original'; "),
+        ("train l96_conv --step_size 0.2", "system = 'l96' with step_size = 0.2 has no frozen test set"),
+        ("train l96_conv --plugins no_such_module", "plugins = 'no_such_module' cannot be imported: No module named"),
+        ("train l96_conv --analysis hybrid", "l96_conv-full_obs-dt0.1-s1-hybrid-lag3-m10-seed0 is published already"),
+        ("score nothing", "no checkpoint nothing in checkpoints: both its weights and its JSON record are needed."),
+        ("stress nothing", "no checkpoint nothing in checkpoints"),
+        ("ablate recipe nothing", "variant = 'nothing' is not known; known: recipe, "),
+        ("ablate --seed 0 -1", "seed = -1 (of type int) is not allowed; seed is a whole number ≥ 0."),
+        ("baselines --method LETFK", "method = LETFK has no classical methods; take one of ["),
+        ("baselines --system ks --m 7", "m = 7 has no classical methods; take one of ["),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(command, line, sentence):
+    code, out, error = command(line)
+    assert (code, out) == (2, "")
+    assert error.startswith(f"assim_lib {line.split()[0]}: {sentence}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        *(
+            (line, "must be a whole number ≥ ")
+            for line in (
+                "baselines --processes 0",
+                "train l96_conv --curve-points -3",
+                "train l96_conv --curve-points two",
+                "stress a --threads 0",
+            )
+        ),
+        ("train", "the following arguments are required: experiment"),
+        ("train l96_conv --noize 1", "unrecognized arguments: --noize 1"),
+        ("train l96_conv --m ten", "argument --m: invalid int value: 'ten'"),
+        ("ablate --seed one", "argument --seed: invalid int value: 'one'"),
+        ("test-sets --step-size fast", "argument --step-size: invalid float value: 'fast'"),
+        ("scores all", "unrecognized arguments: all"),
+        ("score", "the following arguments are required: name"),
+        ("examine", "argument command: invalid choice: 'examine'"),
+        ("", "the following arguments are required: command"),
+    ],
+)
+def test_what_is_no_argument_is_told_with_the_usage(command, line, sentence):
+    code, out, error = command(line)
+    assert (code, out) == (2, "")
+    assert sentence in error.splitlines()[-1]
+
+
+def test_every_command_says_what_it_does(command):
+    for name, (words, _, _) in commands.COMMANDS.items():
+        code, out, _ = command(f"{name} --help")
+        assert code == 0
+        assert out.startswith(f"usage: assim_lib {name}")
+        assert words in command("--help")[1].replace("\n" + 24 * " ", " ")
+
+
+def test_a_damaged_file_is_one_sentence(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "a.safetensors").write_bytes(b"torn")
+    (tmp_path / "checkpoints" / "a.json").write_text('{"sha256": "0"}')
+    for line in ("score a", "stress a"):
+        code, _, error = command(line)
+        assert code == 2
+        assert error.startswith(f"assim_lib {line.split()[0]}: a.safetensors is corrupt: ")
+    write_result(tmp_path / "results", "b", m="ten")
+    code, _, error = command("scores")
+    assert code == 2
+    assert error.startswith("assim_lib scores: b.json is no Result: m: ")
+
+
+def test_a_filter_is_trained_published_scored_again_and_collected(command, home, tmp_path, monkeypatch):
+    """And a run of that name with other options is not gone on with."""
+    monkeypatch.chdir(tmp_path)
+    chosen = tiny("recurrent", 1, updates=2)
+    options = {"analysis": "recurrent", "m": 1, "updates": 2}
+    options |= {k: v for k, v in chosen.model_dump().items() if v != configure(analysis="recurrent").model_dump()[k]}
+    line = "train l96_conv --curve-points 1 " + " ".join(f"--{name} {value}" for name, value in options.items())
+    path = home / "checkpoints" / f"{chosen.name}.safetensors"
+    assert command(line)[:2] == (0, f"wrote {path}\n")
+    result = read_result(home / "results" / f"{chosen.name}.json")
+    assert stored_experiment(load_checkpoint(path)[1]) == chosen
+    assert command(f"score {chosen.name}")[:2] == (0, f"wrote {path}\n")
+    assert read_result(home / "results" / f"{chosen.name}.json").test == result.test
+    assert command("scores")[:2] == (0, f"wrote {home / 'results' / 'scores.csv'}\n")
+    assert load_scores().checkpoint.item() == path.name
+    code, _, error = command(f"{line} --batch 1 --again")
+    assert code == 2
+    assert error.startswith(
+        f"assim_lib train: runs/{chosen.name}/state.safetensors belongs to a run with other options"
+    )
+    stressed = []
+    monkeypatch.setattr(long_runs, "stress_test", lambda name, folder: stressed.append((name, str(folder))) or path)
+    assert command(f"stress {chosen.name} --runs elsewhere")[0] == 0
+    assert stressed == [(chosen.name, f"elsewhere/{chosen.name}")]
+
+
+def test_the_command_of_a_stored_training_repeats_it(monkeypatch):
+    monkeypatch.delenv("ASSIM_DATA", raising=False)
+    table = training_runs()
+    assert len(table) == len(list((data_dir() / "checkpoints").glob("*.safetensors")))
+    for run in table.itertuples():
+        words = shlex.split(run.command)
+        assert words[:4] == ["python", "-m", "assim_lib", "train"]
+        arguments = vars(commands._parser().parse_args(words[3:]))
+        others = ("command", "runs", "curve_points", "again", "threads", "plugins")
+        options = {name: value for name, value in arguments.items() if name not in others}
+        chosen = configure(options.pop("experiment"), **options)
+        stored = stored_experiment(load_checkpoint(data_dir() / "checkpoints" / f"{run.name}.safetensors")[1])
+        assert chosen.training_m == stored.training_m or chosen.training_m == stored.m  # None: the same
+        assert chosen.changed(training_m=stored.training_m) == stored, run.name
