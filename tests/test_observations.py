@@ -7,7 +7,6 @@ import pytest
 import torch
 from small import generator
 
-from assim_lib import observations
 from assim_lib.observations import (
     OBS_CONFS,
     RANDOM_PERIOD,
@@ -185,23 +184,14 @@ def test_an_error_of_any_shape_is_the_standard_deviation_of_each_entry(error):
     torch.testing.assert_close(threefold.observe(truth, unit), truth + 3 * torch.as_tensor(error) * unit)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_errors_give_the_numbers_of_one(dtype):
-    truth, unit = (torch.randn(50, 2, 4, generator=generator(seed), dtype=dtype) for seed in (1, 2))
-    schedule = torch.rand(3, 2, 4, generator=generator()) < 0.6
-    number = ObservationModel(schedule, error=0.7).observe(truth, unit).nan_to_num()
-    entries = torch.full((2, 4), 0.7, dtype=torch.float64)
-    assert torch.equal(ObservationModel(schedule, error=entries).observe(truth, unit).nan_to_num(), number)
-    expected = torch.where(schedule[torch.arange(50) % 3], truth + 0.7 * unit, 0.0)
-    assert torch.equal(number, expected)
-
-
-@pytest.mark.parametrize(
-    "error", [0.0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0, 1.0]), torch.ones(4), torch.ones(2, 1, 3)], ids=str
-)
-def test_senseless_errors_are_refused(error):
-    with pytest.raises(ValueError, match=r"^error = (?s:.+) must be positive, and broadcast to .* = \(1, 3\)\.$"):
-        ObservationModel(ALL_OF_THREE, error=error)
+def test_equal_errors_give_the_numbers_of_one():
+    truth, unit = (torch.randn(50, 2, 4, generator=generator(seed)) for seed in (1, 2))
+    number, entries = (
+        ObservationModel(torch.ones(1, 2, 4, dtype=torch.bool), error=error).observe(truth, unit)
+        for error in (0.7, torch.full((2, 4), 0.7, dtype=torch.float64))
+    )
+    assert torch.equal(number, entries)
+    assert torch.equal(number, truth + 0.7 * unit)
 
 
 @pytest.mark.usefixtures("readers_cell")
@@ -241,22 +231,7 @@ def test_an_unknown_instrument_measures_its_map_of_the_whole_state(batch, dtype)
             clean = torch.einsum("ij,...j->...i", model.unknown[k % 3].to(dtype), state.flatten(-2)).view_as(state)
         expected = torch.where(model.schedule[k % 3], clean + 0.5 * unit[..., k, :, :], math.nan)
         torch.testing.assert_close(received[..., k, :, :], expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-
-
-def test_what_an_unknown_instrument_receives_is_not_known():
-    model, every = with_unknown(0, 2), with_unknown()
-    for k in range(7):
         assert torch.equal(model.known(k), model.mask(k) & torch.tensor(k % 3 == 1))
-        assert torch.equal(every.known(k), every.mask(k))
-
-
-@pytest.mark.parametrize("entries", [(0, 1, 2), (3,), (-1,)], ids=str)
-def test_something_has_to_be_known(entries):
-    schedule = torch.ones(3, 1, 4, dtype=torch.bool)
-    with pytest.raises(
-        ValueError, match=r"^unknown = \[.*\] must be some of the 3 entries of the schedule, not all\.$"
-    ):
-        ObservationModel(schedule, unknown=dict.fromkeys(entries, torch.eye(4)))
 
 
 @pytest.mark.parametrize(("channels", "sites"), [(1, 40), (2, 36)])
@@ -291,47 +266,32 @@ def test_without_its_unknown_instruments_every_other_cycle_sees_nothing():
     assert ours[1::2].isnan().all()
 
 
-# ---- the registry
+# ---- what cannot be
+
+ERROR = r"^error = (?s:.+) must be positive, and broadcast to \(channel, site\) = \(1, 3\)\.$"
+UNKNOWN = r"^unknown = \[.*\] must be some of the 1 entries of the schedule, not all\.$"
+SCHEDULE = r"^schedule of shape .* must be boolean, .* and observe something\.$"
 
 
-@pytest.mark.usefixtures("readers_cell")
-def test_a_new_configuration_is_one_function_and_its_cell_may_be_run_again():
-    for seen in (3, 5):
-
-        @register_obs_conf("first")
-        def first(channels: int, sites: int, seen=seen) -> ObservationModel:
-            return ObservationModel((torch.arange(sites) < seen).expand(1, channels, sites).clone())
-
-        assert observation_model("first", 1, 10).mask(3).sum() == seen
-
-
-@pytest.mark.parametrize("name", OBS_CONFS)
-def test_the_librarys_names_are_taken(name):
-    with pytest.raises(ValueError, match=rf"^obs_conf = '{name}' is the library's own already; choose another name\.$"):
-        register_obs_conf(name)(lambda channels, sites: None)
-    assert OBS_CONFS[name].__module__ == observations.__name__
-
-
-def test_an_unknown_name_is_answered_by_one_sentence():
-    with pytest.raises(ValueError, match=r"^obs_conf = 'ful_obs' is not registered \(did you mean 'full_obs'\?\)") as e:
-        observation_model("ful_obs", 1, 40)
-    assert all(name in str(e.value) for name in OBS_CONFS)
-
-
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
-    "schedule",
-    [torch.ones(1, 40, dtype=torch.bool), torch.ones(1, 1, 40), torch.zeros(4, 1, 40, dtype=torch.bool)],
-    ids=["no period", "no booleans", "sees nothing"],
+    ("wrong", "sentence"),
+    [
+        *(({"error": error}, ERROR) for error in (0.0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0, 1.0]))),
+        *(({"error": error}, ERROR) for error in (torch.ones(4), torch.ones(2, 1, 3))),
+        *(({"unknown": dict.fromkeys(entries, torch.eye(3))}, UNKNOWN) for entries in ((0,), (1,), (-1,))),
+        *(({"schedule": of}, SCHEDULE) for of in (ALL_OF_THREE[0], ALL_OF_THREE.float(), ~ALL_OF_THREE)),
+    ],
+    ids=str,
 )
-def test_senseless_schedules_are_refused(schedule, unchecked_shapes):
-    with pytest.raises(ValueError, match=r"^schedule of shape .* must be boolean, .* and observe something\.$"):
-        ObservationModel(schedule)
+def test_senseless_observations_are_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ObservationModel(**{"schedule": ALL_OF_THREE, **wrong})
 
 
 @pytest.mark.usefixtures("readers_cell")
 def test_a_schedule_of_other_states_is_refused():
     register_obs_conf("short")(lambda channels, sites: ObservationModel(ALL_OF_THREE))
-    with pytest.raises(
-        ValueError, match=r"obs_conf = 'short' has a schedule of shape \(1, 1, 3\); here it must be \(period, 1, 40\)"
-    ):
+    sentence = r"obs_conf = 'short' has a schedule of shape \(1, 1, 3\); here it must be \(period, 1, 40\)"
+    with pytest.raises(ValueError, match=sentence):
         observation_model("short", 1, 40)

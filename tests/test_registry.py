@@ -4,7 +4,12 @@ import sys
 
 import pytest
 
+from assim_lib.analyses import ANALYSES
+from assim_lib.losses import LOSSES
+from assim_lib.networks import NETWORKS
+from assim_lib.observations import OBS_CONFS
 from assim_lib.registry import Registry, import_plugins
+from assim_lib.systems import SYSTEMS
 
 
 @pytest.fixture
@@ -24,11 +29,14 @@ def test_what_is_registered_is_found_and_may_be_registered_again(things):
     assert list(things) == ["one"]
 
 
-def test_the_librarys_names_are_taken(things):
-    things.register("registry")(Registry)
-    with pytest.raises(ValueError, match=r"^thing = 'registry' is the library's own already; choose another name\.$"):
-        things.register("registry")(object())
-    assert things.find("registry") is Registry
+@pytest.mark.parametrize("registry", [SYSTEMS, OBS_CONFS, NETWORKS, ANALYSES, LOSSES], ids=lambda one: one.kind)
+def test_the_librarys_names_are_taken(registry):
+    for name, own in list(registry.items()):
+        sentence = rf"^{registry.kind} = '{name}' is the library's own already; choose another name\.$"
+        with pytest.raises(ValueError, match=sentence):
+            registry.register(name)(type("Mine", (), {"__module__": "notebook"}))
+        assert registry.find(name) is own
+        assert own.__module__.startswith("assim_lib.")
 
 
 def test_an_unknown_name_gets_a_hint_and_the_list(things):
