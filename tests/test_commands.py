@@ -111,7 +111,9 @@ def test_a_damaged_file_is_one_sentence(command, tmp_path, monkeypatch):
     assert error.startswith("assim_lib scores: b.json is no Result: m: ")
 
 
-def test_a_filter_is_trained_published_scored_again_and_collected(command, home, tmp_path, monkeypatch):
+def test_a_filter_is_trained_published_scored_again_and_collected(
+    command, home, unchecked_shapes, tmp_path, monkeypatch
+):
     """And a run of that name with other options is not gone on with."""
     monkeypatch.chdir(tmp_path)
     chosen = tiny("recurrent", 1, updates=2)

@@ -16,6 +16,7 @@ from assim_lib.records import Record, StoredScores
 from assim_lib.storage import data_dir, provenance, write_json
 from assim_lib.study.results import Provenance
 from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import stored_experiment
 from assim_lib.training.data import training_data
 from assim_lib.training.experiment import Experiment, ParameterError, configure
 from assim_lib.training.run import train
@@ -154,8 +155,8 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
     """
     path = ablation_path(name, seed)
     if path.exists():
-        stored = Variant.read(path).experiment
-        if stored != variant(name, seed, updates=stored["updates"]).model_dump():
+        stored = stored_experiment(Variant.read(path).model_dump())  # options that came later included
+        if stored != variant(name, seed, updates=stored.updates):
             raise ValueError(f"{path} is of other options than {name!r} has now; remove it to have it trained again.")
         return path
     folder = runs / "ablation" / path.stem
