@@ -62,15 +62,10 @@ def test_what_cannot_be_is_one_sentence(command, line, sentence):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        *(
-            (line, "must be a whole number ≥ ")
-            for line in (
-                "baselines --processes 0",
-                "train l96_conv --curve-points -3",
-                "train l96_conv --curve-points two",
-                "stress a --threads 0",
-            )
-        ),
+        ("baselines --processes 0", "'0' must be a whole number ≥ 1"),
+        ("train l96_conv --curve-points -3", "'-3' must be a whole number ≥ 0"),
+        ("train l96_conv --curve-points two", "'two' must be a whole number ≥ 0"),
+        ("stress a --threads 0", "'0' must be a whole number ≥ 1"),
         ("train", "the following arguments are required: experiment"),
         ("train l96_conv --noize 1", "unrecognized arguments: --noize 1"),
         ("train l96_conv --m ten", "argument --m: invalid int value: 'ten'"),

@@ -89,23 +89,11 @@ def test_settings_of_the_table_have_different_titles():
 # ---- how they are made
 
 
-@pytest.mark.parametrize(
-    ("setting", "title"),
-    [
-        (("l96", "full_obs", 0.1, 1.0), "L96, all sites, σ = 1"),
-        (("l96", "every_4th_fixed", 0.15, 0.7), "L96, every 4th, fixed, Δt = 0.15, σ = 0.7"),
-        (("ks", "partial_obs", 1.0, 2.5), "KS, every 2nd, moving, σ = 2.5"),
-        (("ks", "full_obs", 0.1, 1.0), "KS, all sites, Δt = 0.1, σ = 1"),
-        (("mine", "my_sensors", 0.1, 1.0), "mine, my_sensors, σ = 1"),
-    ],
-)
-def test_a_setting_has_a_title_to_be_read(setting, title):
-    assert Setting(*setting).title.replace("\N{NBSP}", " ") == title
-    table = pd.DataFrame([dict(zip(SETTING_COLUMNS, setting, strict=True)) | {"rmse": 0.5}])
-    named = summaries.by_setting(table)
-    assert named.index.tolist() == [Setting(*setting).title]
-    assert named.rmse.item() == 0.5
-    assert summaries.settings_of(table) == [Setting(*setting)]
+def test_rows_are_called_by_the_titles_of_their_settings():
+    settings = [Setting("l96"), Setting("ks", "partial_obs", 1.0, 2.5)]
+    table = pd.DataFrame([{**setting.as_dict(), "rmse": setting.noise} for setting in settings])
+    assert summaries.settings_of(table) == settings
+    assert summaries.by_setting(table).rmse.to_dict() == {setting.title: setting.noise for setting in settings}
 
 
 def test_the_table_of_classical_methods_says_what_was_lost_and_what_not_measured(own):

@@ -69,109 +69,73 @@ def sentence_about(experiment="l96_conv", /, **requested) -> str:
 def test_a_wrong_type_or_a_value_out_of_range_is_named_with_what_is_allowed(name, values):
     allowed = Experiment.model_fields[name].description
     for value in values:
-        kind = type(value).__name__
-        assert (
-            sentence_about(**{name: value})
-            == f"{name} = {value!r} (of type {kind}) is not allowed; {name} is {allowed}."
-        )
+        said = f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed}."
+        assert sentence_about(**{name: value}) == said
 
 
-@pytest.mark.parametrize(
-    ("requested", "beginning"),
-    [
-        (
-            {"noize": 1.0},
-            "Unknown parameter `noize`: did you mean `noise`? Known parameters: preset, system, obs_conf, ",
-        ),
-        ({"xyzzy": 1.0}, "Unknown parameter `xyzzy`: Known parameters: "),
-        ({"experiment": "l96_conv"}, "Unknown parameter `experiment`: "),
-        (
-            {"m": 0},
-            "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number ≥ 1.",
-        ),
-        ({"analysis": "hybird"}, "analysis = 'hybird' is not registered (did you mean 'hybrid'?); known: "),
-        (
-            {"network": "cnn"},
-            "network = 'cnn' is not registered; known: conv, ff, ff_per_operator, original, original_",
-        ),
-        ({"obs_conf": "ful_obs"}, "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs"),
-        ({"system": "l95"}, "system = 'l95' is not registered (did you mean 'l96'?); known: "),
-        ({"dt": 0.03}, "step_size = 0.1 must be a positive multiple of the integration step 0.03."),
-        # Two steps of the model, but no whole one of the truth.
-        ({"system": "ks", "dt": 0.05}, "step_size = 0.1 must be a positive multiple of the integration step 0.5."),
-        ({"step_size": 0.07}, "step_size = 0.07 must be a positive multiple of the integration step 0.05."),
-        ({"m": 1}, "m = 1 does not work with analysis = 'original'; it needs ensemble covariances; take m ≥ 2, or "),
-        ({"m": 1, "analysis": "hybrid"}, "m = 1 does not work with analysis = 'hybrid'; it needs"),
-        ({"training_m": 1}, "training_m = 1 does not work with analysis = 'original'; it needs"),
-        (
-            {"m": 10, "analysis": "extended"},
-            "m = 10 does not work with analysis = 'extended'; it carries a covariance in place of members; take m = 1.",
-        ),
-        ({"kernel": 4}, "kernel = 4 must be odd."),
-        ({"batch": 33, "pool": 32}, "batch = 33 must be at most pool = 32."),
-        ({"analysis": "recurrent", "test_dropout": True}, "test_dropout = True needs dropout > 0, and dropout = 0.0."),
-        ({"m": 1, "analysis": "recurrent", "inflation": 1.1}, "inflation = 1.1 does nothing to m = 1; set it to 1."),
-        ({"cycles": 10, "window": 10}, "cycles = 10 must be more than window + leads - 1 + lag_warmup · lag = 10."),
-        (
-            {"cycles": 12, "window": 10, "leads": 3},
-            "cycles = 12 must be more than window + leads - 1 + lag_warmup · lag",
-        ),
-        (
-            {"leads": 2, "loss": "ss_analysis"},
-            "leads = 2 score forecasts, and loss = 'ss_analysis' has none; set it to 1.",
-        ),
-        (
-            {"analysis": "extended", "lag": 10, "lag_warmup": 21, "cycles": 3000},
-            "lag_warmup · lag = 210 must be at most 200, the cycles that are not scored.",
-        ),
-        (
-            {"n_settings": 3, "system": "vl20"},
-            "n_settings = 3 are those of system = 'l96' and its own integration step; set it to 0.",
-        ),
-        ({"n_settings": 3, "dt": 0.025}, "n_settings = 3 are those of system = 'l96' and its own integration step; "),
-        (
-            {"n_settings": 3, "network": "ff_per_operator", "obs_conf": "partial_obs"},
-            "network = 'ff_per_operator' has a part for each operator, and n_settings = 3 have others each; take 'conv'",
-        ),
-        (
-            {"analysis": "hybrid", "lag": 0, "network": "ff", "obs_conf": UNKNOWN},
-            f"analysis = 'hybrid' needs operators it may use, and some of obs_conf = '{UNKNOWN}' are unknown; take ",
-        ),
-        (
-            {"obs_conf": UNKNOWN, "network": "conv"},
-            f"network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = '{UNKNOWN}' do not; "
-            "take 'ff' or 'ff_per_operator'.",
-        ),
-        *(
-            (
-                {"network": "ff_per_operator", "obs_conf": conf},
-                "network = 'ff_per_operator' needs a schedule of several ",
-            )
-            for conf in ("full_obs", "every_4th_fixed")
-        ),
-        (
-            {"start": "truth", "lag": 2},
-            "start = 'truth' knows the state at the observation only, and lag = 2 starts before it; take lag = 0, or ",
-        ),
-        (
-            {"start": "first_observation", "network": "ff", "obs_conf": UNKNOWN},
-            f"start = 'first_observation' needs observations of the state itself, and obs_conf = '{UNKNOWN}' has others;",
-        ),
-        (
-            {"start": "first_observation", "noise_draws": "each"},
-            "noise_draws = 'each' knows no first observation; take another start than 'first_observation'.",
-        ),
-        *(
-            (
-                {"network": "ff", "obs_conf": UNKNOWN, "analysis": "recurrent", **drawn},
-                f"order = '{drawn.get('order', 'schedule')}' with noise_draws = '{drawn.get('noise_draws', 'once')}' "
-                "needs operators that are known, ",
-            )
-            for drawn in ({"order": "random"}, {"noise_draws": "each"})
-        ),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
+# What is asked for, and how the sentence about it begins.
+MISTAKES = [
+    ({"noize": 1.0}, "Unknown parameter `noize`: did you mean `noise`? Known parameters: preset, system, obs_conf, "),
+    ({"xyzzy": 1.0}, "Unknown parameter `xyzzy`: Known parameters: "),
+    ({"experiment": "l96_conv"}, "Unknown parameter `experiment`: "),
+    ({"m": 0}, "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number ≥ 1."),
+    ({"analysis": "hybird"}, "analysis = 'hybird' is not registered (did you mean 'hybrid'?); known: "),
+    ({"network": "cnn"}, "network = 'cnn' is not registered; known: conv, ff, ff_per_operator, original, original_"),
+    ({"obs_conf": "ful_obs"}, "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs"),
+    ({"system": "l95"}, "system = 'l95' is not registered (did you mean 'l96'?); known: "),
+    ({"dt": 0.03}, "step_size = 0.1 must be a positive multiple of the integration step 0.03."),
+    # Two steps of the model, but no whole one of the truth.
+    ({"system": "ks", "dt": 0.05}, "step_size = 0.1 must be a positive multiple of the integration step 0.5."),
+    ({"step_size": 0.07}, "step_size = 0.07 must be a positive multiple of the integration step 0.05."),
+    ({"m": 1}, "m = 1 does not work with analysis = 'original'; it needs ensemble covariances; take m ≥ 2, or "),
+    ({"m": 1, "analysis": "hybrid"}, "m = 1 does not work with analysis = 'hybrid'; it needs"),
+    ({"training_m": 1}, "training_m = 1 does not work with analysis = 'original'; it needs"),
+    (
+        {"m": 2, "analysis": "extended"},
+        "m = 2 does not work with analysis = 'extended'; it carries a covariance in place",
+    ),
+    ({"kernel": 4}, "kernel = 4 must be odd."),
+    ({"batch": 33, "pool": 32}, "batch = 33 must be at most pool = 32."),
+    ({"test_dropout": True, "dropout": 0.0}, "test_dropout = True needs dropout > 0, and dropout = 0.0."),
+    ({"m": 1, "analysis": "recurrent", "inflation": 1.1}, "inflation = 1.1 does nothing to m = 1; set it to 1."),
+    ({"cycles": 10, "window": 10}, "cycles = 10 must be more than window + leads - 1 + lag_warmup · lag = 10."),
+    ({"cycles": 12, "window": 10, "leads": 3}, "cycles = 12 must be more than window + leads - 1 + lag_warmup · lag"),
+    ({"leads": 2, "loss": "ss_analysis"}, "leads = 2 score forecasts, and loss = 'ss_analysis' has none; set it to 1."),
+    (
+        {"analysis": "extended", "lag": 10, "lag_warmup": 21, "cycles": 3000},
+        "lag_warmup · lag = 210 must be at most 200, the cycles that are not scored.",
+    ),
+    ({"n_settings": 3, "system": "vl20"}, "n_settings = 3 are those of system = 'l96' and its own integration step; "),
+    ({"n_settings": 3, "dt": 0.025}, "n_settings = 3 are those of system = 'l96' and its own integration step; "),
+    (
+        {"n_settings": 3, "network": "ff_per_operator", "obs_conf": "partial_obs"},
+        "network = 'ff_per_operator' has a part for each operator, and n_settings = 3 have others each; take 'conv",
+    ),
+    ({"network": "ff_per_operator"}, "network = 'ff_per_operator' needs a schedule of several operators, and "),
+    ({"network": "ff_per_operator", "obs_conf": "every_4th_fixed"}, "network = 'ff_per_operator' needs a schedule of "),
+    (
+        {"start": "truth", "lag": 2},
+        "start = 'truth' knows the state at the observation only, and lag = 2 starts before",
+    ),
+    ({"start": "first_observation", "noise_draws": "each"}, "noise_draws = 'each' knows no first observation; take "),
+]
+UNKNOWN_OPERATORS = [
+    ({"analysis": "hybrid", "lag": 0}, "analysis = 'hybrid' needs operators it may use, and some of obs_conf = "),
+    ({"network": "conv"}, "network = 'conv' treats all sites alike, and the unknown instruments of obs_conf = "),
+    (
+        {"start": "first_observation"},
+        "start = 'first_observation' needs observations of the state itself, and obs_conf",
+    ),
+    ({"order": "random"}, "order = 'random' with noise_draws = 'once' needs operators that are known, "),
+    ({"noise_draws": "each"}, "order = 'schedule' with noise_draws = 'each' needs operators that are known, "),
+]
+MISTAKES += [
+    ({"analysis": "recurrent", "network": "ff", "obs_conf": UNKNOWN, **requested}, beginning)
+    for requested, beginning in UNKNOWN_OPERATORS
+]
+
+
+@pytest.mark.parametrize(("requested", "beginning"), MISTAKES, ids=str)
 def test_a_mistake_is_one_sentence(requested, beginning):
     assert sentence_about(**requested).startswith(beginning)
 

@@ -9,10 +9,8 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import NETWORK, PARTIAL, QUIET, SIZES, assert_same, tiny
+from small_runs import PARTIAL, QUIET, SIZES, assert_same, tiny
 
-from assim_lib.analyses import RecurrentAnalysis, register_analysis
-from assim_lib.networks import RingConvTrunk, register_network
 from assim_lib.observations import ObservationModel, register_obs_conf
 from assim_lib.storage import PACKAGE
 from assim_lib.systems import Lorenz96, register_system
@@ -204,20 +202,9 @@ def test_what_a_reader_registers_is_trained_and_scored_by_its_name(readers_cell)
     def two_of_five(channels, sites):
         return ObservationModel((torch.arange(sites) % 5 < 2).expand(1, channels, sites).clone(), error=0.7)
 
-    @register_network("shallow")
-    class Shallow(RingConvTrunk):
-        def __init__(self, inputs, outputs, sizes):
-            super().__init__(inputs, outputs, sizes._replace(blocks=1))
-
-    @register_analysis("plain")
-    class Plain(RecurrentAnalysis):
-        pass
-
-    names = {"system": "ring", "obs_conf": "two_of_five", "network": "shallow"}
-    chosen = tiny("plain", 2, **names, **{**NETWORK, "blocks": 3}, noise=2.0)
+    chosen = tiny(system="ring", obs_conf="two_of_five", noise=2.0)
     assert "two_of_five" in chosen.name
     model, record = train(chosen, progress=False, curve_points=1)
-    assert (type(model.analysis), len(model.analysis.trunk.blocks)) == (Plain, 1)
     assert model.climatology.shape[1:] == (1, 10)
     assert float(model.error.unique()) == pytest.approx(1.4)
     assert record["history"][-1]["validation_rmse"] < 8

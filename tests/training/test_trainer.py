@@ -18,7 +18,6 @@ from small_runs import (
     ring_experiment,
     ring_filter,
     ring_trainer,
-    states,
 )
 
 from assim_lib.filter import assimilate
