@@ -76,8 +76,11 @@ def test_a_surprising_innovation_widens_a_carried_covariance(lag):
     assert between > 0
 
 
-def test_nothing_is_less_certain_than_in_the_climatology():
-    analysis, covariance = small_analysis("extended", 1), some_covariance()
+def test_the_base_inflation_is_not_learned_and_nothing_less_certain_than_in_the_climatology():
+    analysis = small_analysis("extended", 1, inflation=1.07)
+    assert float(analysis.log_inflation.exp()) == pytest.approx(1.07)
+    assert (analysis.log_inflation.requires_grad, analysis.log_taper_length.requires_grad) == (False, True)
+    covariance = some_covariance()
     bounded = analysis._bounded(covariance)
     variances = covariance.diagonal()
     assert (variances > 1).any()
@@ -102,13 +105,6 @@ def test_the_localization_follows_the_expected_error():
     batch = torch.stack([some_covariance(size) for size in sizes])
     one_by_one = torch.stack([analysis._localized_by_error(like, c) for c in batch])
     torch.testing.assert_close(analysis._localized_by_error(like.expand(2, 1, 12), batch), one_by_one)
-
-
-def test_the_base_inflation_is_not_learned():
-    analysis = small_analysis("extended", 1, inflation=1.07)
-    assert not analysis.log_inflation.requires_grad
-    assert float(analysis.log_inflation.exp()) == pytest.approx(1.07)
-    assert analysis.log_taper_length.requires_grad
 
 
 # ---- what is carried

@@ -1,8 +1,5 @@
 """The table of classical methods is whole, and each search can start."""
 
-import subprocess
-import sys
-
 import pytest
 
 from assim_lib.classical.contenders import GRID, SETTINGS, choose, contenders
@@ -32,10 +29,3 @@ def test_contenders_are_chosen_by_setting_method_and_size():
     assert {contender.start.label for contender in chosen} == {"LETKF N=10", "4D-Var"}
     with pytest.raises(ValueError, match=r"^m = 7 has no classical methods; take one of \[5, 10, 20, 30\]\.$"):
         choose(method=["LETKF"], m=[7])
-
-
-def test_the_command_says_what_is_wrong():
-    command = [sys.executable, "-m", "assim_lib", "baselines", "--method", "LETFK"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("assim_lib baselines: method = LETFK has no classical methods; take one of ['3D-Var'")

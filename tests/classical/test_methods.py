@@ -126,17 +126,18 @@ def test_same_seed_same_result_and_dapper_is_left_as_it_was(full):
     assert (seeding.rng.bit_generator.state, dapper.stats.Stats) == before
 
 
-def test_a_first_slice_equals_the_start_of_the_whole(partial):
-    whole, slice_ = (run_baseline(IENKS, partial, cycles=cycles, progress=False) for cycles in (30, 12))
+def test_a_first_slice_equals_the_start_of_the_whole_and_progress_names_the_method(partial, capsys):
+    whole, slice_ = (run_baseline(IENKS, partial, cycles=cycles, progress=cycles == 12) for cycles in (30, 12))
     np.testing.assert_array_equal(slice_.rmse, whole.rmse[:12])
+    shown = capsys.readouterr().err
+    assert "iEnKS N=30 Lag=3: 100%" in shown
+    assert "12/12" in shown
+    assert "30/30" not in shown
 
 
-def test_progress_names_the_method(full, capsys):
-    run_baseline(LETKF5, full, cycles=3)
-    assert "LETKF N=5: 100%" in capsys.readouterr().err
-
-
-def test_missing_dapper_is_one_clear_sentence(full, monkeypatch):
+def test_missing_dapper_and_unknown_hyperparameters_are_clear(full, monkeypatch):
+    with pytest.raises(TypeError, match="inflation"):
+        run_baseline(baseline("LETKF", 5, inflation=1.1), full, progress=False)
     monkeypatch.setitem(sys.modules, "dapper", None)
     with pytest.raises(ImportError, match=r"^The baselines need DAPPER.*install the extra `baselines`\.$"):
         run_baseline(LETKF5, full, progress=False)
@@ -165,11 +166,6 @@ def test_what_is_no_observation_of_the_state_is_refused(full, obs_conf, monkeypa
     twin = dataclasses.replace(full, setting=Setting("l96", obs_conf))
     with pytest.raises(ValueError, match=rf"^obs_conf = '{obs_conf}' does not observe the state itself;"):
         run_baseline(LETKF5, twin, progress=False)
-
-
-def test_an_unknown_hyperparameter_is_refused(full):
-    with pytest.raises(TypeError, match="inflation"):
-        run_baseline(baseline("LETKF", 5, inflation=1.1), full, progress=False)
 
 
 def test_a_baseline_is_validated_and_has_a_label():
