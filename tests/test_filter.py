@@ -338,12 +338,14 @@ def test_the_lag_grows_while_the_base_stays(case):
         lag = model.lag_at(age)
         given = given_to(model, carry, observations[:, age], age, age=age)
         torch.testing.assert_close(given.predict(given.base), model.flow(given.base, lag), **EXACT)
-        corrected = model.analysis(given).base.clamp(model.lowest, model.highest)
+        corrected, _, covariance = model.analysis(given)
+        corrected = corrected.clamp(model.lowest, model.highest)
         carry, analysis = model.cycle(carry, observations[:, age], age, age=age)
         analyses.append(analysis)
         if age in (1, 3, 5):  # from now on the observation is one cycle further away
             torch.testing.assert_close(carry.base, corrected, **EXACT)
             torch.testing.assert_close(analysis, model.flow(corrected, lag), **EXACT)
+            assert covariance is None or torch.equal(carry.covariance, covariance)  # neither goes on
         later = model.lag_at(age + 1)
         torch.testing.assert_close(carry.forecast, model.flow(carry.base, later), **EXACT)
         if age == 5:
