@@ -5,10 +5,47 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from assim_lib import ParameterError
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def beginning(name: str) -> list[str]:
+    """The code of a notebook: its parameters, and what follows up to where they are read."""
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    declared = next(index for index, cell in enumerate(code) if "parameters" in cell["metadata"].get("tags", []))
+    sources = ["".join(cell["source"]) for cell in code[declared:]]
+    read = next(index for index, source in enumerate(sources) if "= notebook_parameters(" in source)
+    return sources[: read + 1]
+
+
+def begin(name: str, /, **changed: Any) -> dict[str, Any]:
+    """Run the beginning of a notebook with parameters changed, as papermill changes them."""
+    declaration, *others = beginning(name)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(declaration, namespace)
+    namespace |= changed
+    for source in others:
+        exec(source, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
+def test_every_notebook_accepts_its_own_parameters_and_no_others(name, monkeypatch):
+    monkeypatch.chdir(NOTEBOOKS)
+    namespace = begin(name)
+    declared = namespace["__annotations__"]
+    assert declared
+    with pytest.raises(ParameterError, match="Unknown parameter `sed`"):
+        begin(name, sed=3)
+    for parameter in declared:
+        with pytest.raises(ParameterError, match=f"^{parameter} = "):
+            begin(name, **{parameter: [0.5]})
 
 
 def papermill(name: str, output: Path, *parameters: str) -> subprocess.CompletedProcess:

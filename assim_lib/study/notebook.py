@@ -23,7 +23,7 @@ from assim_lib.training.validation import run_filter
 from assim_lib.twin import TwinExperiment
 
 _INTERACTIVE = {"In", "Out", "exit", "quit", "open"}
-Allowed = tuple[float, float] | list[Any] | Registry[Any] | None
+Allowed = tuple[float | int, float | int] | list[Any] | Registry[Any] | None
 
 
 class NotebookParameters:
