@@ -26,7 +26,10 @@ LOST_AT, LOST_AFTER = 1.02, 100
 
 @dataclass(frozen=True)
 class Scores:
-    """Time means over the scored cycles; ``rmse_lo`` and ``rmse_hi`` bound the 95 % confidence interval."""
+    """Time means over the scored cycles; ``rmse_lo`` and ``rmse_hi`` bound the 95 % confidence interval.
+
+    ``blocks`` are the mean RMSE of each :data:`BLOCK` cycles: what a paired comparison with another method needs.
+    """
 
     rmse: float
     rmse_lo: float
@@ -34,10 +37,11 @@ class Scores:
     spread: float
     crps: float
     cycles: int
+    blocks: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For a record or a row of the table."""
-        return asdict(self)
+        """One number a name, for a row of a table."""
+        return {name: value for name, value in asdict(self).items() if name != "blocks"}
 
     def __str__(self) -> str:
         return f"RMSE {self.rmse:.3f} [{self.rmse_lo:.3f}, {self.rmse_hi:.3f}], spread {self.spread:.3f}"
@@ -45,6 +49,22 @@ class Scores:
     def overlaps(self, other: Any) -> bool:
         """Whether its interval and that of another score, or of a row of the table, have values in common."""
         return bool(self.rmse_lo <= other.rmse_hi and other.rmse_lo <= self.rmse_hi)
+
+    def minus(self, other: "Scores") -> tuple[float, float, float]:
+        """The paired difference of the RMSE to another method's on the same observations, with its 95 % interval.
+
+        This method is *ahead* if the whole interval is below zero.
+
+        Raises
+        ------
+        ValueError : if the blocks of one of them are not stored, or are not those of the same cycles.
+        """
+        if not self.blocks or len(self.blocks) != len(other.blocks):
+            raise ValueError(
+                f"a paired difference needs the same blocks of cycles of both; here are {len(self.blocks)} and "
+                f"{len(other.blocks)}."
+            )
+        return paired_difference(np.array(self.blocks), np.array(other.blocks), block=1)
 
 
 def rmse(
@@ -94,6 +114,12 @@ def ranks(
     return rank_histogram(*_labelled(ensemble, truth), "member").to_numpy()
 
 
+def block_means(series: Float[np.ndarray, "cycle"], block: int = BLOCK) -> Float[np.ndarray, "block"]:
+    """Means over consecutive blocks of cycles; what is left at the end belongs to none."""
+    blocks = len(series) // block
+    return series[: blocks * block].reshape(blocks, block).mean(1)
+
+
 def interval(series: Float[np.ndarray, "cycle"], block: int = BLOCK, seed: int = 0) -> tuple[float, float]:
     """95 % confidence interval of the mean of a correlated series, by bootstrap over blocks.
 
@@ -108,7 +134,7 @@ def interval(series: Float[np.ndarray, "cycle"], block: int = BLOCK, seed: int =
         )
     from scipy.stats import bootstrap
 
-    means = series[: blocks * block].reshape(blocks, block).mean(1)
+    means = block_means(series, block)
     result = bootstrap((means,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(seed))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
@@ -197,6 +223,7 @@ def summarize(
         spread=float(spread_series.mean()),
         crps=float(crps_series.mean()),
         cycles=len(rmse_series),
+        blocks=tuple(block_means(rmse_series).tolist()),
     )
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from assim_lib.evaluation import Scores, evaluate
+from assim_lib.evaluation import Scores, error_by_age, evaluate, lost_truth, rmse
 from assim_lib.observations import ObservationModel, observation_model
 from assim_lib.seeds import FROZEN
 from assim_lib.setting import Setting
@@ -183,6 +183,12 @@ class TwinExperiment:
         """States that stand for the climatology."""
         return self.states if self.climate is None else self.climate
 
+    @property
+    def climatology_rmse(self) -> Float[np.ndarray, "cycle"]:
+        """RMSE of the climatological mean, by cycle."""
+        mean = self.climatology.astype(np.float64).mean(0)
+        return np.sqrt(np.square(self.truth - mean).mean((-2, -1)))
+
     def part(self, first: int, cycles: int) -> "TwinExperiment":
         """Some of its cycles; their numbers in the observation schedule and the climatology stay those of the whole."""
         return replace(
@@ -202,6 +208,16 @@ class TwinExperiment:
         ValueError : if there are too few cycles for a confidence interval.
         """
         return evaluate(ensemble, self.truth[: len(ensemble)], self.burn_in)
+
+    def loses(self, ensemble: Float[np.ndarray, "cycle member channel site"]) -> bool:
+        """Whether a method with these analysis ensembles loses the truth after the burn-in."""
+        scored = slice(self.burn_in, len(ensemble))
+        return bool(lost_truth(rmse(ensemble[scored], self.truth[scored]), self.climatology_rmse[scored]))
+
+    def by_age(self, ensemble: Float[np.ndarray, "cycle member channel site"]) -> dict[str, np.ndarray]:
+        """Error and bias of the analysis by the time since an entry was seen, without the burn-in."""
+        cycles = len(ensemble)
+        return error_by_age(ensemble.mean(1), self.truth[:cycles], self.seen[:cycles], self.burn_in)
 
 
 def trajectory_path(system: str, step_size: float, split: str, folder: Path | None = None) -> Path:

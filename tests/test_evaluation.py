@@ -1,5 +1,7 @@
 """Scores by their formulas, intervals that hold what they promise, and one criterion for a lost truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -123,6 +125,11 @@ def test_a_difference_on_the_same_observations_is_known_better_than_its_parts():
     assert interval(ours)[1] > interval(theirs)[0]
     assert paired_difference(theirs, ours) == pytest.approx((-mean, -high, -low), rel=0.05)
     assert paired_difference(ours, ours) == (0, 0, 0)
+    one, other = (summarize(series, series, series) for series in (ours, theirs))
+    assert one.minus(other) == pytest.approx((mean, low, high))
+    for unknown in (replace(other, blocks=()), replace(other, blocks=other.blocks[1:])):
+        with pytest.raises(ValueError, match="needs the same blocks of cycles of both"):
+            one.minus(unknown)
 
 
 # ---- losing the truth

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from small import SETTING, Quick, generator
 
-from assim_lib.evaluation import evaluate
+from assim_lib.evaluation import LOST_AFTER, evaluate
 from assim_lib.observations import OBS_CONFS, ObservationModel, observation_model
 from assim_lib.seeds import FROZEN
 from assim_lib.setting import Setting
@@ -407,6 +407,22 @@ def test_scores_are_those_of_its_first_cycles_without_the_burn_in(twin):
 def short(monkeypatch):
     for split, cycles in (("test", 6), ("validation", 5)):
         monkeypatch.setitem(CYCLES, split, cycles)
+
+
+def test_a_method_loses_the_truth_where_it_is_worse_than_the_climate_for_long(twin):
+    ensemble = np.repeat(twin.truth[:, None], 2, 1)
+    far = ensemble + 5 * twin.truth.std()
+    assert not twin.loses(ensemble)
+    assert twin.loses(far)
+    assert not twin.loses(np.concatenate([far[: twin.burn_in], ensemble[twin.burn_in :]]))
+    assert twin.loses(np.concatenate([ensemble[:-LOST_AFTER], far[-LOST_AFTER:]]))
+    assert twin.climatology_rmse.mean() == pytest.approx(twin.truth.std(), rel=0.05)
+
+
+def test_the_bias_of_what_was_just_seen_is_told_apart(twin):
+    ensemble = (twin.truth + np.where(twin.seen, 0.5, 0.0).astype(np.float32))[:, None]
+    ages = twin.by_age(ensemble)
+    assert ages["bias"] == pytest.approx([0.5 * (age == 0) for age in ages["age"]], abs=1e-6)
 
 
 @pytest.mark.usefixtures("readers_cell", "short")

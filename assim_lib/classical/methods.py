@@ -130,10 +130,9 @@ def run_baseline(
     method = dapper_class(**size, **(baseline.hyperparameters | background))
     model = hidden_markov_model(twin, cycles, dynamics)
     observations = observation_vectors(twin, cycles)
-    climatology = np.sqrt(np.mean((truth[1 : cycles + 1] - climate.mean(0)) ** 2, axis=1))
     with tqdm(total=cycles, desc=baseline.label, disable=not progress) as bar:
         pause = pause_where_nothing_was_received(method, twin.seen)
-        recorder = Recorder(truth[1 : cycles + 1], climatology, twin.burn_in, bar, pause)
+        recorder = Recorder(truth[1 : cycles + 1], twin.climatology_rmse[:cycles], twin.burn_in, bar, pause)
         outcome = "completed"
         with quiet_dapper(seed, recorder):
             start = time.process_time()

@@ -18,8 +18,10 @@ from assim_lib.training.checkpoints import (
 )
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import in_settings, scored_settings
-from assim_lib.training.validation import score
+from assim_lib.training.validation import run_filter, score
 from assim_lib.twin import is_frozen
+
+RAREST_AGE = 1e-3  # the share of entries from which on an age is reported
 
 
 def check_publishable(experiment: Experiment, again: bool = False) -> None:
@@ -71,10 +73,23 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
         # What the same filter does before any training: the share of its classical part.
         untrained, _ = score(scored, build_filter(scored, model.climatology), "test")
         validation, _ = score(scored, filter_there, "validation")
-        scores.append((scored, untrained, validation, *score(scored, filter_there, "test", progress=True)))
+        twin = scored.setting.load()
+        ensemble, milliseconds = run_filter(scored, filter_there, twin, progress=True)
+        ages = twin.by_age(ensemble)
+        common = ages["share"] > RAREST_AGE
+        tested = {
+            "test": twin.score(ensemble),
+            "validation": validation,
+            "ms_per_cycle": milliseconds,
+            "diverged": twin.loses(ensemble),
+            "untrained": untrained,
+            "by_age": {name: values[common].tolist() for name, values in ages.items()},
+        }
+        print(_by_age(tested["by_age"]))
+        scores.append((scored, tested))
     # Not before all is known: an interrupted scoring leaves the old weights beside the old scores.
     save_checkpoint(model, path, record)
-    for scored, untrained, validation, test, milliseconds in scores:
+    for scored, tested in scores:
         write_result(
             f"{experiment.name}-{scored.setting.observing}" if experiment.n_settings else experiment.name,
             Result(
@@ -82,18 +97,21 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
                 method=experiment.method,
                 m=experiment.m,
                 label=experiment.label,
-                test=test,
-                validation=validation,
-                ms_per_cycle=milliseconds,
                 seed=experiment.seed,
                 checkpoint=path.name,
-                diverged=False,
-                untrained=untrained,
                 weights=sha256(path),
                 provenance=Provenance(**provenance(str(experiment.torch_device))),
+                **tested,
             ),
         )
     return path
+
+
+def _by_age(ages: dict[str, list[float]]) -> str:
+    lines = ["cycles since seen   RMSE    bias"]
+    for age, error, bias in zip(ages["age"], ages["rmse"], ages["bias"], strict=True):
+        lines.append(f"{age:17.0f}   {error:.3f}  {bias:+.3f}")
+    return "\n".join(lines)
 
 
 def publish_again(name: str) -> Path:

@@ -54,6 +54,8 @@ class Result(Record):
     ms_per_cycle : processor time of a cycle in milliseconds.
     checkpoint, weights, untrained : of a learned filter: file name of its weights, their SHA-256, and the test scores
         of the same filter before any training.
+    by_age : of a learned filter: :func:`~assim_lib.evaluation.error_by_age` on the test set, of the ages that at least
+        one entry in a thousand has.
     diverged : whether it lost the truth on the test set.
     diverged_starts, starts : of a classical method: how many of so many short runs lost the truth.
     baseline, role, outcome : of a classical method: what ran, what it is compared for, and how the run ended.
@@ -81,6 +83,7 @@ class Result(Record):
     outcome: str | None = None
     failed: list[Failure] | None = None
     untrained: StoredScores | None = None
+    by_age: dict[str, list[Number]] | None = None
     weights: str | None = None
     provenance: Provenance
 
