@@ -195,8 +195,9 @@ class FeedForwardBank(nn.Module):
 class OriginalTrunk(nn.Module):
     r"""The convolutional network of McCabe & Brown (2021), with default initialization.
 
-    .. math:: h^0 = N(W^0 u), \qquad h^{b} = h^{b-1} + \lambda(N(W_2\,d(\lambda(N(W_1\,d(h^{b-1})))))), \qquad o =
-    V\,d(h^B),
+    .. math::
+
+        h^0 = N(W^0 u), \qquad h^{b} = h^{b-1} + \lambda(N(W_2\,d(\lambda(N(W_1\,d(h^{b-1})))))), \qquad o = V\,d(h^B),
 
     where :math:`d` drops whole channels, :math:`N` normalizes over channels and sites together (without parameters of
     its own), and :math:`\lambda` is LeakyReLU. All products are windowed. The last of an odd number of hidden layers

@@ -17,6 +17,8 @@ from assim_lib.twin import cached, observed
 class TrainingData(NamedTuple):
     """Observations of some trajectories, each (segment, cycle, channel, site).
 
+    Attributes
+    ----------
     observations : NaN where nothing was received; where errors are drawn anew at each pass, without them, and NaN where
         nothing can ever be received.
     near : what filters start from, NaN where that is the climatology; None if it is everywhere.
