@@ -4,10 +4,11 @@ Nothing here needs PyTorch or DAPPER, so that stored scores are read without the
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapSerializer
 
 from assim_lib.evaluation import Scores
 from assim_lib.storage import IntegrityError
@@ -20,8 +21,13 @@ def _with_nan(stored: Any) -> Any:
     return math.nan if stored is None else stored
 
 
+def _measured(scores: Scores, as_dict: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
+    """Without the blocks of scores that were stored before there were any."""
+    return {name: value for name, value in as_dict(scores).items() if name != "blocks" or value}
+
+
 Number = Annotated[float, BeforeValidator(_with_nan)]
-StoredScores = Annotated[Scores, BeforeValidator(_with_nan)]
+StoredScores = Annotated[Scores, BeforeValidator(_with_nan), WrapSerializer(_measured)]
 
 R = TypeVar("R", bound=BaseModel)
 

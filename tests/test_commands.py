@@ -116,10 +116,13 @@ def test_a_filter_is_trained_published_scored_again_and_collected(
     options |= {k: v for k, v in chosen.model_dump().items() if v != configure(analysis="recurrent").model_dump()[k]}
     line = "train l96_conv --curve-points 1 " + " ".join(f"--{name} {value}" for name, value in options.items())
     path = home / "checkpoints" / f"{chosen.name}.safetensors"
-    assert command(line)[:2] == (0, f"wrote {path}\n")
+    code, output, _ = command(line)
+    assert code == 0
+    assert output.startswith("cycles since seen   RMSE    bias\n")
+    assert output.endswith(f"\nwrote {path}\n")
     result = read_result(home / "results" / f"{chosen.name}.json")
     assert stored_experiment(load_checkpoint(path)[1]) == chosen
-    assert command(f"score {chosen.name}")[:2] == (0, f"wrote {path}\n")
+    assert command(f"score {chosen.name}")[:2] == (0, output)
     assert read_result(home / "results" / f"{chosen.name}.json").test == result.test
     assert command("scores")[:2] == (0, f"wrote {home / 'results' / 'scores.csv'}\n")
     assert load_scores().checkpoint.item() == path.name
