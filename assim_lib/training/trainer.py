@@ -24,6 +24,7 @@ from assim_lib.training.checkpoints import read_state
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import in_settings, training_settings
+from assim_lib.training.muon import Muon
 from assim_lib.training.pool import FilterPool
 
 WARMUP = 100
@@ -59,7 +60,7 @@ class Trainer:
         others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
         decay = experiment.weight_decay
         hidden_optimizer = (
-            torch.optim.Muon(matrices, lr=experiment.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            Muon(matrices, lr=experiment.lr, weight_decay=decay)
             if experiment.optimizer == "muon"
             else torch.optim.AdamW(matrices, lr=experiment.lr, weight_decay=decay, betas=(0.9, 0.99))
         )

@@ -23,6 +23,7 @@ from small_runs import (
 from assim_lib.filter import assimilate
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
+from assim_lib.training.muon import Muon
 from assim_lib.training.trainer import Trainer
 from assim_lib.twin import observed
 
@@ -190,7 +191,7 @@ def test_without_averaging_the_last_weights_count():
 
 
 @every_analysis
-@pytest.mark.parametrize(("name", "kind"), [("muon", torch.optim.Muon), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(("name", "kind"), [("muon", Muon), ("adamw", torch.optim.AdamW)])
 def test_every_weight_has_one_optimizer_the_hidden_matrices_the_one_that_is_asked_for(case, name, kind):
     ours = ring_trainer(**case, optimizer=name)
     held = {
