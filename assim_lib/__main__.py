@@ -81,6 +81,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
     )
+    parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
     for name, field in Experiment.model_fields.items():
         if name == "experiment":
@@ -95,7 +96,14 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def train(
-    experiment: str, runs: Path, threads: int, curve_points: int, again: bool, plugins: str, **options: Any
+    experiment: str,
+    runs: Path,
+    threads: int,
+    curve_points: int,
+    again: bool,
+    compiled: bool,
+    plugins: str,
+    **options: Any,
 ) -> Work:
     from assim_lib.registry import import_plugins
     from assim_lib.study.publish import check_publishable, publish
@@ -110,7 +118,7 @@ def train(
     folder = runs / configured.name
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
-    return lambda: [publish(configured, *train(configured, folder, curve_points))]
+    return lambda: [publish(configured, *train(configured, folder, curve_points, compiled=compiled))]
 
 
 def score_parser(parser: argparse.ArgumentParser) -> None:

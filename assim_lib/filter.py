@@ -16,10 +16,11 @@ With :math:`L=0` this is the textbook forecast–analysis cycle. With :math:`L>0
 of a model trajectory, and an observation corrects the past through the dynamics, as in the iEnKS.
 """
 
+import warnings
 from collections.abc import Callable
 from copy import copy
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,17 @@ from tqdm import tqdm
 from assim_lib.analyses import Analysis, AnalysisInput
 from assim_lib.observations import ObservationModel
 from assim_lib.systems import Dynamics
+
+
+@cache
+def can_compile() -> bool:
+    """Whether PyTorch can compile on this machine; a warning says why not."""
+    try:
+        torch.compile(torch.square)(torch.ones(1))
+    except Exception as error:  # of many kinds: no compiler, a broken one, a platform that is not supported
+        warnings.warn(f"Not compiled, slower: {str(error).splitlines()[0]}", stacklevel=3)
+        return False
+    return True
 
 
 class Carry(NamedTuple):
@@ -93,6 +105,7 @@ class AmortizedFilter(nn.Module):
         super().__init__()
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
         self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
+        self._steps = dynamics.flow
         self.lag, self.lag_warmup, self.clamp = lag, lag_warmup, clamp
         self.register_buffer("climatology", climatology)
         entries, error = torch.arange(observation_model.period), observation_model.standard_deviation
@@ -131,11 +144,28 @@ class AmortizedFilter(nn.Module):
 
     def with_members(self, members: int) -> "AmortizedFilter":
         """The same filter with another ensemble size. Its weights are shared: what trains one trains the other."""
+        other = self._twin()
+        other.analysis.members = members
+        return other
+
+    def compiled(self) -> "AmortizedFilter":
+        """The same filter with its network and its model steps compiled: the same numbers, but for rounding, sooner.
+
+        Its weights are shared: what trains one trains the other. The first cycles of every new shape of a batch take
+        up to a minute. Without a C++ compiler it is as fast as before, and a warning says so.
+        """
+        other = self._twin()
+        if can_compile():
+            other.analysis._modules = dict(self.analysis._modules)
+            other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
+            other._steps = torch.compile(self.dynamics.flow)
+        return other
+
+    def _twin(self) -> "AmortizedFilter":
         # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
         other = copy(self)
         other._modules = dict(self._modules)
         other.analysis = copy(self.analysis)
-        other.analysis.members = members
         return other
 
     def lag_at(self, age: int | None) -> int:
@@ -149,7 +179,7 @@ class AmortizedFilter(nn.Module):
 
     def flow(self, states: Tensor, cycles: int = 1) -> Tensor:
         """The model over so many cycles."""
-        return self.dynamics.flow(states, cycles * self.steps)
+        return self._steps(states, cycles * self.steps)
 
     def _bounded(self, states: Tensor) -> Tensor:
         return states.clamp(self.lowest, self.highest)

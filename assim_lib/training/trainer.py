@@ -40,16 +40,18 @@ class Trainer:
     experiment : sizes, rates and the seed of the run.
     model : the filter to train, on its device.
     data : one for each of the settings that :func:`~assim_lib.training.many_settings.training_settings` names.
+    compiled : whether to compile the filter (see :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
 
     Raises
     ------
     ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one.
     """
 
-    def __init__(self, experiment: Experiment, model: AmortizedFilter, *data: TrainingData):
+    def __init__(self, experiment: Experiment, model: AmortizedFilter, *data: TrainingData, compiled: bool = False):
         self.experiment, self.model = experiment, model
         self.generator = generator_for(Purpose.TRAINING, experiment.seed)
         trained = model.with_members(experiment.training_m or experiment.m)
+        trained = trained.compiled() if compiled else trained
         settings = in_settings(experiment, trained, training_settings(experiment))
         self.pools = [
             FilterPool(*setting, record, self.generator) for setting, record in zip(settings, data, strict=True)
