@@ -19,7 +19,7 @@ from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import atomic_path, data_dir, write_json
 
 COLUMNS = [
-    *SETTING_COLUMNS, "method", "m", "label", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
+    *SETTING_COLUMNS, "method", "m", "label", "analysis", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
     "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "untrained_rmse",
     "validation_rmse", "best", "file",
 ]  # fmt: skip
@@ -151,14 +151,15 @@ def training_record(checkpoint: str) -> TrainingRecord:
 
 def _row(path: Path) -> dict[str, Any]:
     result = read_result(path)
-    origin = training_record(result.checkpoint) if result.checkpoint else result
+    training = training_record(result.checkpoint) if result.checkpoint else None
     return {
         **{name: getattr(result, name) for name in COLUMNS if name in Result.model_fields},
         **result.test.as_dict(),
         "validation_rmse": result.validation.rmse,
         "untrained_rmse": result.untrained.rmse if result.untrained else float("nan"),
         "failed": None if result.failed is None else len(result.failed),
-        "commit": origin.provenance.commit,
+        "analysis": training.experiment["analysis"] if training else None,
+        "commit": (training or result).provenance.commit,
         "file": path.name,
     }
 

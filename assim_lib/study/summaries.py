@@ -3,6 +3,7 @@
 Everything here is derived from :mod:`assim_lib.study.results`; nothing is stored.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean
@@ -10,12 +11,26 @@ from typing import Any
 
 import pandas as pd
 
+from assim_lib.evaluation import Scores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import data_dir
-from assim_lib.study.results import collect, load_scores, select, training_record
+from assim_lib.study.results import collect, load_scores, read_result, results_dir, select, training_record
 
 CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "iEnKS", "EnKF-N")
 LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
+LEARNED = ("amortized", "amortized_original", "amortized_ff")
+KALMAN = ("hybrid", "covariant", "extended")  # analyses that a network adds to
+UNKNOWN = (math.nan, math.nan, math.nan)
+# What a table says of a competitor besides its RMSE.
+PARTS = {
+    "label": "label",
+    "m": "m",
+    "lo": "rmse_lo",
+    "hi": "rmse_hi",
+    "validation": "validation_rmse",
+    "checkpoint": "checkpoint",
+    "file": "file",
+}
 
 
 def settings_of(table: pd.DataFrame) -> list[Setting]:
@@ -85,40 +100,87 @@ def beside_published() -> pd.DataFrame:
 
 
 def headline() -> pd.DataFrame:
-    """One row a setting, by its title: what was published, what tuned classical filters reach, what a learned one does.
+    """One row a setting, by its title: what classical filters reach, and what training adds to them or does alone.
 
-    ``published`` is the best published classical score with at most 30 members, where it is one of the same
-    variables, ``classical`` our best with as many, ``reference`` our best with 100, and ``learned`` the best filter
-    with at most 10 members that was trained on observations alone; ``untrained`` is the same filter before its
-    training. All of ours are chosen on validation data; ``…_lo`` and ``…_hi`` bound their 95 % intervals. ``closed``
-    is the share of the way from the LETKF with 10 members to the reference that the learned filter goes; 1 is as good
-    as the reference.
+    All of ours are chosen on validation data; the other columns are scores on the test set, ``…_label``, ``…_lo`` and
+    ``…_hi`` the filter's name and the bounds of its 95 % interval.
+
+    ``published``
+        the best published classical score with at most 30 members, where it is one of the same variables.
+    ``letkf10``, ``classical``, ``reference``
+        the LETKF with 10 members; the best tuned classical filter with at most 30, and with 100.
+    ``trained``, ``untrained``
+        the best filter that was trained on a Kalman part, and the same before its training: a classical filter too.
+        ``helped`` is whether training made it better: the paired difference lies below zero, interval and all.
+    ``scratch``
+        the best filter with at most 10 members and without a Kalman part: all it does it has learned.
+    ``learned``
+        the better of the last two, on validation data; one that training did not help is none. ``ratio`` is its RMSE
+        over that of ``classical``; ``difference`` is their paired difference, ``ahead`` whether it lies below zero,
+        interval and all; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
     filters = table.method.isin(CLASSICAL[1:])  # the climatology only marks the scale
-    competitors: dict[str, pd.DataFrame] = {
+    one_setting = table.method.isin(LEARNED) & (table.m <= LEARNED_MEMBERS)
+    kalman = table.analysis.isin(KALMAN)
+    competitors = {
+        "letkf10": table.loc[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
         "classical": table.loc[filters & (table.m <= CLASSICAL_MEMBERS)],
         "reference": table.loc[filters & (table.m >= REFERENCE_MEMBERS)],
-        "learned": table.loc[(table.method == "amortized") & (table.m <= LEARNED_MEMBERS)],
-        "letkf10": table.loc[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
+        "trained": table.loc[one_setting & kalman],
+        "scratch": table.loc[one_setting & ~kalman],
     }
+    rows = table.loc[:, SETTING_COLUMNS].drop_duplicates().merge(_best_published(), on=SETTING_COLUMNS, how="left")
+    rows = rows.set_index(SETTING_COLUMNS)
+    for name, candidates in competitors.items():
+        rows = rows.join(_best(candidates, name))
+    rows["helped"] = [_helped(file) for file in rows.trained_file]
+    alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
+    for part in ("", *(f"_{part}" for part in PARTS)):
+        rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
+    pairs = [_paired(*files) for files in rows[["learned_file", "classical_file"]].itertuples(index=False)]
+    rows[["difference", "difference_lo", "difference_hi"]] = pairs
+    rows["ahead"] = rows.difference_hi < 0
+    rows["ratio"] = rows.learned / rows.classical
+    rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
+    return by_setting(rows.reset_index())
+
+
+def _best_published() -> pd.DataFrame:
     published = load_published()
     rivals = published.method.isin(CLASSICAL[1:]) & (published.m <= CLASSICAL_MEMBERS)
     # Those of the two-level system are averages over its fast variables as well.
     published = published[rivals & (published.system != "two_level")]
-    published = published.groupby(SETTING_COLUMNS, as_index=False).agg(published=("rmse", "min"))
-    rows = table.loc[:, SETTING_COLUMNS].drop_duplicates().merge(published, on=SETTING_COLUMNS, how="left")
-    rows = rows.set_index(SETTING_COLUMNS)
-    for name, candidates in competitors.items():
-        best = candidates.loc[candidates.groupby(SETTING_COLUMNS).validation_rmse.idxmin()].set_index(SETTING_COLUMNS)
-        parts = ("label", "m", "rmse_lo", "rmse_hi")
-        columns = {"rmse": name} | {part: f"{name}_{part.removeprefix('rmse_')}" for part in parts}
-        if name == "learned":
-            columns |= {"untrained_rmse": "untrained", "checkpoint": "checkpoint"}
-        rows = rows.join(best[list(columns)].rename(columns=columns))
-    rows["ratio"] = rows.learned / rows.classical
-    rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
-    return by_setting(rows.drop(columns=["letkf10_label", "letkf10_m"]).reset_index())
+    return pd.DataFrame(published.groupby(SETTING_COLUMNS, as_index=False).agg(published=("rmse", "min")))
+
+
+def _best(candidates: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Of each setting the candidate with the lowest validation error, its columns named after the competitor."""
+    lowest = candidates.groupby(SETTING_COLUMNS).validation_rmse.idxmin()
+    best = pd.DataFrame(candidates.loc[lowest]).set_index(SETTING_COLUMNS)
+    columns = {"rmse": name} | {column: f"{name}_{part}" for part, column in PARTS.items()}
+    if name == "trained":
+        columns["untrained_rmse"] = "untrained"
+    return pd.DataFrame(best[list(columns)]).rename(columns=columns)
+
+
+def _helped(file: Any) -> bool:
+    """Whether training made a filter better than it was before."""
+    if pd.isna(file):
+        return False
+    result = read_result(results_dir() / file)
+    return result.untrained is not None and _difference(result.test, result.untrained)[2] < 0
+
+
+def _paired(file: Any, other: Any) -> tuple[float, float, float]:
+    if pd.isna(file) or pd.isna(other):
+        return UNKNOWN
+    return _difference(read_result(results_dir() / file).test, read_result(results_dir() / other).test)
+
+
+def _difference(ours: Scores, theirs: Scores) -> tuple[float, float, float]:
+    """The paired difference of two scores; NaN where one of them was stored without its blocks."""
+    return ours.minus(theirs) if ours.blocks and theirs.blocks else UNKNOWN
 
 
 def _learned(**wanted: Any) -> pd.DataFrame:

@@ -13,8 +13,11 @@ def test_every_setting_has_its_contenders_and_a_frozen_set(setting):
     assert len({contender.name for contender in chosen}) == len(chosen)
     sizes = {method: [c.start.m for c in chosen if c.start.method == method] for method in GRID}
     assert sizes["LETKF"] == [5, 10, 20, 30]
-    assert set(sizes["iEnKS"]) == {5, 10, 20, 30, 100}
-    assert all(sizes.values())
+    if setting.obs_conf.endswith("upstream"):  # beside the paper's best score only
+        assert sizes["iEnKS"] == [30]
+    else:
+        assert set(sizes["iEnKS"]) == {5, 10, 20, 30, 100}
+        assert all(sizes.values())
     for contender in chosen:
         # A search can start only on its grid, and DAPPER must be told nothing that is not there.
         for name, values in contender.grid.items():

@@ -4,7 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from small import write_result
+from small import stored_scores, write_result
 from small_runs import tiny
 
 from assim_lib.setting import SETTING_COLUMNS, Setting
@@ -23,7 +23,13 @@ def own(tmp_path, monkeypatch):
 def write_learned(own, name, validation=0.3, label="hybrid", **changed):
     """A result file of a learned filter, and the record of its training, which has one point: that of validation."""
     history = [{"update": 1, "validation_rmse": validation}]
-    record = {"experiment": tiny().model_dump(), "provenance": provenance(), "seconds": 1.0, "core_seconds": 90.0}
+    analysis = label.split(",")[0]
+    record = {
+        "experiment": tiny().model_dump() | {"analysis": analysis},
+        "provenance": provenance(),
+        "seconds": 1.0,
+        "core_seconds": 90.0,
+    }
     write_json(own.parent / "checkpoints" / f"{name}.json", record | {"history": history, "sha256": "0"})
     write_result(own, name, validation, **{"method": "amortized", "checkpoint": f"{name}.safetensors", **changed})
     path = own / f"{name}.json"
@@ -67,16 +73,24 @@ def test_the_headline_chooses_on_validation_data_alone():
         rows = load_scores(**{key: row[key] for key in SETTING_COLUMNS}).query(
             "not diverged and validation_rmse.notna() and method != 'Climatology'"
         )
-        ours = rows.method.str.startswith("amortized")
+        ours = rows.method.isin(["amortized", "amortized_original", "amortized_ff"]) & (rows.m <= 10)
+        kalman = rows.analysis.isin(["hybrid", "covariant", "extended"])
         for role, fits in {
-            "classical": ~ours & (rows.m <= 30),
-            "reference": ~ours & (rows.m == 100),
-            "learned": (rows.method == "amortized") & (rows.m <= 10),
+            "classical": rows.analysis.isna() & (rows.m <= 30),
+            "reference": rows.analysis.isna() & (rows.m == 100),
+            "trained": ours & kalman,
+            "scratch": ours & ~kalman,
             "letkf10": (rows.method == "LETKF") & (rows.m == 10),
         }.items():
             if fits.any():
                 assert row[role] == rows.rmse[rows.validation_rmse[fits].idxmin()]
+            else:
+                assert pd.isna(row[role])
+        best = min((row[f"{role}_validation"], row[role]) for role in ("trained", "scratch") if row[role] > 0)
+        assert row["learned"] == (best[1] if row["helped"] else row["scratch"])
         assert row["ratio"] == pytest.approx(row["learned"] / row["classical"])
+        assert row["ahead"] == (row["difference_hi"] < 0)
+        assert row["difference"] == pytest.approx(row["learned"] - row["classical"], abs=1e-6)
         checked += 1
     assert checked >= 5
 
@@ -111,10 +125,52 @@ def test_the_table_of_classical_methods_says_what_was_lost_and_what_not_measured
     assert summaries.lines_to_beat(Setting("l96", noise=2.0)) == {}
 
 
+@pytest.fixture
+def rivals(own):
+    """A classical filter, one that training helped, one that it did not, one that starts from nothing; and figures."""
+    shutil.copy(PACKAGE.parent / "data" / "published.csv", own.parent)
+    write_result(own, "best", 0.3, (0.30, 0.50, 0.40), method="LETKF", m=20)
+    helped = {"m": 10, "test": (0.29, 0.49, 0.36), "untrained": stored_scores((0.31, 0.51, 0.45))}
+    write_learned(own, "helped", 0.29, label="hybrid, lag 0", **helped)
+    idle = {"m": 10, "system": "ks", "test": (0.2, 0.3, 0.2), "untrained": stored_scores((0.2, 0.25, 0.25))}
+    write_learned(own, "idle", 0.2, label="extended, lag 1", **idle)
+    write_learned(own, "scratch", 0.31, label="recurrent, lag 0", m=1, test=(0.32, 0.50, 0.41))
+    write_scores()
+    return own
+
+
+def test_a_trained_filter_counts_as_learned_where_training_helped(rivals):
+    table = summaries.headline().set_index("system")
+    l96, ks = table.loc["l96"], table.loc["ks"]
+    assert (l96.learned_label, l96.helped, l96.ahead) == ("hybrid, lag 0", True, True)
+    assert l96.difference == pytest.approx(-0.02)
+    assert l96.untrained == pytest.approx(1.27 / 3, rel=1e-4)
+    assert not ks.helped
+    assert ks.trained > 0
+    assert pd.isna(ks.learned)
+    assert not ks.ahead
+
+
+def test_a_filter_from_nothing_is_the_learned_one_where_it_is_better_on_validation_data(rivals):
+    write_learned(rivals, "scratch", 0.28, label="recurrent, lag 0", m=1, test=(0.32, 0.50, 0.41))
+    write_scores()
+    l96 = summaries.headline().set_index("system").loc["l96"]
+    assert (l96.learned_label, l96.learned_m, l96.ahead) == ("recurrent, lag 0", 1, False)
+    assert l96.difference > 0
+
+
+def test_scores_without_blocks_say_nothing_of_who_is_ahead(rivals):
+    write_result(rivals, "best", 0.3, method="LETKF", m=20)
+    write_scores()
+    l96 = summaries.headline().set_index("system").loc["l96"]
+    assert pd.isna(l96.difference)
+    assert not l96.ahead
+
+
 def test_the_climatology_is_no_classical_filter(own):
     shutil.copy(PACKAGE.parent / "data" / "published.csv", own.parent)
     write_result(own, "a", 3.6, 3.6, method="Climatology", m=1)
-    write_learned(own, "b", m=10)
+    write_learned(own, "b", m=10, label="recurrent, lag 0")
     write_scores()
     assert summaries.headline().classical.isna().all()
     assert summaries.headline().learned.item() == 0.2
