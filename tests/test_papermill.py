@@ -80,7 +80,7 @@ def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tm
 @pytest.mark.parametrize(
     ("name", "parameters", "expected", "tolerance"),
     [
-        ("00_quickstart", [], 0.27, 0.12),
+        ("00_quickstart", [], 0.36, 0.15),
         ("03_l96_conv", ["obs_conf=full_obs", "preset=quick"], 0.6, 0.4),
         (
             "03_l96_conv",

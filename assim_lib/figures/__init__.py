@@ -22,9 +22,10 @@ from assim_lib.figures.fields import (
     work_precision,
 )
 from assim_lib.figures.scores import by_size, cost, headline, long_run, scoreboard, spread_and_error, transfer
-from assim_lib.figures.trials import learning_curves, sensitivity, variants
+from assim_lib.figures.trials import LiveCurve, learning_curves, sensitivity, variants
 
 __all__ = [
+    "LiveCurve",
     "by_size",
     "by_value",
     "climatology",

@@ -2,16 +2,17 @@
 
 import base64
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from jaxtyping import Float
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
 
 from assim_lib.figures.style import (
     BLACK,
@@ -22,12 +23,14 @@ from assim_lib.figures.style import (
     RED,
     SKY,
     WIDTH,
+    legend_of_all,
     new_figure,
     plain_numbers,
     told_apart,
 )
 
 Field = Float[np.ndarray, "cycle site"]
+COLOURS, FRAME = 24, 125  # of a moving picture: how many, and milliseconds each frame stays
 
 
 def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
@@ -265,41 +268,57 @@ def rank_histogram(frequencies: dict[str, Float[np.ndarray, " rank"]]) -> Figure
 
 
 def tracking(
-    truth: Field, observations: Field, ensemble: Float[np.ndarray, "cycle member site"], step_size: float, alt: str
+    truth: Field,
+    observations: Field,
+    ensembles: dict[str, Float[np.ndarray, "cycle member site"]],
+    step_size: float,
+    alt: str,
 ) -> HTML:
-    """A moving picture of a filter that finds the truth, as an image to show in a notebook.
+    """A moving picture of filters beside the truth, a panel each, as an image to show in a notebook.
 
     Parameters
     ----------
     truth : (cycle, site), at the times of the observations.
     observations : NaN where nothing was observed.
+    ensembles : title → (cycle, member, site).
     alt : the picture in words, for readers who do not see it.
     """
     # One layout for all frames: a constrained one would be solved anew for each.
-    figure, axis = new_figure(figsize=(6.4, 3.2), layout="none")
-    figure.subplots_adjust(left=0.09, right=0.98, top=0.9, bottom=0.31)
+    size = min(6.4 * len(ensembles), WIDTH), 3.2
+    figure, axes = new_figure(1, len(ensembles), figsize=size, sharey=True, squeeze=False, layout="none")
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.83, bottom=0.31, wspace=0.06)
     site = np.arange(truth.shape[1])
-    members = axis.plot(site, ensemble[0].T, color=SKY, linewidth=0.8)
-    (mean,) = axis.plot(site, ensemble[0].mean(0), color=RED, linewidth=2, label="filter: mean of the members (thin)")
-    (true,) = axis.plot(
-        site, truth[0], color=BLACK, linewidth=2, linestyle="--", label="truth, never shown to the filter"
-    )
-    (observed,) = axis.plot(site, observations[0], "o", color=ORANGE, markersize=4, label="observations")
-    axis.set(xlabel="site", ylabel="value", ylim=(-12, 18))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below the picture, which fills the axes
+    moved: list[tuple[Line2D, Field]] = []
+    for axis, ensemble in zip(axes[0], ensembles.values(), strict=True):
+        several = ensemble.shape[1] > 1
+        name = "filter: mean of the members (thin)" if several else "filter"
+        for member in range(ensemble.shape[1] if several else 0):
+            moved += [(line, ensemble[:, member]) for line in axis.plot(site, ensemble[0, member], color=SKY, lw=0.8)]
+        for label, field, style in (
+            (name, ensemble.mean(1), {"color": RED, "linewidth": 2}),
+            ("truth, never shown to the filter", truth, {"color": BLACK, "linewidth": 2, "linestyle": "--"}),
+            ("observations", observations, {"color": ORANGE, "marker": "o", "markersize": 4, "linestyle": "none"}),
+        ):
+            moved += [(line, field) for line in axis.plot(site, field[0], label=label, **style)]
+        axis.set(xlabel="site", ylim=(-12, 18))
+    axes[0, 0].set_ylabel("value")
+    legend_of_all(figure, loc="lower center", ncols=3 if len(ensembles) > 1 else 2)
 
-    def draw(k: int):
-        for line, member in zip(members, ensemble[k], strict=True):
-            line.set_ydata(member)
-        for line, values in ((mean, ensemble[k].mean(0)), (true, truth[k]), (observed, observations[k])):
-            line.set_ydata(values)
-        error = np.sqrt(np.mean((ensemble[k].mean(0) - truth[k]) ** 2))
-        axis.set_title(f"time {k * step_size:4.1f}    RMSE {error:.2f}", loc="left", family="monospace")
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "tracking.gif"
-        FuncAnimation(figure, draw, frames=len(truth)).save(path, PillowWriter(fps=8))
-        picture = base64.b64encode(path.read_bytes()).decode()
+    frames = []
+    for k in range(len(truth)):
+        for line, field in moved:
+            line.set_ydata(field[k])
+        for axis, (title, ensemble) in zip(axes[0], ensembles.items(), strict=True):
+            error = np.sqrt(np.mean((ensemble[k].mean(0) - truth[k]) ** 2))
+            state = f"time {k * step_size:4.1f}    RMSE {error:.2f}"
+            axis.set_title(f"{title}\n{state}" if title else state, loc="left", family="monospace")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        # A few colours are all there are, and make the file a third as large.
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(COLOURS))
     plt.close(figure)
+    file = BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=FRAME, loop=0)
+    picture = base64.b64encode(file.getvalue()).decode()
     style = "background: white; max-width: 100%"
     return HTML(f'<img alt="{escape(alt)}" style="{style}" src="data:image/gif;base64,{picture}">')

@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
 from assim_lib.figures.style import (
@@ -55,6 +57,44 @@ def learning_curves(
     plain_numbers(axis.xaxis, axis.yaxis)
     figure.legend(loc="outside right upper")
     return figure
+
+
+class LiveCurve:
+    """Validation RMSE while a filter trains: one picture in the page, drawn anew in its place at every point.
+
+    Parameters
+    ----------
+    updates : how many there will be.
+    references : label → RMSE, as horizontal lines.
+
+    Attributes
+    ----------
+    points : pairs of update and RMSE, so far.
+    figure : the picture as it is now.
+    """
+
+    def __init__(self, updates: int, references: Mapping[str, float]):
+        self.points: list[tuple[int, float]] = []
+        self.figure, self._axis = new_figure(figsize=(7, 3.2))
+        plt.close(self.figure)  # or a notebook would show it a second time, after the cell
+        (self._line,) = self._axis.semilogy([], [], "o-", color=RED, markersize=4, label="this filter")
+        for pen, (label, value) in told_apart(references.items(), (BLUE, ORANGE), LINES[1:]):
+            self._axis.axhline(value, color=pen.color, linestyle=pen.line, linewidth=1, label=label)
+        self._axis.set(xlabel="updates", ylabel="validation RMSE", xlim=(-0.02 * updates, 1.02 * updates))
+        self.figure.legend(loc="outside right upper")
+        self._shown: DisplayHandle | None = None
+
+    def add(self, update: int, error: float) -> None:
+        """Draw one more point."""
+        self.points.append((update, error))
+        self._line.set_data(*zip(*self.points, strict=True))
+        self._axis.relim()
+        self._axis.autoscale_view(scalex=False)
+        plain_numbers(self._axis.yaxis)
+        if self._shown is None:
+            self._shown = display(self.figure, display_id=True)
+        else:
+            self._shown.update(self.figure)
 
 
 def variants(table: pd.DataFrame, reference: float) -> Figure:

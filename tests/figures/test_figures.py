@@ -20,6 +20,7 @@ from PIL import Image
 
 from assim_lib import figures
 from assim_lib.figures import fields
+from assim_lib.figures import trials as figures_of_trials
 from assim_lib.figures.style import METHOD_NAMES, METHOD_PENS, WIDTH
 
 random = np.random.default_rng(0)
@@ -51,6 +52,7 @@ trials["contender"] = trials.method + trials.m.astype(str)
 trials.loc[(trials.infl == 1.3) & (trials.m == 20), "rmse"] = np.nan
 
 DRAWN: dict[str, Callable[[], Figure]] = {
+    "LiveCurve": lambda: live_curve([]).figure,
     "by_size": lambda: figures.by_size({"L96": scores, "KS": scores, "VL20": scores, "two-level": scores}),
     "by_value": lambda: figures.by_value({k: (truth[0], analysis[0]) for k in "abc"}, "X", "error", bins=4),
     "climatology": lambda: figures.climatology({k: truth for k in "abc"}, reach=3),
@@ -85,8 +87,27 @@ def frame() -> Figure:
     """The figure of the moving picture, at its last frame."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fields.plt, "close", lambda figure: None)
-        figures.tracking(truth[:2], observations[:2], ensemble[:2], 0.1, alt="")
+        figures.tracking(truth[:2], observations[:2], {"a": ensemble[:2], "b": ensemble[:2, :1]}, 0.1, alt="")
     return plt.gcf()
+
+
+def live_curve(shown: list[tuple[str, Figure]]) -> figures.LiveCurve:
+    """A curve of three points; what a notebook would be told to show is appended to the list."""
+
+    class Handle:
+        def update(self, figure: Figure) -> None:
+            shown.append(("update", figure))
+
+    def display(figure: Figure, display_id: bool) -> Handle:
+        shown.append(("display", figure))
+        return Handle()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures_of_trials, "display", display)
+        curve = figures.LiveCurve(100, {"climate": 3.6, "observation error σ": 1.0})
+        for update, rmse in ((0, 5.1), (50, 0.5), (100, 0.4)):
+            curve.add(update, rmse)
+    return curve
 
 
 @pytest.fixture(scope="module", params=DRAWN)
@@ -146,10 +167,19 @@ def test_every_method_has_a_mark_of_its_own():
 
 
 def test_a_moving_picture_stands_in_the_page_itself():
-    html = figures.tracking(truth[:3], observations[:3], ensemble[:3], 0.1, alt='a "bundle" <of members>').data
+    filters = {"untrained": ensemble[:3], "trained": analysis[:3, None]}
+    html = figures.tracking(truth[:3], observations[:3], filters, 0.1, alt='a "bundle" <of members>').data
     assert 'alt="a &quot;bundle&quot; &lt;of members&gt;"' in html
     picture = base64.b64decode(html.split("base64,")[1].split('"')[0])
     assert Image.open(io.BytesIO(picture)).n_frames == 3
+
+
+def test_a_live_curve_is_one_picture_that_changes():
+    shown: list[tuple[str, Figure]] = []
+    curve = live_curve(shown)
+    assert shown == [("display", curve.figure), ("update", curve.figure), ("update", curve.figure)]
+    assert curve.figure.axes[0].lines[0].get_xydata().tolist() == [[0, 5.1], [50, 0.5], [100, 0.4]]
+    assert not plt.fignum_exists(curve.figure.number)  # a notebook shows what is open once more
 
 
 def test_one_hyperparameter_varies_and_the_others_are_the_best():
