@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from assim_lib.figures.style import (
     BLACK,
     BLUE,
-    GRAY,
     GREEN,
     ORANGE,
     PURPLE,
@@ -54,40 +53,37 @@ def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
 
 
 def headline(table: pd.DataFrame) -> Figure:
-    """Where the learned filters stand between a small classical ensemble and the best that is known, one row a setting.
+    """Who did what, one row a setting: a Kalman part, its training, learning from nothing; everything by classical.
+
+    An arrow leads from a filter before its training, hollow, to the same one after it, filled.
 
     Parameters
     ----------
-    table : one row a setting, its title in the index; columns ``letkf10``, ``published``, ``reference``, ``learned``,
-        ``learned_lo``, ``learned_hi``, all RMSE, and ``classical``, by which they are divided.
+    table : one row a setting, its title in the index; columns ``letkf10``, ``reference``, ``untrained``, ``trained``
+        and ``scratch``, all RMSE, NaN where there is none, and ``classical``, by which they are divided.
     """
-    figure, axis = new_figure(figsize=(WIDTH, 0.5 * len(table) + 1.6))
+    figure, axis = new_figure(figsize=(WIDTH, 0.5 * len(table) + 1.8))
     series = {
-        "letkf10": ("LETKF, 10 members", "s", BLUE),
-        "published": ("published, at most 30 members", "D", GRAY),
-        "reference": ("reference, 100 members", "^", GREEN),
-        "learned": ("learned, at most 10 members", "o", RED),
+        "letkf10": ("LETKF, 10 members", "s", BLUE, "white"),
+        "reference": ("reference, 100 members", "^", GREEN, GREEN),
+        "untrained": ("Kalman part, untrained", "o", RED, "white"),
+        "trained": ("the same, trained", "o", RED, RED),
+        "scratch": ("learned from nothing", "P", PURPLE, PURPLE),
     }
     for y, (_, row) in enumerate(table.iloc[::-1].iterrows()):
         axis.axhline(y, color="#dddddd", linewidth=1, zorder=0)
-        for column, (label, marker, color) in series.items():
-            axis.plot(
-                row[column] / row.classical,
-                y,
-                marker,
-                color=color,
-                markersize=9 if column == "learned" else 6,
-                markerfacecolor="white" if column in ("published", "letkf10") else color,
-                label=label,
-            )
-        interval = [row.learned_lo / row.classical, row.learned_hi / row.classical]
-        axis.plot(interval, [y, y], color=RED, linewidth=3, alpha=0.5)
+        for column, (label, marker, color, face) in series.items():
+            share = row[column] / row.classical
+            axis.plot(share, y, marker, color=color, markersize=7, markerfacecolor=face, label=label)
+        ends = [(row[column] / row.classical, y) for column in ("untrained", "trained")]
+        if abs(ends[1][0] / ends[0][0] - 1) > 0.05:  # a shorter arrow would not be seen
+            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": RED})
     axis.axvline(1.0, color=BLACK, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(table)), table.index[::-1])
     axis.set_xscale("log")
     axis.set_xlabel("analysis RMSE / that of the best tuned classical filter\nof at most 30 members (dashed)")
     plain_numbers(axis.xaxis)
-    legend_of_all(figure, loc="outside upper center", ncols=2)
+    legend_of_all(figure, loc="outside upper center", ncols=3)
     return figure
 
 

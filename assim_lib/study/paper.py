@@ -35,6 +35,11 @@ ANALYSES = ("original", "gated")
 RIVALS = {"LETKF 5": 5, "LETKF 10": 10, "LETKF 30": 30}
 
 
+def settings() -> list[str]:
+    """What is observed in them, by the names that files have."""
+    return sorted({one.setting.slug for one in EXPERIMENTS})
+
+
 def reproduction() -> pd.DataFrame:
     """One row an experiment: RMSE as published, of the paper's method here, and of the LETKF on the same observations.
 
@@ -61,8 +66,8 @@ def _row(experiment: PaperExperiment) -> dict[str, Any]:
 def best_of_each(experiment: PaperExperiment) -> pd.DataFrame:
     """The scores of the filters of the paper's method, by analysis: of each the best on validation data."""
     rows = load_scores(**experiment.setting.as_dict(), analysis=list(ANALYSES))
-    rows = rows[(rows.method == "amortized_ff") == experiment.feed_forward].sort_values("validation_rmse")
-    return rows.drop_duplicates("analysis").set_index("analysis")
+    rows = pd.DataFrame(rows[(rows.method == "amortized_ff") == experiment.feed_forward])
+    return rows.sort_values("validation_rmse").drop_duplicates("analysis").set_index("analysis")
 
 
 def trainings() -> pd.DataFrame:

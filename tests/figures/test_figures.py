@@ -37,8 +37,8 @@ scores["rmse"] = np.linspace(0.2, 1.5, len(scores))
 scores["spread"] = 0.9 * scores.rmse
 scores["ms_per_cycle"] = np.geomspace(0.1, 30, len(scores))
 scores["rmse_lo"], scores["rmse_hi"] = 0.95 * scores.rmse, 1.05 * scores.rmse
-headline = pd.DataFrame(1.0, ["L96, σ = 1", "KS, σ = 1"], ["classical", "letkf10", "published", "reference"])
-headline[["learned", "learned_lo", "learned_hi"]] = 0.8, 0.7, 0.9
+headline = pd.DataFrame(1.0, ["L96, σ = 1", "KS, σ = 1"], ["classical", "letkf10", "reference", "untrained"])
+headline[["trained", "scratch"]] = 0.8, float("nan")
 history = [{"update": k, "seconds": 9.0 * k, "validation_rmse": 1 / k} for k in range(1, 50)]
 transfer = pd.DataFrame(product("abc", ["as trained", "σ = 2"]), columns=["filter", "setting"])
 transfer = transfer.assign(rmse=0.5, standard_error=0.02, climatology=3.6)
