@@ -1,5 +1,6 @@
 """The experiments of McCabe & Brown (2021): what they published, and what their method reaches here."""
 
+import math
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -81,6 +82,8 @@ def trainings() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["experiment", "analysis"])
 
 
-def with_interval(error: float, low: float, high: float) -> str:
-    """An RMSE with its interval, as a table shows it; a dash where there is none."""
-    return "–" if pd.isna(error) else f"{error:.3f} [{low:.3f}, {high:.3f}]"
+def with_interval(error: float, low: float = math.nan, high: float = math.nan) -> str:
+    """An RMSE as a table shows it, with its interval where that is given; a dash where there is none."""
+    if pd.isna(error):
+        return "–"
+    return f"{error:.3f}" if pd.isna(low) else f"{error:.3f} [{low:.3f}, {high:.3f}]"

@@ -46,7 +46,8 @@ def test_each_training_has_its_cost_and_its_command():
 
 
 @pytest.mark.parametrize(
-    ("row", "shown"), [((0.6178, 0.605, 0.6304), "0.618 [0.605, 0.630]"), ((float("nan"),) * 3, "–")]
+    ("row", "shown"),
+    [((0.6178, 0.605, 0.6304), "0.618 [0.605, 0.630]"), ((0.63,), "0.630"), ((float("nan"),) * 3, "–")],
 )
 def test_an_error_is_shown_with_its_interval(row, shown):
     assert paper.with_interval(*row) == shown
