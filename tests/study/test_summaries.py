@@ -90,7 +90,7 @@ def test_the_headline_chooses_on_validation_data_alone():
         assert row["learned"] == (best[1] if row["helped"] else row["scratch"])
         assert row["ratio"] == pytest.approx(row["learned"] / row["classical"])
         assert row["ahead"] == (row["difference_hi"] < 0)
-        assert row["difference"] == pytest.approx(row["learned"] - row["classical"], abs=1e-6)
+        assert row["difference"] == pytest.approx(row["learned"] - row["classical"], abs=2e-4)  # of five digits each
         checked += 1
     assert checked >= 5
 
