@@ -90,7 +90,7 @@ def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tm
         ),
         ("06_baselines", ["obs_conf=every_4th_dim_partial_obs", "cycles=600"], 0.8, 0.25),
         ("02_l96_ff", ["obs_conf=every_4th_dim_partial_obs", "network=ff_per_operator", "updates=150"], 2.7, 0.25),
-        ("04_ks", ["obs_conf=partial_obs", "noise=2.5", "updates=20"], 0.68, 0.25),
+        ("04_ks", ["obs_conf=partial_obs", "noise=1.5", "updates=20"], 0.26, 0.25),
         ("05_misspec", ["noise=2.5", "updates=20"], 1.23, 0.25),
         ("07_vl20", ["obs_conf=full_obs", "updates=20"], 0.3, 0.25),
         ("13_robustness", ["starts=8", "seed=3"], 1.0, 0.15),
