@@ -152,13 +152,15 @@ class AmortizedFilter(nn.Module):
         """The same filter with its network and its model steps compiled: the same numbers, but for rounding, sooner.
 
         Its weights are shared: what trains one trains the other. The first cycles of every new shape of a batch take
-        up to a minute. Without a C++ compiler it is as fast as before, and a warning says so.
+        up to a minute. Without a C++ compiler it is as fast as before, and a warning says so. A network with dropout
+        stays as it is: its random draws would break it into many small pieces.
         """
         other = self._twin()
         if can_compile():
-            other.analysis._modules = dict(self.analysis._modules)
-            other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
             other._steps = torch.compile(self.dynamics.flow)
+            if not other.analysis.trunk.dropout:
+                other.analysis._modules = dict(self.analysis._modules)
+                other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
         return other
 
     def _twin(self) -> "AmortizedFilter":

@@ -70,10 +70,18 @@ class RingConv(nn.Module):
             raise ValueError(f"kernel = {kernel} must be odd, so that the window has a centre.")
         self.reach = kernel // 2
         self.linear = nn.Linear(inputs * kernel, outputs)
+        self._entries: dict[tuple[int, torch.device], Tensor] = {}
 
     def forward(self, x: Float[Tensor, "*batch site inputs"]) -> Float[Tensor, "*batch site outputs"]:
-        windows = [x.roll(shift, -2) for shift in range(self.reach, -self.reach - 1, -1)]
-        return self.linear(torch.cat(windows, -1))
+        windows = x.index_select(-2, self._windows(x.shape[-2], x.device))
+        return self.linear(windows.unflatten(-2, (x.shape[-2], -1)).flatten(-2))
+
+    def _windows(self, sites: int, device: torch.device) -> Int[Tensor, " entry"]:
+        """The sites around each site, one window after the other."""
+        if (sites, device) not in self._entries:
+            around = torch.arange(sites)[:, None] + torch.arange(-self.reach, self.reach + 1)
+            self._entries[sites, device] = (around % sites).flatten().to(device)
+        return self._entries[sites, device]
 
 
 def _dropped(h: Tensor, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:
@@ -173,6 +181,7 @@ class FeedForwardBank(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
         super().__init__()
+        self.dropout = sizes.dropout
         self.trunks = nn.ModuleList(FeedForwardTrunk(inputs, outputs, sizes) for _ in range(sizes.operators))
 
     def forward(

@@ -53,7 +53,7 @@ class MemberByMember(Analysis):
         if generator is None:
             others = given.forecast.roll(1, -3)
         else:
-            order = torch.randperm(members, generator=generator)
+            order = torch.randperm(members, generator=generator, device=generator.device)
             others = given.forecast[..., order.to(given.forecast.device), :, :]
         return torch.where(given.mask.unsqueeze(-3) > 0, given.observation.unsqueeze(-3), others.detach())
 

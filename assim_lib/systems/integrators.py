@@ -55,6 +55,24 @@ def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float) -> Float
     return x + (dt / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
 
 
+class Constant:
+    """Numbers that go where they are needed, in the precision that is needed there, once.
+
+    What waits for a copy from the processor in every step cannot be part of a CUDA graph.
+    """
+
+    def __init__(self, values: Inexact[np.ndarray, "*shape"]):
+        self.values = values
+        self._copies: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def like(self, other: Tensor) -> Tensor:
+        """The numbers in the precision of another tensor, beside it."""
+        where = (other.dtype, other.device)
+        if where not in self._copies:
+            self._copies[where] = torch.tensor(self.values, dtype=other.dtype, device=other.device)
+        return self._copies[where]
+
+
 class ETDRK4:
     r"""Fourth-order exponential time differencing of :math:`\dot v = L v + N(v)`, with diagonal :math:`L`.
 
@@ -86,7 +104,7 @@ class ETDRK4:
             )
         ]
         coefficients = np.stack([np.exp(z), np.exp(z / 2), *means])
-        self.coefficients = coefficients if np.iscomplexobj(linear) else np.real(coefficients)
+        self.coefficients = Constant(coefficients if np.iscomplexobj(linear) else np.real(coefficients))
 
     def __call__(
         self, nonlinear: Tendency, v: Inexact[Tensor, "*batch mode"], steps: int = 1
@@ -103,7 +121,7 @@ class ETDRK4:
         ValueError : if ``steps`` is negative.
         """
         _check(steps)
-        whole, half, q, f1, f2, f3 = torch.tensor(self.coefficients, dtype=v.dtype, device=v.device)
+        whole, half, q, f1, f2, f3 = self.coefficients.like(v)
         for _ in range(steps):
             n1 = nonlinear(v)
             decayed = half * v

@@ -10,7 +10,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from assim_lib.systems.base import Dynamics, register_system
-from assim_lib.systems.integrators import ETDRK4, Tendency
+from assim_lib.systems.integrators import ETDRK4, Constant, Tendency
 
 
 @register_system
@@ -42,26 +42,28 @@ class KuramotoSivashinsky(Dynamics):
         return 2 * np.pi / self.length * np.arange(self.sites // 2 + 1)
 
     @cached_property
-    def _growth(self) -> Float[np.ndarray, " mode"]:
+    def _growth(self) -> Constant:
         # Of every mode, also of the shortest wave (two sites long), which DAPPER neither damps nor advects: what an
         # analysis puts there, no forecast would ever take away.
-        return self._wavenumbers**2 - self._wavenumbers**4
+        return Constant(self._wavenumbers**2 - self._wavenumbers**4)
+
+    @cached_property
+    def _derivative(self) -> Constant:
+        # Of half the square. The derivative of the shortest wave vanishes at all sites; FFT libraries differ in what
+        # they make of the imaginary amplitude that it would have.
+        return Constant(-0.5j * np.where(2 * np.arange(self.sites // 2 + 1) < self.sites, self._wavenumbers, 0.0))
 
     @cached_property
     def _etdrk4(self) -> ETDRK4:
-        return ETDRK4(self._growth, self.dt)
+        return ETDRK4(self._growth.values, self.dt)
 
     def _advection(self, like: Complex[Tensor, "*batch mode"]) -> Tendency:
-        # The derivative of the shortest wave vanishes at all sites; FFT libraries differ in what they make of the
-        # imaginary amplitude that it would have.
-        k = np.where(2 * np.arange(self.sites // 2 + 1) < self.sites, self._wavenumbers, 0.0)
-        factor = torch.tensor(-0.5j * k, dtype=like.dtype, device=like.device)
+        factor = self._derivative.like(like)
         return lambda v: factor * torch.fft.rfft(torch.fft.irfft(v, self.sites).square())
 
     def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
         v = torch.fft.rfft(x)
-        growth = torch.tensor(self._growth, dtype=x.dtype, device=x.device)
-        return torch.fft.irfft(growth * v + self._advection(v)(v), self.sites)
+        return torch.fft.irfft(self._growth.like(x) * v + self._advection(v)(v), self.sites)
 
     def flow(self, x: Float[Tensor, "*batch channel site"], steps: int = 1) -> Float[Tensor, "*batch channel site"]:
         v = torch.fft.rfft(x)

@@ -1,6 +1,10 @@
 """Filters that are trained in turn, each somewhere along one of the training trajectories."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter, Carry
@@ -8,6 +12,34 @@ from assim_lib.losses import LOSSES, NEEDS_TRUTH, LossInputs, trajectory_weight
 from assim_lib.systems.integrators import rollout
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
+
+
+class Window(NamedTuple):
+    """Some filters of a pool, and what they will meet in their next window.
+
+    Attributes
+    ----------
+    carry : where they stand.
+    received : NaN where nothing was received; of one cycle more than the forecasts reach.
+    phase : entries of the observation schedule.
+    truth : only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
+    """
+
+    carry: Carry
+    received: Float[Tensor, "batch cycle channel site"]
+    phase: Int[Tensor, "batch cycle"]
+    truth: Float[Tensor, "batch cycle channel site"] | None
+
+    def tensors(self) -> list[Tensor]:
+        """All of its numbers, in an order that does not change."""
+        others = [self.received, self.phase, self.truth]
+        return [*self.carry.tensors().values(), *(part for part in others if part is not None)]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "Window":
+        """A window of other numbers, in that order."""
+        names, rest = self.carry.tensors(), iter(tensors)
+        carry = Carry(**{name: next(rest) for name in names})
+        return Window(carry, next(rest), next(rest), next(rest, None))
 
 
 class FilterPool:
@@ -22,18 +54,29 @@ class FilterPool:
     model : the filter to train, in that setting and on its device.
     data : observations; the truth only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
     generator : of the run, from which everything is drawn.
+    compiled : whether to compile the filter for its windows (see
+        :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
 
     Raises
     ------
     ValueError : if the data hold a truth that the loss has no use for, or lack one that it needs.
     """
 
-    def __init__(self, experiment: Experiment, model: AmortizedFilter, data: TrainingData, generator: torch.Generator):
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: AmortizedFilter,
+        data: TrainingData,
+        generator: torch.Generator,
+        compiled: bool = False,
+    ):
         if (data.truth is not None) != (experiment.loss in NEEDS_TRUTH):
             raise ValueError(
                 f"loss = {experiment.loss!r} and training data {'without' if data.truth is None else 'with'} the truth."
             )
         self.experiment, self.model, self.data, self.generator = experiment, model, data, generator
+        # What starts anew comes in batches of any shape, each of which would have to be compiled.
+        self.unrolled = model.compiled() if compiled else model
         self.segment, self.position = self._enter(experiment.pool)
         # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
         self.carry = self._cold_start(self.segment, self.position).each(torch.clone)
@@ -74,25 +117,35 @@ class FilterPool:
         """A random batch of the pool."""
         return torch.randperm(len(self.position), generator=self.generator)[: self.experiment.batch]
 
-    def unroll(self, slots: Tensor) -> tuple[Tensor, Carry]:
-        """The loss of some filters of the pool over their next window, and where they end."""
-        device, loss_of, leads = self.data.observations.device, LOSSES[self.experiment.loss], self.experiment.leads
-        carry = self.carry.each(lambda part: part[slots.to(device)])
+    def window(self, slots: Tensor) -> Window:
+        """Some filters of the pool, with the observations of their next window."""
+        device = self.data.observations.device
         cycles = self.position[slots, None] + torch.arange(self.reach + 1)
         received, phase = self._received(self.segment[slots], cycles)
-        # What a loss may look at: what was received, of instruments that a filter may know.
-        comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
         truth = None
         if self.data.truth is not None:
             truth = self.data.truth[self.segment[slots, None].to(device), cycles.to(device)]
+        return Window(self.carry.each(lambda part: part[slots.to(device)]), received, phase, truth)
+
+    def unroll(self, window: Window, generator: torch.Generator | None = None) -> tuple[Tensor, Carry]:
+        """The loss of some filters over their next window, and where they end.
+
+        Parameters
+        ----------
+        generator : of dropout, where the analysis has any; the pool's by default.
+        """
+        loss_of, leads = LOSSES[self.experiment.loss], self.experiment.leads
+        carry, received, phase, truth = window
+        # What a loss may look at: what was received, of instruments that a filter may know.
+        comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
         operator, sigma = self.model.observation_model.operator, self.model.error
         losses = []
         for k in range(self.experiment.window):
             innovation = operator(carry.forecast.mean(-3)) - values[:, k]
-            carry, analysis = self.model.cycle(carry, received[:, k], phase[:, k], self.generator)
+            carry, analysis = self.unrolled.cycle(carry, received[:, k], phase[:, k], generator or self.generator)
             inputs = LossInputs(
                 analysis=analysis,
-                forecasts=rollout(self.model.flow, carry.forecast, leads - 1).movedim(0, 1),
+                forecasts=rollout(self.unrolled.flow, carry.forecast, leads - 1).movedim(0, 1),
                 observation=values[:, k],
                 mask=comparable[:, k],
                 next_observations=values[:, k + 1 : k + 1 + leads],

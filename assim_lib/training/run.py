@@ -43,6 +43,7 @@ def train(
     save_every: float = 60.0,
     progress: bool = True,
     compiled: bool = False,
+    graphed: bool = False,
     on_metrics: Callable[[dict[str, int | float]], None] | None = None,
 ) -> tuple[AmortizedFilter, dict[str, Any]]:
     """Train a filter; resume if ``folder`` holds an unfinished run of the same experiment.
@@ -69,7 +70,7 @@ def train(
     climatology = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
     model = build_filter(experiment, climatology)
     data = [training_data(setting, progress) for setting in training_settings(experiment)]
-    trainer = Trainer(experiment, model, *data, compiled=compiled)
+    trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed)
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
         "provenance": provenance(str(experiment.torch_device)),

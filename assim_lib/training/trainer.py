@@ -8,6 +8,7 @@ has a pool of its own, and each update is made in one of them.
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from assim_lib.filter import AmortizedFilter
-from assim_lib.seeds import Purpose, generator_for
+from assim_lib.filter import AmortizedFilter, Carry
+from assim_lib.seeds import Purpose, generator_for, seed_for
 from assim_lib.storage import atomic_path
 from assim_lib.training.checkpoints import read_state
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
+from assim_lib.training.graphs import GraphedUnroll
 from assim_lib.training.many_settings import in_settings, training_settings
 from assim_lib.training.muon import Muon
-from assim_lib.training.pool import FilterPool
+from assim_lib.training.pool import FilterPool, Window
 
 WARMUP = 100
 # Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
@@ -41,20 +43,28 @@ class Trainer:
     model : the filter to train, on its device.
     data : one for each of the settings that :func:`~assim_lib.training.many_settings.training_settings` names.
     compiled : whether to compile the filter (see :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
+    graphed : whether to launch all of an update's operations as one, on a GPU.
 
     Raises
     ------
     ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one.
     """
 
-    def __init__(self, experiment: Experiment, model: AmortizedFilter, *data: TrainingData, compiled: bool = False):
-        self.experiment, self.model = experiment, model
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: AmortizedFilter,
+        *data: TrainingData,
+        compiled: bool = False,
+        graphed: bool = False,
+    ):
+        self.experiment, self.model, self.graphed = experiment, model, graphed
         self.generator = generator_for(Purpose.TRAINING, experiment.seed)
         trained = model.with_members(experiment.training_m or experiment.m)
-        trained = trained.compiled() if compiled else trained
         settings = in_settings(experiment, trained, training_settings(experiment))
         self.pools = [
-            FilterPool(*setting, record, self.generator) for setting, record in zip(settings, data, strict=True)
+            FilterPool(*setting, record, self.generator, compiled)
+            for setting, record in zip(settings, data, strict=True)
         ]
         self.ema = AveragedModel(model, avg_fn=_moving_average(experiment.averaging))
         hidden = model.analysis.trunk.named_parameters()
@@ -71,6 +81,11 @@ class Trainer:
             "others": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
         }
         self.update = self.skipped = 0
+        self.weights = list(model.parameters())
+        self._graphs: dict[FilterPool, GraphedUnroll] = {}
+        if graphed:
+            self.device_generator = torch.Generator(experiment.torch_device)
+            self.device_generator.manual_seed(seed_for(Purpose.TRAINING, experiment.seed))
 
     @property
     def averaged(self) -> AmortizedFilter:
@@ -86,10 +101,7 @@ class Trainer:
         rate = self._set_learning_rate()
         pool = self._choose_pool()
         slots = pool.choose()
-        loss, carry = pool.unroll(slots)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        loss.backward()
+        loss, carry = self._unroll(pool, pool.window(slots))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
         usable = bool(norm < max(LARGEST_GRADIENT, self.experiment.clip_norm))  # False for a NaN as well
         if usable:
@@ -107,13 +119,26 @@ class Trainer:
             "skipped": self.skipped,
         }
 
+    def _unroll(self, pool: FilterPool, window: Window) -> tuple[Tensor, Carry]:
+        """The loss of a window and where its filters end; the gradients are where optimizers look for them."""
+        if self.graphed:
+            if pool not in self._graphs:
+                drawing = partial(pool.unroll, generator=self.device_generator)
+                self._graphs[pool] = GraphedUnroll(drawing, self.weights, window, self.device_generator)
+            return self._graphs[pool](window)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss, carry = pool.unroll(window)
+        loss.backward()
+        return loss, carry
+
     def gradients(self, batches: int) -> Float[Tensor, "batch weight"]:
         """The gradient of the loss of each of some batches, not clipped, while the weights stay; the pool moves on."""
         weights, rows = [p for p in self.model.parameters() if p.requires_grad], []
         for _ in range(batches):
             pool = self._choose_pool()
             slots = pool.choose()
-            loss, carry = pool.unroll(slots)
+            loss, carry = pool.unroll(pool.window(slots))
             parts = torch.autograd.grad(loss, weights, materialize_grads=True)
             rows.append(torch.cat([part.flatten() for part in parts]))
             pool.advance(slots, carry)
@@ -147,6 +172,8 @@ class Trainer:
         for number, pool in enumerate(self.pools):
             tensors |= {f"pool{number}.{k}": v for k, v in pool.state_dict().items()}
         tensors["generator"] = self.generator.get_state()
+        if self.graphed:
+            tensors["device_generator"] = self.device_generator.get_state()
         header = {
             "experiment": self.experiment.model_dump_json(),
             "progress": json.dumps({"update": self.update, "skipped": self.skipped}),
@@ -178,6 +205,8 @@ class Trainer:
         for number, pool in enumerate(self.pools):
             pool.load_state_dict(part(f"pool{number}."))
         self.generator.set_state(tensors["generator"])
+        if self.graphed and "device_generator" in tensors:
+            self.device_generator.set_state(tensors["device_generator"])
         progress = json.loads(header["progress"])
         self.update, self.skipped = progress["update"], progress["skipped"]
         return json.loads(header["note"])

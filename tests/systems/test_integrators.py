@@ -196,7 +196,7 @@ def test_the_coefficients_are_exact_to_rounding(points):
         one, two, three = (phi(order, z) for order in (1, 2, 3))
         means = phi(1, z / 2) / 2, one - 3 * two + 4 * three, 2 * two - 4 * three, 4 * three - two
         exact.append([math.exp(z), math.exp(z / 2), *(dt * float(mean) for mean in means)])
-    coefficients = ETDRK4(growth, dt, points).coefficients
+    coefficients = ETDRK4(growth, dt, points).coefficients.values
     assert coefficients.dtype == np.float64
     np.testing.assert_allclose(coefficients.T, exact, rtol=2e-12, atol=0)
 

@@ -35,7 +35,7 @@ def windows_from(position, pool):
     """All filters of a pool at the same cycle, each in a trajectory of its own; their loss and where they end."""
     slots = torch.arange(len(pool.position))
     pool.segment, pool.position = slots, torch.full_like(slots, position)
-    loss, carry = pool.unroll(slots)
+    loss, carry = pool.unroll(pool.window(slots))
     return float(loss.detach()), carry
 
 
@@ -186,7 +186,7 @@ def test_a_window_by_hand(case, loss, unbounded):
 
     values, ends = zip(*(window_by_hand(pool, slot, errors) for slot in range(6)), strict=True)
     slots = torch.arange(6)
-    value, end = pool.unroll(slots)
+    value, end = pool.unroll(pool.window(slots))
     assert float(value.detach()) == pytest.approx(sum(values) / 6, rel=1e-3)
     pool.advance(slots, end)
     assert pool.position.tolist() == [3, 4, 5, 6, 53, 104]
@@ -209,7 +209,7 @@ def test_a_window_with_two_leads_by_hand(unbounded):
         return sum(squares) / 2
 
     by_hand = [window_by_hand(pool, slot, errors)[0] for slot in range(6)]
-    assert float(pool.unroll(torch.arange(6))[0].detach()) == pytest.approx(sum(by_hand) / 6, rel=1e-3)
+    assert float(pool.unroll(pool.window(torch.arange(6)))[0].detach()) == pytest.approx(sum(by_hand) / 6, rel=1e-3)
 
 
 def test_filters_in_random_order_know_which_instruments_they_meet(unbounded):
@@ -223,7 +223,7 @@ def test_filters_in_random_order_know_which_instruments_they_meet(unbounded):
         return float((carry.forecast.mean(-3) - ahead)[:, seen].square().mean())
 
     drawn = [window_by_hand(pool, slot, errors, lambda segment, k: int(phase[segment, k])) for slot in range(6)]
-    loss, end = pool.unroll(torch.arange(6))
+    loss, end = pool.unroll(pool.window(torch.arange(6)))
     assert float(loss.detach()) == pytest.approx(sum(value for value, _ in drawn) / 6, rel=1e-3)
     torch.testing.assert_close(end.base, torch.stack([carry.base for _, carry in drawn]), rtol=1e-3, atol=1e-3)
 
@@ -307,4 +307,4 @@ def test_each_pool_is_in_its_own_setting(unbounded):
             return float((carry.forecast.mean(-3) - ahead)[ahead.isfinite()].square().mean()) / noise**2
 
         by_hand = [window_by_hand(pool, int(slot), errors, model=model)[0] for slot in slots]
-        assert float(pool.unroll(slots)[0].detach()) == pytest.approx(sum(by_hand) / 2, rel=1e-3)
+        assert float(pool.unroll(pool.window(slots))[0].detach()) == pytest.approx(sum(by_hand) / 2, rel=1e-3)

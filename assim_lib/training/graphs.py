@@ -1,0 +1,50 @@
+"""Updates on a GPU: thousands of small operations, launched as one."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from assim_lib.filter import Carry
+from assim_lib.training.pool import Window
+
+WARM_UPS = 3
+
+Unroll = Callable[[Window], tuple[Tensor, Carry]]
+
+
+class GraphedUnroll:
+    """The loss of a window, where its filters end, and the gradient of the loss, as a CUDA graph.
+
+    Parameters
+    ----------
+    unroll : from a window to its loss and the carry at its end. Nothing in it may wait for the processor.
+    weights : whose gradients are wanted; the graph writes them where they are, and they must stay there.
+    window : one of the shape that all will have.
+    generator : on the GPU, what ``unroll`` draws from.
+    """
+
+    def __init__(self, unroll: Unroll, weights: Sequence[Tensor], window: Window, generator: torch.Generator):
+        self.inputs = [part.clone() for part in window.tensors()]
+        window = window.with_tensors(self.inputs)
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UPS):
+                unroll(window)[0].backward()
+        torch.cuda.current_stream().wait_stream(beside)
+        for weight in weights:
+            weight.grad = None  # so that the graph writes gradients, and does not add to them
+        self.graph = torch.cuda.CUDAGraph()
+        self.graph.register_generator_state(generator)
+        with torch.cuda.graph(self.graph):
+            loss, carry = unroll(window)
+            loss.backward()
+        self.loss, self.carry = loss.detach(), carry
+
+    def __call__(self, window: Window) -> tuple[Tensor, Carry]:
+        """The same of another window; both are overwritten by the next call."""
+        for own, given in zip(self.inputs, window.tensors(), strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        return self.loss, self.carry
