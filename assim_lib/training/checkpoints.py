@@ -64,17 +64,29 @@ def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter
     """
     weights, record = load_checkpoint(path)
     experiment = stored_experiment(record).changed(**changed)
+    asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+    return experiment, _with_weights(experiment, weights, f"{asked or experiment.name}: the weights of {path.stem}")
+
+
+def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
+    """The filter of an experiment with the weights that ``experiment.pretrained`` names.
+
+    Raises
+    ------
+    FileNotFoundError : if there is no such filter.
+    ParameterError : if its weights are of another shape.
+    """
+    name = experiment.pretrained
+    return _with_weights(experiment, load_checkpoint(checkpoint_path(name))[0], f"pretrained = {name!r}: its weights")
+
+
+def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str) -> AmortizedFilter:
     model = build_filter(experiment, weights["climatology"])
     try:
         model.load_state_dict(weights)
     except RuntimeError:
-        if not changed:
-            raise
-        asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
-        raise ParameterError(
-            f"{asked}: the weights of {path.stem} are of another shape; train a filter for it."
-        ) from None
-    return experiment, model.eval()
+        raise ParameterError(f"{whose} are of another shape; train one from nothing.") from None
+    return model.eval()
 
 
 def stored_experiment(record: dict[str, Any]) -> Experiment:

@@ -146,6 +146,9 @@ class Experiment(BaseModel):
     )
     segments: int = option(64, "independent training trajectories in each setting, a whole number ≥ 1", ge=1)
     cycles: int = option(3750, "cycles per training trajectory, more than the window", ge=2)
+    pretrained: str = option(
+        "", "the name of a published filter whose weights are trained further, or '' to start from nothing"
+    )
     seed: int = option(0, "a whole number ≥ 0", ge=0)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "'auto', 'cpu' or 'cuda'")
 
@@ -214,7 +217,8 @@ class Experiment(BaseModel):
         network = f"-{self._unusual_network}" if self._unusual_network else ""
         lag = f"-lag{self.lag}" if self.lag else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
-        return f"{self.experiment}-{setting}-{self.analysis}{network}{lag}{loss}-m{self.m}-seed{self.seed}"
+        tuned = "-further" if self.pretrained else ""
+        return f"{self.experiment}-{setting}-{self.analysis}{network}{lag}{loss}-m{self.m}-seed{self.seed}{tuned}"
 
 
 def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import provenance
 from assim_lib.training.build import build_filter
-from assim_lib.training.checkpoints import read_state
+from assim_lib.training.checkpoints import pretrained_filter, read_state
 from assim_lib.training.data import training_data
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import training_settings
@@ -64,11 +64,12 @@ def train(
     Raises
     ------
     ValueError : if ``folder`` holds a run with other options.
+    FileNotFoundError, ParameterError : if ``experiment.pretrained`` names no filter, or one of another shape.
     """
     state = folder / "state.safetensors" if folder else None
     # The units of the features come from the climatology; on another machine the same seed makes another one.
     climatology = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
-    model = build_filter(experiment, climatology)
+    model = pretrained_filter(experiment) if experiment.pretrained else build_filter(experiment, climatology)
     data = [training_data(setting, progress) for setting in training_settings(experiment)]
     trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed)
     note: dict[str, Any] = {

@@ -80,7 +80,7 @@ def test_a_filter_comes_back_in_its_own_units_and_in_other_settings(tmp_path, ho
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"hidden_size": 7}, "hidden_size = 7: the weights of filter are of another shape; train a filter for it."),
+        ({"hidden_size": 7}, "hidden_size = 7: the weights of filter are of another shape; train one from nothing."),
         ({"noise": -1.0}, "noise = -1.0 (of type float) is not allowed; noise is "),
         (
             {"analysis": "extended", "m": 1, "drift": 0.0, "lag": 0},

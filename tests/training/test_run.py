@@ -16,7 +16,8 @@ from assim_lib.storage import PACKAGE
 from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training import run as run_module
 from assim_lib.training.build import build_filter
-from assim_lib.training.experiment import Experiment, configure
+from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
+from assim_lib.training.experiment import Experiment, ParameterError, configure
 from assim_lib.training.pool import FilterPool
 from assim_lib.training.presets import EXPERIMENTS
 from assim_lib.training.run import train
@@ -208,3 +209,28 @@ def test_what_a_reader_registers_is_trained_and_scored_by_its_name(readers_cell)
     assert model.climatology.shape[1:] == (1, 10)
     assert float(model.error.unique()) == pytest.approx(1.4)
     assert record["history"][-1]["validation_rmse"] < 8
+
+
+def test_a_published_filter_is_trained_further(whole, home):
+    name = tiny(**CHOSEN).name
+    save_checkpoint(whole[0], checkpoint_path(name), whole[1])
+    further = tiny(**CHOSEN, pretrained=name, updates=2, lr=1e-12, adamw_lr=1e-12)
+    model, record = train(further, **QUIET)
+    assert further.name == f"{name}-further"
+    assert record["experiment"]["pretrained"] == name
+    for ours, theirs in zip(model.parameters(), whole[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"pretrained": "nobody"}, "no checkpoint nobody in checkpoints"),
+        ({"hidden_size": 7}, "pretrained = '.*': its weights are of another shape; train one from nothing."),
+    ],
+)
+def test_what_cannot_be_trained_further_is_refused_before_anything_is_computed(whole, home, changed, sentence):
+    name = tiny(**CHOSEN).name
+    save_checkpoint(whole[0], checkpoint_path(name), whole[1])
+    with pytest.raises((ParameterError, FileNotFoundError), match=sentence):
+        train(tiny(**{**CHOSEN, "pretrained": name, **changed}), **QUIET)
