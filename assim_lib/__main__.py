@@ -12,6 +12,7 @@ scores      collect data/results/*.json into data/results/scores.csv
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -82,6 +83,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
         "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
+    parser.add_argument("--graphed", action="store_true", help="launch an update as one CUDA graph, on a GPU")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
     for name, field in Experiment.model_fields.items():
         if name == "experiment":
@@ -102,6 +104,7 @@ def train(
     curve_points: int,
     again: bool,
     compiled: bool,
+    graphed: bool,
     plugins: str,
     **options: Any,
 ) -> Work:
@@ -109,16 +112,19 @@ def train(
     from assim_lib.study.publish import check_publishable, publish
     from assim_lib.training.checkpoints import read_state
     from assim_lib.training.experiment import configure
+    from assim_lib.training.graphs import check_graphed
     from assim_lib.training.run import train
 
     _set_threads(threads)
     import_plugins(plugins)
     configured = configure(experiment, **options)
     check_publishable(configured, again)
+    check_graphed(configured, graphed)
     folder = runs / configured.name
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
-    return lambda: [publish(configured, *train(configured, folder, curve_points, compiled=compiled))]
+    trained = partial(train, configured, folder, curve_points, compiled=compiled, graphed=graphed)
+    return lambda: [publish(configured, *trained())]
 
 
 def score_parser(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,8 @@
-"""Updates on a GPU: thousands of small operations, launched as one."""
+"""Updates on a GPU: thousands of small operations, launched as one.
+
+A window is ten cycles of some hundred operations on small tensors. A GPU is done with each before the next is launched,
+and waits; a graph of all of them is launched at once (measured on an H100: a quarter of the time).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,11 +10,25 @@ import torch
 from torch import Tensor
 
 from assim_lib.filter import Carry
+from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.training.pool import Window
 
 WARM_UPS = 3
 
 Unroll = Callable[[Window], tuple[Tensor, Carry]]
+
+
+def check_graphed(experiment: Experiment, graphed: bool) -> None:
+    """Refuse a graph where there can be none.
+
+    Raises
+    ------
+    ParameterError : without a GPU, or for a network that sorts a batch by its instruments.
+    """
+    if graphed and experiment.torch_device.type != "cuda":
+        raise ParameterError("graphed = True is for a GPU, and this run has none; leave it out.")
+    if graphed and experiment.network == "ff_per_operator":
+        raise ParameterError("graphed = True cannot be with network = 'ff_per_operator'; leave it out.")
 
 
 class GraphedUnroll:

@@ -24,7 +24,7 @@ from assim_lib.storage import atomic_path
 from assim_lib.training.checkpoints import read_state
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
-from assim_lib.training.graphs import GraphedUnroll
+from assim_lib.training.graphs import GraphedUnroll, check_graphed
 from assim_lib.training.many_settings import in_settings, training_settings
 from assim_lib.training.muon import Muon
 from assim_lib.training.pool import FilterPool, Window
@@ -47,7 +47,8 @@ class Trainer:
 
     Raises
     ------
-    ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one.
+    ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one; if
+        ``graphed`` is asked for without a GPU.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Trainer:
         compiled: bool = False,
         graphed: bool = False,
     ):
+        check_graphed(experiment, graphed)
         self.experiment, self.model, self.graphed = experiment, model, graphed
         self.generator = generator_for(Purpose.TRAINING, experiment.seed)
         trained = model.with_members(experiment.training_m or experiment.m)
