@@ -9,6 +9,10 @@ from assim_lib.records import Record
 # Keyword arguments of a DAPPER class, under DAPPER's names.
 Hyperparameters = dict[str, bool | int | float | str]
 
+# Of the forecast model, not of a DAPPER class: what is added to each forecast of a cycle, the share of a state that is
+# taken from it, and the standard deviation of independent random numbers that are added to the members.
+CORRECTIONS = ("bias", "damping", "model_noise")
+
 _WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")
 
 
@@ -19,7 +23,7 @@ class Baseline(Record):
     ----------
     method : name, as in the table of scores.
     m : ensemble size; 1 for the methods that carry one state.
-    hyperparameters : keyword arguments of the DAPPER class, under DAPPER's names.
+    hyperparameters : keyword arguments of the DAPPER class, under DAPPER's names; and :data:`CORRECTIONS` of the model.
 
     Sources: LETKF, Hunt et al. (2007); iEnKS, Bocquet & Sakov (2014); EnKF-N, Bocquet (2011).
 
@@ -41,10 +45,15 @@ class Baseline(Record):
 
     @property
     def label(self) -> str:
-        """Method, size and lag in a few characters."""
+        """Method, size and lag in a few characters, and whether the forecast model is corrected."""
         size = f" N={self.m}" if self.m > 1 else ""
         lag = f" Lag={self.hyperparameters.get('Lag', 1)}" if self.method == "iEnKS" else ""
-        return self.method + size + lag
+        return self.method + size + lag + (", corrected model" if self.corrections else "")
+
+    @property
+    def corrections(self) -> dict[str, float]:
+        """Those hyperparameters that correct the forecast model."""
+        return {name: float(value) for name, value in self.hyperparameters.items() if name in CORRECTIONS}
 
     def tuned(self, hyperparameters: Hyperparameters) -> "Baseline":
         """The same method and size with other hyperparameters."""

@@ -22,6 +22,15 @@ GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "EnKF-N": {"infl": _INFLATIONS, "rot": (False, True)},
     "iEnKS": {"infl": _INFLATIONS, "Lag": (1, 2, 3, 4, 6, 8, 10, 12, 15)},
 }
+# Of a forecast model that is known to be wrong, see :func:`~assim_lib.classical.dapper_bridge.hidden_markov_model`.
+# Variational methods and iEnKS know no model noise.
+CORRECTION_GRID: dict[str, tuple[float, ...]] = {
+    "bias": (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    "damping": (-0.02, -0.01, 0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1),
+    "model_noise": (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3),
+}
+# What least squares makes of the forecasts from the truth of the validation set, rounded to the grid.
+CORRECTION_START: Hyperparameters = {"bias": 0.2, "damping": 0.03, "model_noise": 0.06}
 _FIXED: dict[str, Hyperparameters] = {
     "4D-Var": {"nIter": 10, "wtol": 1e-4},
     "iEnKS": {"upd_a": "Sqrt", "nIter": 10, "wtol": 1e-4, "rot": True},
@@ -92,14 +101,16 @@ class Contender:
     @property
     def name(self) -> str:
         """The name of the files of its trials and of its score."""
+        corrected = "-corrected" if self.start.corrections else ""
         size = f"-N{self.start.m}" if self.start.m > 1 else ""
         pinned = "".join(f"-{key}{self.start.hyperparameters[key]}" for key in self.pinned)
-        return f"{self.setting.slug}-{self.start.method}{size}{pinned}"
+        return f"{self.setting.slug}-{self.start.method}{size}{pinned}{corrected}"
 
     @property
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """What is searched, and the values it may have."""
-        return {name: values for name, values in GRID[self.start.method].items() if name not in self.pinned}
+        values = GRID[self.start.method] | {name: CORRECTION_GRID[name] for name in self.start.corrections}
+        return {name: grid for name, grid in values.items() if name not in self.pinned}
 
 
 def contenders(setting: Setting) -> tuple[Contender, ...]:
@@ -129,6 +140,16 @@ def contenders(setting: Setting) -> tuple[Contender, ...]:
         ),
         *(contender("iEnKS", m, lag | usual) for m in (5, 10, 20, 30)),
     )
+    if wrong_model:
+        linear = {name: CORRECTION_START[name] for name in ("bias", "damping")}
+        ensembles = (
+            *ensembles,
+            *(
+                contender("LETKF", m, {"loc_rad": 4 if m == 10 else 10, "rot": True, "infl": 1.04} | CORRECTION_START)
+                for m in (10, 30)
+            ),
+            contender("iEnKS", 30, {"Lag": 3, "infl": 1.04} | linear),
+        )
     if setting == _UPSTREAM:
         return tuple(one for one in ensembles if one.start.method == "LETKF" or one.start.m == 30)
     return (

@@ -70,13 +70,27 @@ def observation_vectors(twin: TwinExperiment, cycles: int) -> list[Float[np.ndar
     return [vector if vector.size else np.zeros(1) for vector in vectors]
 
 
-def hidden_markov_model(twin: TwinExperiment, cycles: int, dynamics: Dynamics) -> Any:
+def hidden_markov_model(
+    twin: TwinExperiment,
+    cycles: int,
+    dynamics: Dynamics,
+    bias: float = 0.0,
+    damping: float = 0.0,
+    model_noise: float = 0.0,
+) -> Any:
     """The first cycles of a twin experiment as DAPPER's ``HiddenMarkovModel``.
 
     One DAPPER step is one cycle; states are flattened to (channel · site,). There is no observation of the initial
     state, so that row ``k + 1`` of DAPPER's truth belongs to observation ``k``. Distances for localization are along
     the ring; all channels of a site are analysed together, and so are neighbouring sites of a large state. In a cycle
     in which nothing was received, an observation without any weight stands for none.
+
+    A model that is known to be wrong may be corrected: of each forecast of a cycle a share ``damping`` is taken, and
+    ``bias`` is added; methods that know of model noise add independent random numbers to the members.
+
+    Parameters
+    ----------
+    bias, model_noise : in units of the state, for a cycle.
     """
     import_dapper()
     import dapper.mods as modelling
@@ -90,7 +104,7 @@ def hidden_markov_model(twin: TwinExperiment, cycles: int, dynamics: Dynamics) -
     deviation, unit = _errors(twin)
 
     def flow(x: torch.Tensor) -> torch.Tensor:
-        return dynamics.flow(x.unflatten(-1, shape), steps).flatten(-2)
+        return (1 - damping) * dynamics.flow(x.unflatten(-1, shape), steps).flatten(-2) + bias
 
     def step(x, t, dt):
         advanced = flow(torch.from_numpy(x)).numpy()
@@ -129,7 +143,13 @@ def hidden_markov_model(twin: TwinExperiment, cycles: int, dynamics: Dynamics) -
     operators = {key: operator(entries) for key, entries in dict(zip(keys, received, strict=True)).items()}
     mean, covariance = first_guess(twin)
     return modelling.HiddenMarkovModel(
-        Dyn={"M": site.size, "model": step, "linear": tangent_linear, "noise": 0},
+        # DAPPER's noise is that of a unit of time.
+        Dyn={
+            "M": site.size,
+            "model": step,
+            "linear": tangent_linear,
+            "noise": model_noise**2 / twin.setting.step_size,
+        },
         # Smoothers ask for operators beyond the last cycle, and make nothing of them.
         Obs={"time_dependent": lambda ko: operators[keys[min(ko, cycles - 1)]]},
         tseq=modelling.Chronology(dt=twin.setting.step_size, dko=1, K=cycles),

@@ -127,8 +127,9 @@ def run_baseline(
     # DAPPER's own "clim" is the covariance of the truth it is given, which may be a part of the record.
     background = {"B": np.cov(climate.T)} if baseline.hyperparameters.get("B") == "clim" else {}
     dapper_class = getattr(dapper.da_methods, _DAPPER_CLASS.get(baseline.method, baseline.method))
-    method = dapper_class(**size, **(baseline.hyperparameters | background))
-    model = hidden_markov_model(twin, cycles, dynamics)
+    known = {name: value for name, value in baseline.hyperparameters.items() if name not in baseline.corrections}
+    method = dapper_class(**size, **(known | background))
+    model = hidden_markov_model(twin, cycles, dynamics, **baseline.corrections)
     observations = observation_vectors(twin, cycles)
     with tqdm(total=cycles, desc=baseline.label, disable=not progress) as bar:
         pause = pause_where_nothing_was_received(method, twin.seen)

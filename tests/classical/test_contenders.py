@@ -1,8 +1,12 @@
 """The table of classical methods is whole, and each search can start."""
 
+import numpy as np
 import pytest
+import torch
 
-from assim_lib.classical.contenders import GRID, SETTINGS, choose, contenders
+from assim_lib.classical.contenders import CORRECTION_GRID, CORRECTION_START, GRID, SETTINGS, choose, contenders
+from assim_lib.setting import Setting
+from assim_lib.systems import forecast_model_of
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.slug)
@@ -11,7 +15,9 @@ def test_every_setting_has_its_contenders_and_a_frozen_set(setting):
     assert setting.load("validation").frozen
     chosen = contenders(setting)
     assert len({contender.name for contender in chosen}) == len(chosen)
-    sizes = {method: [c.start.m for c in chosen if c.start.method == method] for method in GRID}
+    plain = [contender for contender in chosen if not contender.start.corrections]
+    sizes = {method: [c.start.m for c in plain if c.start.method == method] for method in GRID}
+    assert (len(plain) < len(chosen)) == (setting.system == "two_level")
     assert sizes["LETKF"] == [5, 10, 20, 30]
     if setting.obs_conf.endswith("upstream"):  # beside the paper's best score only
         assert sizes["iEnKS"] == [30]
@@ -32,3 +38,17 @@ def test_contenders_are_chosen_by_setting_method_and_size():
     assert {contender.start.label for contender in chosen} == {"LETKF N=10", "4D-Var"}
     with pytest.raises(ValueError, match=r"^m = 7 has no classical methods; take one of \[5, 10, 20, 30\]\.$"):
         choose(method=["LETKF"], m=[7])
+
+
+def test_a_wrong_model_is_corrected_by_what_least_squares_finds():
+    """The start of the search, on its grid: the linear function of a forecast that is closest to what it missed."""
+    twin = Setting("two_level").load("validation")
+    model = forecast_model_of("two_level")
+    truth = torch.from_numpy(twin.truth[:2000]).double()
+    forecast = model.flow(truth[:-1], model.steps_per_cycle(0.1))
+    missed, forecast = (part.flatten().numpy() for part in (truth[1:] - forecast, forecast))
+    slope, constant = np.polyfit(forecast, missed, 1)
+    left = (missed - slope * forecast - constant).std()
+    found = {"bias": constant, "damping": -slope, "model_noise": left}
+    for name, value in found.items():
+        assert CORRECTION_START[name] == min(CORRECTION_GRID[name], key=lambda grid, value=value: abs(grid - value))

@@ -198,3 +198,25 @@ def test_importing_and_running_dapper_changes_nothing_and_prints_nothing(tmp_pat
     paths = {"HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path.parent), "PYTHONPATH": str(here.parents[1])}
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=paths, cwd=here)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_wrong_model_may_be_corrected(full, dapper):
+    x = np.random.default_rng(1).normal(2.0, 3.0, (4000, 40))
+    plain, corrected = (hidden_markov_model(full, 5, Lorenz96(), *own).Dyn for own in ((), (0.5, 0.1, 0.2)))
+    np.testing.assert_allclose(corrected(x, 0, STEP_SIZE), 0.9 * plain(x, 0, STEP_SIZE) + 0.5)
+    np.testing.assert_allclose(corrected.linear(x[0], 0, STEP_SIZE), 0.9 * plain.linear(x[0], 0, STEP_SIZE), atol=1e-6)
+    # DAPPER adds noise of this covariance, times the length of a step.
+    assert STEP_SIZE * corrected.noise.C.full == pytest.approx(0.04 * np.eye(40))
+    assert plain.noise.C == 0
+
+
+def test_a_method_knows_the_corrections_of_its_model(full, dapper):
+    letkf = baseline("LETKF", 10, loc_rad=4, infl=1.04)
+    wrong, right = Lorenz96(forcing=6.0), Lorenz96()
+    rmse = [
+        run_baseline(letkf.tuned(letkf.hyperparameters | own), full, progress=False, dynamics=model).rmse[100:].mean()
+        for model, own in ((right, {}), (wrong, {}), (wrong, {"bias": 0.2, "model_noise": 0.05}))
+    ]
+    # A forcing that is two too small takes two a unit of time from each state: a fifth of that a cycle.
+    assert rmse[0] < rmse[2] < 0.8 * rmse[1]
+    assert letkf.tuned({"bias": 0.2}).label == "LETKF N=10, corrected model"
