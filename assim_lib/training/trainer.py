@@ -32,6 +32,12 @@ from assim_lib.training.pool import FilterPool, Window
 WARMUP = 100
 # Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
 LARGEST_GRADIENT = 1e3
+# So many in a row are no accident: nothing is learned, and nothing will be.
+MOST_SKIPPED = 300
+
+
+class NothingLearnedError(ValueError):
+    """A training in which one update after the other is skipped."""
 
 
 class Trainer:
@@ -95,9 +101,25 @@ class Trainer:
         return cast(AmortizedFilter, self.ema.module)
 
     def fit(self) -> Iterator[dict[str, int | float]]:
-        """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again."""
+        """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again.
+
+        Raises
+        ------
+        NothingLearnedError : after :data:`MOST_SKIPPED` updates in a row whose gradients are of no use.
+        """
+        in_a_row = 0
         while self.update < self.experiment.updates:
-            yield self._step()
+            skipped = self.skipped
+            metrics = self._step()
+            in_a_row = in_a_row + 1 if self.skipped > skipped else 0
+            if in_a_row == MOST_SKIPPED:
+                raise NothingLearnedError(
+                    f"{self.experiment.name}: the last {in_a_row} updates were skipped, since their gradients are above "
+                    f"{LARGEST_GRADIENT:g} or not finite (the last loss is {metrics['loss']:.3g}); take a smaller lr, "
+                    f"lag or window than {self.experiment.lr:g}, {self.experiment.lag} and {self.experiment.window}, "
+                    "and see that the observations are numbers."
+                )
+            yield metrics
 
     def _step(self) -> dict[str, int | float]:
         rate = self._set_learning_rate()

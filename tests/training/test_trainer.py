@@ -21,10 +21,11 @@ from small_runs import (
 )
 
 from assim_lib.filter import assimilate
+from assim_lib.training import trainer as trainer_module
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.muon import Muon
-from assim_lib.training.trainer import Trainer
+from assim_lib.training.trainer import NothingLearnedError, Trainer
 from assim_lib.twin import observed
 
 # Every analysis, with and without lag, a single member, dropout where it draws from the run's generator.
@@ -265,3 +266,15 @@ def test_every_setting_has_its_data(number):
     given = [pool.data for pool in ours.pools] * 2
     with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
         Trainer(ours.experiment, ours.model, *given[:number])
+
+
+def test_a_training_that_only_skips_updates_ends_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(trainer_module, "MOST_SKIPPED", 3)
+    chosen = ring_experiment(updates=10, restart=0.0)
+    trainer = Trainer(chosen, ring_filter(chosen), ring_data(chosen))
+    weights = next(trainer.model.parameters())
+    with torch.no_grad():
+        weights.fill_(torch.nan)
+    with pytest.raises(NothingLearnedError, match="the last 3 updates were skipped, since their gradients"):
+        list(trainer.fit())
+    assert trainer.update == trainer.skipped == 3
