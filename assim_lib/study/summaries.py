@@ -14,7 +14,15 @@ import pandas as pd
 from assim_lib.evaluation import Scores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import data_dir
-from assim_lib.study.results import collect, load_scores, read_result, results_dir, select, training_record
+from assim_lib.study.results import (
+    TrainingRecord,
+    collect,
+    load_scores,
+    read_result,
+    results_dir,
+    select,
+    training_record,
+)
 
 CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "iEnKS", "EnKF-N")
 LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
@@ -201,13 +209,22 @@ def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
     rows = _learned(**wanted).sort_values("validation_rmse", kind="stable")
     first = rows.drop_duplicates(["label", "m"])
     names = zip(first.label, first.m, first.checkpoint, strict=True)
-    return {f"{label}, m = {m}": training_record(checkpoint).history for label, m, checkpoint in names}
+    curves = {}
+    for label, m, checkpoint in names:
+        record = training_record(checkpoint)
+        curves[f"{label}, m = {m}{', on a GPU' if _on_gpu(record) else ''}"] = record.history
+    return curves
+
+
+def _on_gpu(record: TrainingRecord) -> bool:
+    return record.provenance.device == "cuda"
 
 
 def training_runs(**wanted: Any) -> pd.DataFrame:
     """One row per learned filter: its size, its training time, its origin, and the command that repeats it.
 
-    ``validation_rmse`` of a filter with results in several settings is their geometric mean.
+    ``gpu_minutes`` is wall time on a GPU, NaN of filters that were trained without one. ``validation_rmse`` of a filter
+    with results in several settings is their geometric mean.
 
     Parameters
     ----------
@@ -221,6 +238,7 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
                 "name": Path(str(checkpoint)).stem,
                 "updates": record.experiment["updates"],
                 "core_minutes": record.core_seconds / 60,
+                "gpu_minutes": record.seconds / 60 if _on_gpu(record) else float("nan"),
                 "validation_rmse": geometric_mean(results.validation_rmse),
                 "torch": record.provenance.versions["torch"],
                 "command": _command(record.experiment),

@@ -113,11 +113,12 @@ class Trainer:
             metrics = self._step()
             in_a_row = in_a_row + 1 if self.skipped > skipped else 0
             if in_a_row == MOST_SKIPPED:
+                options = self.experiment
                 raise NothingLearnedError(
-                    f"{self.experiment.name}: the last {in_a_row} updates were skipped, since their gradients are "
-                    f"above {LARGEST_GRADIENT:g} or not finite (the last loss is {metrics['loss']:.3g}); take a smaller lr, "
-                    f"lag or window than {self.experiment.lr:g}, {self.experiment.lag} and {self.experiment.window}, "
-                    "and see that the observations are numbers."
+                    f"{options.name}: {in_a_row} updates in a row were skipped, their gradients above "
+                    f"{LARGEST_GRADIENT:g} or not finite (the last loss is {metrics['loss']:.3g}); take a smaller lr, "
+                    f"lag or window than {options.lr:g}, {options.lag} and {options.window}, and see that all "
+                    "observations are numbers."
                 )
             yield metrics
 
