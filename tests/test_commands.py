@@ -47,7 +47,7 @@ def command(monkeypatch, capsys):
         ("score nothing", "no checkpoint nothing in checkpoints: both its weights and its JSON record are needed."),
         ("stress nothing", "no checkpoint nothing in checkpoints"),
         ("ablate recipe nothing", "variant = 'nothing' is not known; known: recipe, "),
-        ("ablate --seed 0 -1", "seed = -1 (of type int) is not allowed; seed is a whole number ≥ 0."),
+        ("ablate --seed 0 -1", "seed = -1 (of type int) is not allowed; seed is a whole number from 0 to 2³² − 1."),
         ("baselines --method LETFK", "method = LETFK has no classical methods; take one of ["),
         ("baselines --system ks --m 7", "m = 7 has no classical methods; take one of ["),
     ],

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.storage import provenance, sha256
+from assim_lib.storage import IntegrityError, provenance, sha256
 from assim_lib.study.results import Provenance, Result, load_scores, write_result
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
@@ -65,6 +66,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     Raises
     ------
     LookupError : if the test set of a setting is not one of the project's frozen ones.
+    ValueError : if the filter's analyses are not finite.
     """
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
@@ -75,6 +77,8 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
         validation, _ = score(scored, filter_there, "validation")
         twin = scored.setting.load()
         ensemble, milliseconds = run_filter(scored, filter_there, twin, progress=True)
+        if not np.isfinite(ensemble).all():
+            raise ValueError(f"{experiment.name}: analyses that are no numbers are not published; train it otherwise.")
         ages = twin.by_age(ensemble)
         common = ages["share"] > RAREST_AGE
         tested = {
@@ -120,8 +124,11 @@ def publish_again(name: str) -> Path:
     Raises
     ------
     FileNotFoundError : if there is no checkpoint of that name.
+    IntegrityError : if its record is that of another filter.
     """
     experiment, model = load_filter(checkpoint_path(name))
+    if experiment.name != name:
+        raise IntegrityError(f"{name}.json is the record of {experiment.name}; restore it from the repository.")
     _, record = load_checkpoint(checkpoint_path(name))
     del record["sha256"]
     return publish(experiment, model, record)

@@ -11,7 +11,7 @@ from torch import Tensor
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import IntegrityError, atomic_path, data_dir, sha256, verify, write_json
 from assim_lib.training.build import build_filter
-from assim_lib.training.experiment import Experiment, ParameterError
+from assim_lib.training.experiment import Experiment, ParameterError, validated
 
 
 def checkpoint_path(name: str, folder: Path | None = None) -> Path:
@@ -90,8 +90,13 @@ def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str
 
 
 def stored_experiment(record: dict[str, Any]) -> Experiment:
-    """The experiment of a record. Wherever it was trained, this machine need not have a GPU."""
-    return Experiment.model_validate_json(json.dumps({**record["experiment"], "device": "auto"}))
+    """The experiment of a record. Wherever it was trained, this machine need not have a GPU.
+
+    Raises
+    ------
+    ParameterError : if its options are none of a run.
+    """
+    return validated({**record["experiment"], "device": "auto"})
 
 
 def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -149,7 +149,7 @@ class Experiment(BaseModel):
     pretrained: str = option(
         "", "the name of a published filter whose weights are trained further, or '' to start from nothing"
     )
-    seed: int = option(0, "a whole number ≥ 0", ge=0)
+    seed: int = option(0, "a whole number from 0 to 2³² − 1", ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "'auto', 'cpu' or 'cuda'")
 
     @model_validator(mode="after")
@@ -165,7 +165,7 @@ class Experiment(BaseModel):
         ------
         ParameterError : as :func:`configure` does.
         """
-        return _validated({**self.model_dump(), **options})
+        return validated({**self.model_dump(), **options})
 
     @property
     def forecast_model(self) -> Dynamics:
@@ -247,7 +247,7 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         STARTS.get((experiment, name), {}),
         requested,
     )
-    configured = _validated({option: value for layer in layers for option, value in layer.items()})
+    configured = validated({option: value for layer in layers for option, value in layer.items()})
     if not configured.lag:
         for option in ("lag_warmup", "drift"):
             if requested.get(option):
@@ -264,7 +264,13 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     return configured
 
 
-def _validated(values: dict[str, Any]) -> Experiment:
+def validated(values: dict[str, Any]) -> Experiment:
+    """The experiment with all of these options.
+
+    Raises
+    ------
+    ParameterError : as :func:`configure` does.
+    """
     try:
         return Experiment(**values)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from assim_lib.analyses import ANALYSES, Analysis
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import ObservationModel, identity, observation_model
 from assim_lib.systems import system_of
+from assim_lib.training.presets import EXPERIMENTS
 from assim_lib.twin import BURN_IN
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def problems(options: "Experiment") -> Iterator[str]:
     ------
     ValueError : one such sentence, where a name is not registered or an interval is no multiple of the step.
     """
+    if options.experiment not in EXPERIMENTS:  # in a stored record, it may be anything, a path among others
+        yield f"experiment = {options.experiment!r} is not known; known: {', '.join(EXPERIMENTS)}."
     analysis, dynamics = ANALYSES.find(options.analysis), options.forecast_model
     NETWORKS.find(options.network)
     instruments = observation_model(options.obs_conf, dynamics.channels, dynamics.sites, options.noise)

@@ -3,13 +3,14 @@
 from functools import partial
 
 import jaxtyping
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_runs import PARTIAL, QUIET, assert_same, tiny
 
 from assim_lib.setting import Setting
-from assim_lib.storage import sha256
+from assim_lib.storage import IntegrityError, sha256
 from assim_lib.study import publish as publish_module
 from assim_lib.study.notebook import stored_filter
 from assim_lib.study.publish import best_filter, check_publishable, publish, publish_again
@@ -90,6 +91,28 @@ def test_scoring_again_keeps_the_weights_and_what_is_known_of_the_training(publi
     assert before == after.model_copy(update={name: getattr(before, name) for name in ("provenance", "ms_per_cycle")})
     with pytest.raises(FileNotFoundError, match=r"^no checkpoint nothing "):
         publish_again("nothing")
+
+
+def test_the_record_of_another_filter_is_not_believed(published, home):
+    path = published[0]
+    for file in (path, path.with_suffix(".json")):
+        (file.parent / f"another{file.suffix}").write_bytes(file.read_bytes())
+    try:
+        with pytest.raises(IntegrityError, match=rf"^another\.json is the record of {path.stem}; restore it"):
+            publish_again("another")
+    finally:
+        for suffix in (".safetensors", ".json"):
+            (path.parent / f"another{suffix}").unlink()
+
+
+def test_what_is_no_number_is_not_published(published, monkeypatch):
+    path, chosen, model, record = published
+    before = path.read_bytes()
+    run = publish_module.run_filter
+    monkeypatch.setattr(publish_module, "run_filter", lambda *args, **kwargs: (np.nan * run(*args, **kwargs)[0], 1.0))
+    with pytest.raises(ValueError, match="analyses that are no numbers are not published"):
+        publish(chosen, model, record)
+    assert path.read_bytes() == before
 
 
 def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(published, home, monkeypatch):

@@ -392,3 +392,9 @@ def test_the_methods_name_in_the_table():
 
 def test_the_options_are_all_fields_but_the_experiments_name():
     assert options() == [name for name in configure().model_dump() if name != "experiment"]
+
+
+def test_the_name_in_a_record_cannot_lead_out_of_the_project():
+    """Files are named after it."""
+    with pytest.raises(ParameterError, match=r"^experiment = '\.\./x' is not known; known: l96_ff, "):
+        configure().changed(experiment="../x")
