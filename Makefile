@@ -22,7 +22,7 @@ INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install book executed test lint lock clean test-sets train baselines scores
+.PHONY: help install book executed test lint lock address clean test-sets train baselines scores
 
 help: ## list what can be made
 	@echo "make <target>:"
@@ -75,6 +75,9 @@ test-sets train baselines scores: | $(INSTALLED)
 lock: | $(INSTALLED) ## write constraints.txt and environment.yml from the versions in .venv
 	@echo "==> locking the versions in .venv"
 	$(BIN)/python .ci/lock.py
+
+address: ## write the public address everywhere: URL=https://github.com/owner/repo; URL= takes it out
+	@$(PYTHON) .ci/address.py $(if $(filter command,$(origin URL)),"$(URL)")
 
 clean: ## remove what was built; .venv and the results of runs stay
 	rm -rf build .pytest_cache .ruff_cache
