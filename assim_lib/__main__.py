@@ -2,6 +2,7 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
+assimilate  run a published filter along observations of your own
 score       score published filters again, after a change of the library
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
@@ -11,7 +12,9 @@ scores      collect data/results/*.json into data/results/scores.csv
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -121,6 +124,73 @@ def train(
     return lambda: [publish(configured, *train(configured, folder, curve_points, compiled=compiled))]
 
 
+def assimilate_parser(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Observations are netCDF, Zarr or CSV: (time, site) or (time, channel, site), missing ones NaN or fill values; a "
+        "variable `error` beside them holds their standard deviations. Times are dates, or multiples of the filter's "
+        "interval; a gap is so many cycles without observations."
+    )
+    parser.add_argument("name", help="of a checkpoint, without the ending")
+    parser.add_argument("observations", type=Path, help=".nc, .zarr or .csv")
+    parser.add_argument("analysis", type=Path, help="netCDF file to write")
+    parser.add_argument("--state", type=Path, help="file from which a run goes on, and where it is kept at the end")
+    parser.add_argument("--members", action="store_true", help="write the members as well")
+    parser.add_argument("--any-mask", action="store_true", help="use numbers where the filter expects none as well")
+    parser.add_argument(
+        "--drop-outliers", action="store_true", help="leave out what is ten deviations off its forecast"
+    )
+    parser.add_argument("--variable", help="name of the observations, where the file holds several variables")
+    parser.add_argument("--error", help="their standard deviation, a number or the name of a variable")
+    parser.add_argument("--fill-value", type=float, help="a number that stands for none")
+    parser.add_argument("--interval", help="between two cycles, e.g. 6h: of dates by default the smallest difference")
+    parser.add_argument("--first-cycle", type=_count, help="number of the first cycle in the observation schedule")
+    parser.add_argument("--obs_conf", help="where it is observed, if not as in training")
+    parser.add_argument(
+        "--step_size", type=float, help="observation interval in the system's unit, if not as in training"
+    )
+    parser.add_argument("--noise", type=float, help="standard deviation of the errors, if not as in training")
+    parser.add_argument("--seed", type=_count, help="of the cold start")
+    parser.add_argument("--threads", type=_positive, default=1, help="processor threads")
+    parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+
+
+def assimilate(
+    name: str, observations: Path, analysis: Path, error: str | None, threads: int, plugins: str, **options: Any
+) -> Work:
+    from assim_lib.assimilation import prepare_record
+    from assim_lib.registry import import_plugins
+
+    _set_threads(threads)
+    import_plugins(plugins)
+    with _said_in_a_line():
+        run = prepare_record(name, observations, analysis, error=_number_or_name(error), **options)
+
+    def work() -> Iterator[Path]:
+        with _said_in_a_line():
+            print(run(True).scores)
+        yield analysis
+
+    return work
+
+
+def _number_or_name(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def _said_in_a_line() -> Iterator[None]:
+    """Warnings as sentences, without the place in the code that they come from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if warning.category is UserWarning:
+            print(f"assim_lib: {warning.message}", file=sys.stderr)
+
+
 def score_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="+", help="of a checkpoint, without the ending")
 
@@ -205,6 +275,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
         test_sets,
     ),
     "train": ("train an experiment and publish it", train_parser, train),
+    "assimilate": ("run a published filter along observations of your own", assimilate_parser, assimilate),
     "score": ("score published filters again", score_parser, score),
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
@@ -234,7 +305,7 @@ def main() -> None:
     try:
         for path in work():
             print("wrote", path)
-    except IntegrityError as error:
+    except (IntegrityError, OSError) as error:  # a full disk is no mistake of the program
         _refuse(name, error)
 
 
