@@ -126,8 +126,8 @@ def train(
 
 def assimilate_parser(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Observations are netCDF, Zarr or CSV: (time, site) or (time, channel, site), missing ones NaN or fill values; a "
-        "variable `error` beside them holds their standard deviations. Times are dates, or multiples of the filter's "
+        "Observations are netCDF, Zarr or CSV: (time, site) or (time, channel, site), missing ones NaN or fill values; "
+        "a variable `error` beside them holds their standard deviations. Times are dates, or multiples of the filter's "
         "interval; a gap is so many cycles without observations."
     )
     parser.add_argument("name", help="of a checkpoint, without the ending")

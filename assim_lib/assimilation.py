@@ -1,23 +1,22 @@
 """Observations of one's own, assimilated by a trained filter: :func:`assimilate_record`."""
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import xarray as xr
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import identity
-from assim_lib.own.cycling import DRAWS, OUTLIER, Cycled, cold_state, run_along
+from assim_lib.own.cycling import DRAWS, cold_state, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
 from assim_lib.own.output import as_dataset, check_destination, write_netcdf
-from assim_lib.own.record import SAME, OwnRecord, read_record
+from assim_lib.own.record import OwnRecord, read_record
+from assim_lib.own.remarks import remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.storage import data_dir
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, stored_experiment
@@ -65,7 +64,7 @@ def prepare_record(
     drop_outliers: bool = False,
     variable: str | None = None,
     error: Any = None,
-    fill_value: float | None = None,
+    fill_value: Any = None,
     interval: Any = None,
     first_cycle: int | None = None,
     seed: int | None = None,
@@ -95,7 +94,7 @@ def prepare_record(
     if any_mask:
         model = _of_any_mask(model, experiment)
     asked = json.dumps({**changed, "any_mask": any_mask}, sort_keys=True)
-    kept = _kept_state(state, stored["sha256"], asked)
+    kept = _kept_state(state, path.stem, stored["sha256"], asked)
     if kept and first_cycle is not None:
         raise ParameterError(f"first_cycle = {first_cycle} would be ignored: {state} says which cycle is the next.")
     record = read_record(
@@ -112,13 +111,13 @@ def prepare_record(
     for where, destination in destinations.items():
         if destination is not None:
             check_destination(Path(destination).expanduser(), where)
-    if isinstance(observations, str | Path) and output is not None:
-        if Path(observations).expanduser().resolve() == Path(output).expanduser().resolve():
-            raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
-    own_error = _usable_error(record, experiment, model)
+    read = observations if isinstance(observations, str | Path) else None
+    if read is not None and output is not None and _same_file(read, output):
+        raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
+    own_error = usable_error(record, model, experiment.analysis)
     first = record.first or 0 if first_cycle is None else first_cycle
     number = kept.number if kept else first
-    _remark_on_mask(record, experiment, model, number)
+    remark_on_mask(record, model, experiment.obs_conf, number)
 
     def run(progress: bool = False) -> Assimilated:
         start = kept or cold_state(
@@ -129,10 +128,10 @@ def prepare_record(
         )
         counted = slice(max(0, SETTLING + model.spinup - start.age), None)
         scores = innovation_scores(cycled.innovation[counted], cycled.expected[counted])
-        _remark_on_innovations(cycled, scores, model, drop_outliers)
+        remark_on_innovations(cycled, scores, model, drop_outliers)
         about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
         analysis = as_dataset(cycled, record, scores, about)
-        end = replace(cycled.state, clock=record.clock, weights=stored["sha256"], options=asked)
+        end = replace(cycled.state, clock=record.clock, filter=path.stem, weights=stored["sha256"], options=asked)
         if output is not None:
             write_netcdf(analysis, Path(output).expanduser())
         if state is not None:  # last: a run that is stopped before it begins again where it began
@@ -140,6 +139,10 @@ def prepare_record(
         return Assimilated(analysis, scores, end)
 
     return run
+
+
+def _same_file(one: str | Path, other: str | Path) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def known_filter(name: str | Path) -> Path:
@@ -175,33 +178,17 @@ def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFil
     return model.with_observations(everywhere, experiment.step_size).eval()
 
 
-def _kept_state(state: str | Path | None, weights: str, asked: str) -> FilterState | None:
+def _kept_state(state: str | Path | None, name: str, weights: str, asked: str) -> FilterState | None:
     if state is None or not Path(state).expanduser().exists():
         return None
     kept = load_state(Path(state).expanduser())
-    if (kept.weights, kept.options) != (weights, asked):
-        what = "another filter" if kept.weights != weights else f"other options, {kept.options}"
+    other = (kept.filter, kept.weights) != (name, weights)
+    if other or kept.options != asked:
+        what = f"another filter, {kept.filter}" if other else f"other options, {kept.options}"
         raise ParameterError(
             f"state = {str(state)!r} belongs to {what}; take another file, or remove it to begin again."
         )
     return kept
-
-
-def _usable_error(record: OwnRecord, experiment: Experiment, model: AmortizedFilter) -> np.ndarray | None:
-    if record.error is None:
-        return None
-    trained = model.error.cpu().numpy()
-    given = np.where(np.isfinite(record.error), record.error, trained)
-    if np.allclose(given, trained, rtol=SAME):
-        return None
-    if not model.analysis.weighs_errors:
-        values = np.unique(record.error[np.isfinite(record.error)])
-        raise ParameterError(
-            f"error = {values[0]:g} … {values[-1]:g} cannot be weighed by analysis = {experiment.analysis!r}, which has "
-            f"learned errors of {trained.min():g} … {trained.max():g}; take a filter that is 'hybrid', 'covariant' or "
-            "'extended', or train one for them."
-        )
-    return record.error
 
 
 def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord) -> torch.Tensor | None:
@@ -210,39 +197,6 @@ def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord) -> 
         return None
     first = torch.from_numpy(record.values[0])
     return torch.where(model.schedule[0].cpu() > 0, first, torch.nan)
-
-
-def _remark_on_mask(record: OwnRecord, experiment: Experiment, model: AmortizedFilter, number: int) -> None:
-    received = np.isfinite(record.values)
-    expected = model.schedule.cpu().numpy()[(number + np.arange(len(received))) % len(model.schedule)] > 0
-    ignored, total = int((received & ~expected).sum()), int(received.sum())
-    if not total:
-        warnings.warn(f"{record.label} holds no number: its analysis is a forecast.", stacklevel=4)
-    if ignored:
-        warnings.warn(
-            f"{ignored} of {total} numbers are where obs_conf = {experiment.obs_conf!r} expects none, and are not used; "
-            "any_mask (--any-mask) uses them, another first_cycle moves the schedule.",
-            stacklevel=4,
-        )
-
-
-def _remark_on_innovations(cycled: Cycled, scores: InnovationScores, model: AmortizedFilter, dropped: bool) -> None:
-    far = int(cycled.outlier.sum())
-    if far:
-        where = tuple(int(i) for i in np.argwhere(cycled.outlier)[0])
-        done = "were not used" if dropped else "were used all the same; drop_outliers (--drop-outliers) leaves them out"
-        warnings.warn(
-            f"{far} numbers are more than {OUTLIER:g} expected deviations off their forecast, the first at (cycle, "
-            f"channel, site) = {where} of this record, and {done}.",
-            stacklevel=4,
-        )
-    climatology = model.observation_model.operator(model.climatology).var(0) + model.error.square()
-    if scores.rmse > float(climatology.mean().sqrt()):
-        warnings.warn(
-            f"innovations of {scores.rmse:.2f} are no smaller than those of the climatology: the filter has lost the "
-            "truth, or the record is of another system.",
-            stacklevel=4,
-        )
 
 
 def _ensemble(model: AmortizedFilter) -> str:

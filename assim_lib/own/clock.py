@@ -30,8 +30,8 @@ class Clock:
     """
 
     kind: str
-    now: float
-    interval: float
+    now: float | int
+    interval: float | int
 
     def times(self, cycles: int) -> np.ndarray:
         """Times of the last so many cycles."""
@@ -85,8 +85,8 @@ def cycles_of(
     if off.max() > OFF:
         worst = int(np.argmax(off > OFF))
         raise RecordError(
-            f"time[{worst}] = {_shown(times[worst])} lies {off[worst]:.2g} intervals off a cycle; times must be a whole "
-            f"number of intervals, here {_length(kind, length)}, apart (another interval may be given)."
+            f"time[{worst}] = {_shown(times[worst])} lies {off[worst]:.2g} intervals off a cycle; times must be a "
+            f"whole number of intervals, here {_length(kind, length)}, apart (another interval may be given)."
         )
     if (np.diff(cycles) <= 0).any():
         worst = int(np.argmax(np.diff(cycles) <= 0)) + 1
@@ -126,7 +126,7 @@ def _as_numbers(times: np.ndarray) -> tuple[str, np.ndarray]:
 
 def _interval(
     kind: str, numbers: np.ndarray, times: np.ndarray, step_size: float, interval: Any, since: Clock | None
-) -> float:
+) -> float | int:
     if since is not None and since.kind != kind:
         known = "without times" if since.kind == "cycle" else f"with times of kind {since.kind!r}"
         raise RecordError(f"the record has times of kind {kind!r}, and its state comes from one {known}.")
@@ -152,12 +152,9 @@ def _interval(
     return int(positive.min())
 
 
-def _given(kind: str, interval: Any) -> float:
+def _given(kind: str, interval: Any) -> float | int:
     try:
-        if kind == "number":
-            length = float(interval)
-        else:
-            length = pd.Timedelta(interval).as_unit("ns").value
+        length = float(interval) if kind == "number" else pd.Timedelta(interval).as_unit("ns").value
     except (ValueError, TypeError, OverflowError):
         length = 0
     if not 0 < length < np.inf:
@@ -166,7 +163,7 @@ def _given(kind: str, interval: Any) -> float:
     return length
 
 
-def _length(kind: str, length: float) -> str:
+def _length(kind: str, length: float | int) -> str:
     return f"{length:g}" if kind in ("number", "cycle") else str(pd.Timedelta(int(length), "ns"))
 
 

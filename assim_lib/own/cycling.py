@@ -76,7 +76,7 @@ def run_along(
     keep_members : return the members; of a filter that carries a covariance, :data:`DRAWS` drawn from it.
     drop_outliers : do not use observations whose innovation is more than :data:`OUTLIER` expected deviations.
     """
-    device, like = model.climatology.device, model.climatology
+    like = model.climatology
     generator = torch.Generator()
     generator.set_state(state.random)
     carry = state.carry.each(lambda part: part.to(like))

@@ -1,8 +1,8 @@
 r"""Scores without a truth: what a forecast missed in the observations, before they were used.
 
-An innovation is :math:`d = y - H(\\bar x^f)`. Were the forecast's error and the observation's as the filter believes, its
-square would have the expectation :math:`s^2 = H P H^\\top + R`; and innovations of an optimal filter do not depend on one
-another. Neither says how large the error of the analysis is: that, only a truth or withheld observations tell.
+An innovation is :math:`d = y - H(\bar x^f)`. Were the forecast's error and the observation's as the filter believes,
+its square would have the expectation :math:`s^2 = H P H^\top + R`; and innovations of an optimal filter do not depend
+on one another. Neither says how large the error of the analysis is: that, only a truth or withheld observations tell.
 """
 
 from dataclasses import asdict, dataclass
@@ -48,7 +48,8 @@ class InnovationScores:
         white = f"autocorrelation {self.autocorrelation:+.3f} (0)"
         if np.isnan(self.expected):
             return f"innovation RMSE {self.rmse:.3f} (a single member expects nothing), {white}; {counted}"
-        return f"innovation RMSE {self.rmse:.3f} (expected {self.expected:.3f}), χ² {self.chi2:.3f} (1), {white}; {counted}"
+        size = f"innovation RMSE {self.rmse:.3f} (expected {self.expected:.3f}), χ² {self.chi2:.3f} (1)"
+        return f"{size}, {white}; {counted}"
 
 
 def innovation_scores(
@@ -61,10 +62,10 @@ def innovation_scores(
     innovation : NaN where nothing was seen.
     expected : its expected standard deviation; NaN where that is not known.
     """
-    d, s = (part.astype(np.float64).reshape(len(part), -1) for part in (innovation, expected))
+    d, s = (part.astype(np.float64).reshape(len(part), np.prod(part.shape[1:])) for part in (innovation, expected))
     seen = np.isfinite(d)
     if not seen.any():
-        return InnovationScores(*[float("nan")] * 4, 0, 0)
+        return InnovationScores(np.nan, np.nan, np.nan, np.nan, 0, 0)
     known = bool(np.isfinite(s[seen]).all())
     normalized = d / s if known else d
     return InnovationScores(

@@ -96,7 +96,7 @@ def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
     It is made in memory and written as bytes: on a full disk the netCDF library ends the whole program.
     """
     # A NaN means the same as a fill value, and coordinates have none.
-    encoding: dict[str, Any] = {name: {"_FillValue": None} for name in dataset.coords}
+    encoding: dict[Any, Any] = {name: {"_FillValue": None} for name in dataset.coords}
     buffer = io.BytesIO()
     dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
     with atomic_path(path) as temporary:

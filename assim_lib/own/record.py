@@ -13,8 +13,6 @@ from jaxtyping import Float
 from assim_lib.own.clock import Clock, cycles_of
 from assim_lib.own.sources import DIMENSIONS, RecordError, Source, numbers, open_source
 
-SAME = 1e-6  # up to which relative difference two errors are one
-
 
 @dataclass(frozen=True)
 class OwnRecord:
@@ -51,7 +49,7 @@ def read_record(
     *,
     variable: str | None = None,
     error: Any = None,
-    fill_value: float | None = None,
+    fill_value: Any = None,
     interval: Any = None,
     since: Clock | None = None,
 ) -> OwnRecord:
@@ -79,6 +77,8 @@ def read_record(
     values = _arranged(source.values, shape, source.label)
     received = values.to_numpy()
     if fill_value is not None:
+        if not isinstance(fill_value, int | float):
+            raise RecordError(f"fill_value = {fill_value!r} of type {type(fill_value).__name__} must be a number.")
         received = np.where(np.isclose(received, fill_value), np.nan, received)
     given_error = _error(source, observations, error, values, shape)
     times = values["time"].to_numpy() if "time" in values.coords else None
@@ -189,8 +189,8 @@ def _error(
     array = array.rename({name: role for name, role in named_dims.items() if name != role})
     if "site" in array.dims:
         array = _placed(array, shape[1])
-    sizes = dict(zip(("time", "channel", "site"), values.shape, strict=True))
-    if any(array.sizes[name] != sizes[name] for name in array.dims):
+    sizes: dict[str, int] = dict(zip(("time", "channel", "site"), values.shape, strict=True))
+    if any(size != sizes[str(name)] for name, size in array.sizes.items()):
         raise RecordError(f"error of sizes {dict(array.sizes)} must fit the observations of sizes {sizes}.")
     array = array.drop_vars(list(array.coords)).expand_dims({k: 1 for k in sizes if k not in array.dims})
     plain = array.transpose("time", "channel", "site").to_numpy()

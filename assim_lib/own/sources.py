@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -104,8 +104,8 @@ def _opened(path: Path) -> xr.Dataset:
         if suffix == ".zarr":
             with xr.open_zarr(path, decode_timedelta=False) as dataset:
                 return dataset.load()
-    except RecordError:
-        raise
+    except RecordError as error:
+        raise RecordError(f"{path.name}: {error}") from None
     except ImportError:
         raise RecordError(f"{path.name} needs the package zarr, which is not installed; write netCDF or CSV.") from None
     except Exception as error:  # of many kinds: whatever a damaged file does to its reader
@@ -138,7 +138,7 @@ def _in_memory(observations: Any) -> xr.Dataset:
     return xr.Dataset({"observations": (dims, values)})
 
 
-def _of_table(table: pd.DataFrame) -> xr.Dataset:
+def _of_table(table: Any) -> xr.Dataset:
     """A column a site, or a row a number with its time, site and value."""
     table = table.rename(columns=lambda name: str(name).strip())
     names = [name for name in table.columns if name.lower() in DIMENSIONS["time"]]
@@ -164,22 +164,20 @@ def _of_table(table: pd.DataFrame) -> xr.Dataset:
     return xr.Dataset({"observations": (("time", "site"), sites.to_numpy())}, coordinates)
 
 
-def _of_rows(table: pd.DataFrame) -> xr.Dataset:
+def _of_rows(table: Any) -> xr.Dataset:
     """Several numbers of one place and time become the one that says the same: their mean, weighted by precision."""
     keys = ["time", *(["channel"] if "channel" in table else []), "site"]
     weight = 1.0 / table[ERROR] ** 2 if ERROR in table else pd.Series(1.0, table.index)
     table = table.assign(weight=weight.where(table["value"].notna(), 0.0))
     table["weighted"] = table["value"].fillna(0.0) * table["weight"]
-    summed = table.groupby(keys, sort=True)[["weight", "weighted"]].sum()
-    dataset = {"observations": (summed["weighted"] / summed["weight"]).to_xarray()}
-    if ERROR in table:
-        dataset[ERROR] = (summed["weight"] ** -0.5).to_xarray()
-    elif table.duplicated(keys).any():
+    if ERROR not in table and table.duplicated(keys).any():
         raise RecordError(
             "the table has several numbers of one place and time; to weigh them it needs a column error with their "
             "standard deviations."
         )
-    return xr.Dataset(dataset)
+    summed = cast(Any, table.groupby(keys, sort=True)[["weight", "weighted"]].sum()).to_xarray()
+    dataset = xr.Dataset({"observations": summed["weighted"] / summed["weight"]})
+    return dataset.assign({ERROR: summed["weight"] ** -0.5}) if ERROR in table else dataset
 
 
 def _chosen(dataset: xr.Dataset, variable: str | None, label: str) -> xr.DataArray:

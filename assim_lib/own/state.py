@@ -27,7 +27,7 @@ class FilterState:
     number : of the next cycle in the observation schedule.
     age : number of cycles since the cold start.
     clock : the time of the last cycle; None before the first.
-    weights : SHA-256 of the filter's weights, "" of a filter from no file.
+    filter, weights : its name, and SHA-256 of its weights; "" of a filter from no file.
     options : that the filter is used with, other than those it was trained with.
     """
 
@@ -37,6 +37,7 @@ class FilterState:
     number: int
     age: int
     clock: Clock | None = None
+    filter: str = ""
     weights: str = ""
     options: str = ""
 
@@ -47,7 +48,7 @@ def save_state(state: FilterState, path: Path) -> None:
     tensors |= {"forecast_variance": state.forecast_variance, "random": state.random}
     # Without a lag, base and forecast are one tensor, and a file holds none twice.
     tensors = {name: part.detach().cpu().contiguous().clone() for name, part in tensors.items()}
-    content = {name: getattr(state, name) for name in ("number", "age", "weights", "options")}
+    content = {name: getattr(state, name) for name in ("number", "age", "filter", "weights", "options")}
     described = json.dumps({**content, "clock": asdict(state.clock) if state.clock else None})
     header = {"state": described, "sha256": _checksum(tensors, described)}
     with atomic_path(path) as temporary:
