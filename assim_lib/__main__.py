@@ -17,9 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from assim_lib.storage import IntegrityError
+
+if TYPE_CHECKING:
+    from assim_lib.training.experiment import Experiment
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
 Work = Callable[[], Iterable[Path]]
@@ -86,8 +89,11 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+    parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
+    _with_reading(parser)
+    parser.add_argument("--checkpoints", type=Path, help="folder for a filter of your own record (data/checkpoints)")
     for name, field in Experiment.model_fields.items():
-        if name == "experiment":
+        if name in ("experiment", "record"):
             continue
         words = str(field.description).replace("%", "%%")  # which argparse would fill in
         if field.annotation is bool:
@@ -106,6 +112,8 @@ def train(
     again: bool,
     compiled: bool,
     plugins: str,
+    record: Path | None,
+    checkpoints: Path | None,
     **options: Any,
 ) -> Work:
     from assim_lib.registry import import_plugins
@@ -116,12 +124,62 @@ def train(
 
     _set_threads(threads)
     import_plugins(plugins)
+    reading = {name: options.pop(name) for name in READING}
     configured = configure(experiment, **options)
+    if record is not None:
+        return _train_on(record, reading, configured, runs, curve_points, again, compiled, checkpoints)
+    for name, value in {**reading, "checkpoints": checkpoints}.items():
+        if value is not None:
+            raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
     check_publishable(configured, again)
     folder = runs / configured.name
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
     return lambda: [publish(configured, *train(configured, folder, curve_points, compiled=compiled))]
+
+
+def _train_on(
+    record: Path,
+    reading: dict[str, Any],
+    configured: "Experiment",
+    runs: Path,
+    curve_points: int,
+    again: bool,
+    compiled: bool,
+    checkpoints: Path | None,
+) -> Work:
+    from assim_lib.study.publish import refuse_other_training
+    from assim_lib.training.checkpoints import checkpoint_path, read_state
+    from assim_lib.training.own_record import on_record, save_on_record
+    from assim_lib.training.run import train
+
+    reading["error"] = _number_or_name(reading["error"])
+    with _said_in_a_line():
+        configured, data = on_record(configured, record, **reading)
+    path = checkpoint_path(configured.name, checkpoints)
+    if not again:
+        refuse_other_training(configured, path)
+    folder = runs / configured.name
+    if (folder / "state.safetensors").exists():
+        read_state(folder / "state.safetensors", configured)
+
+    def work() -> Iterator[Path]:
+        with _said_in_a_line():
+            model, note = train(configured, folder, curve_points, compiled=compiled, observations=data.record)
+        print("held out:", save_on_record(path, configured, model, note, data))
+        yield path
+
+    return work
+
+
+READING = ("variable", "error", "fill_value", "interval")
+
+
+def _with_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--variable", help="name of the observations, where the file holds several variables")
+    parser.add_argument("--error", help="their standard deviation, a number or the name of a variable")
+    parser.add_argument("--fill-value", type=float, help="a number that stands for none")
+    parser.add_argument("--interval", help="between two cycles, e.g. 6h: of dates by default the smallest difference")
 
 
 def assimilate_parser(parser: argparse.ArgumentParser) -> None:
@@ -139,10 +197,8 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-outliers", action="store_true", help="leave out what is ten deviations off its forecast"
     )
-    parser.add_argument("--variable", help="name of the observations, where the file holds several variables")
-    parser.add_argument("--error", help="their standard deviation, a number or the name of a variable")
-    parser.add_argument("--fill-value", type=float, help="a number that stands for none")
-    parser.add_argument("--interval", help="between two cycles, e.g. 6h: of dates by default the smallest difference")
+    _with_reading(parser)
+    parser.add_argument("--checkpoints", type=Path, help="folder of the filter, if not data/checkpoints")
     parser.add_argument("--first-cycle", type=_count, help="number of the first cycle in the observation schedule")
     parser.add_argument("--obs_conf", help="where it is observed, if not as in training")
     parser.add_argument(

@@ -68,6 +68,7 @@ def prepare_record(
     interval: Any = None,
     first_cycle: int | None = None,
     seed: int | None = None,
+    checkpoints: Path | None = None,
     **changed: Any,
 ) -> Callable[[bool], Assimilated]:
     """Check everything that can be checked; what is returned (of ``progress``) then does it.
@@ -81,9 +82,10 @@ def prepare_record(
     variable, error, fill_value, interval : see :func:`assim_lib.own.record.read_record`.
     first_cycle : number of the record's first cycle in the observation schedule, 0 by default.
     seed : of the cold start and of what is drawn; the filter's own by default.
+    checkpoints : folder of the filter, if not ``data/checkpoints``.
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
-    path = known_filter(name)
+    path = known_filter(name, checkpoints)
     _, stored = load_checkpoint(path)
     trained = stored_experiment(stored)
     if trained.name != path.stem:
@@ -145,12 +147,12 @@ def _same_file(one: str | Path, other: str | Path) -> bool:
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
-def known_filter(name: str | Path) -> Path:
+def known_filter(name: str | Path, folder: Path | None = None) -> Path:
     """The path of a filter's weights.
 
     Parameters
     ----------
-    name : of a filter in ``data/checkpoints``; or a path, which ends in ``.safetensors``.
+    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``.
 
     Raises
     ------
@@ -160,12 +162,13 @@ def known_filter(name: str | Path) -> Path:
         if name.suffix != ".safetensors":
             raise ParameterError(f"name = {str(name)!r} must be the path of weights, which ends in .safetensors.")
         return name
-    known = sorted(path.stem for path in (data_dir() / "checkpoints").glob("*.safetensors"))
+    folder = folder or data_dir() / "checkpoints"
+    known = sorted(path.stem for path in folder.glob("*.safetensors"))
     if name not in known:
         close = get_close_matches(name, known, n=1, cutoff=0.3)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ParameterError(f"name = {name!r} is no known filter: {hint}there are {len(known)} in data/checkpoints.")
-    return checkpoint_path(name)
+        raise ParameterError(f"name = {name!r} is no known filter: {hint}there are {len(known)} in {folder.name}.")
+    return checkpoint_path(name, folder)
 
 
 def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFilter:
