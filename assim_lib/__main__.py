@@ -12,17 +12,13 @@ scores      collect data/results/*.json into data/results/scores.csv
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
+from assim_lib.own_commands import READING, assimilate, assimilate_parser, count, positive, train_on, with_reading
 from assim_lib.storage import IntegrityError
-
-if TYPE_CHECKING:
-    from assim_lib.training.experiment import Experiment
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
 Work = Callable[[], Iterable[Path]]
@@ -30,20 +26,10 @@ Work = Callable[[], Iterable[Path]]
 _MISTAKES = (ValueError, LookupError, FileNotFoundError, FileExistsError, IntegrityError)
 
 
-def _count(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number ≥ {least}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    return _count(text, least=1)
-
-
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
     parser.add_argument(
-        "--threads", type=_positive, default=1, help="processor threads (these small tensors gain little from more)"
+        "--threads", type=positive, default=1, help="processor threads (these small tensors gain little from more)"
     )
     return parser
 
@@ -82,7 +68,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     _with_runs(parser)
     parser.add_argument("experiment")
     parser.add_argument(
-        "--curve-points", type=_count, default=40, help="how often to score on validation data on the way"
+        "--curve-points", type=count, default=40, help="how often to score on validation data on the way"
     )
     parser.add_argument(
         "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
@@ -90,7 +76,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
     parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
-    _with_reading(parser)
+    with_reading(parser)
     parser.add_argument("--checkpoints", type=Path, help="folder for a filter of your own record (data/checkpoints)")
     for name, field in Experiment.model_fields.items():
         if name in ("experiment", "record"):
@@ -127,7 +113,7 @@ def train(
     reading = {name: options.pop(name) for name in READING}
     configured = configure(experiment, **options)
     if record is not None:
-        return _train_on(record, reading, configured, runs, curve_points, again, compiled, checkpoints)
+        return train_on(record, reading, configured, runs, curve_points, again, compiled, checkpoints)
     for name, value in {**reading, "checkpoints": checkpoints}.items():
         if value is not None:
             raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
@@ -136,115 +122,6 @@ def train(
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
     return lambda: [publish(configured, *train(configured, folder, curve_points, compiled=compiled))]
-
-
-def _train_on(
-    record: Path,
-    reading: dict[str, Any],
-    configured: "Experiment",
-    runs: Path,
-    curve_points: int,
-    again: bool,
-    compiled: bool,
-    checkpoints: Path | None,
-) -> Work:
-    from assim_lib.study.publish import refuse_other_training
-    from assim_lib.training.checkpoints import checkpoint_path, read_state
-    from assim_lib.training.own_record import on_record, save_on_record
-    from assim_lib.training.run import train
-
-    reading["error"] = _number_or_name(reading["error"])
-    with _said_in_a_line():
-        configured, data = on_record(configured, record, **reading)
-    path = checkpoint_path(configured.name, checkpoints)
-    if not again:
-        refuse_other_training(configured, path)
-    folder = runs / configured.name
-    if (folder / "state.safetensors").exists():
-        read_state(folder / "state.safetensors", configured)
-
-    def work() -> Iterator[Path]:
-        with _said_in_a_line():
-            model, note = train(configured, folder, curve_points, compiled=compiled, observations=data.record)
-        print("held out:", save_on_record(path, configured, model, note, data))
-        yield path
-
-    return work
-
-
-READING = ("variable", "error", "fill_value", "interval")
-
-
-def _with_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--variable", help="name of the observations, where the file holds several variables")
-    parser.add_argument("--error", help="their standard deviation, a number or the name of a variable")
-    parser.add_argument("--fill-value", type=float, help="a number that stands for none")
-    parser.add_argument("--interval", help="between two cycles, e.g. 6h: of dates by default the smallest difference")
-
-
-def assimilate_parser(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Observations are netCDF, Zarr or CSV: (time, site) or (time, channel, site), missing ones NaN or fill values; "
-        "a variable `error` beside them holds their standard deviations. Times are dates, or multiples of the filter's "
-        "interval; a gap is so many cycles without observations."
-    )
-    parser.add_argument("name", help="of a checkpoint, without the ending")
-    parser.add_argument("observations", type=Path, help=".nc, .zarr or .csv")
-    parser.add_argument("analysis", type=Path, help="netCDF file to write")
-    parser.add_argument("--state", type=Path, help="file from which a run goes on, and where it is kept at the end")
-    parser.add_argument("--members", action="store_true", help="write the members as well")
-    parser.add_argument("--any-mask", action="store_true", help="use numbers where the filter expects none as well")
-    parser.add_argument(
-        "--drop-outliers", action="store_true", help="leave out what is ten deviations off its forecast"
-    )
-    _with_reading(parser)
-    parser.add_argument("--checkpoints", type=Path, help="folder of the filter, if not data/checkpoints")
-    parser.add_argument("--first-cycle", type=_count, help="number of the first cycle in the observation schedule")
-    parser.add_argument("--obs_conf", help="where it is observed, if not as in training")
-    parser.add_argument(
-        "--step_size", type=float, help="observation interval in the system's unit, if not as in training"
-    )
-    parser.add_argument("--noise", type=float, help="standard deviation of the errors, if not as in training")
-    parser.add_argument("--seed", type=_count, help="of the cold start")
-    parser.add_argument("--threads", type=_positive, default=1, help="processor threads")
-    parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
-
-
-def assimilate(
-    name: str, observations: Path, analysis: Path, error: str | None, threads: int, plugins: str, **options: Any
-) -> Work:
-    from assim_lib.assimilation import prepare_record
-    from assim_lib.registry import import_plugins
-
-    _set_threads(threads)
-    import_plugins(plugins)
-    with _said_in_a_line():
-        run = prepare_record(name, observations, analysis, error=_number_or_name(error), **options)
-
-    def work() -> Iterator[Path]:
-        with _said_in_a_line():
-            print(run(True).scores)
-        yield analysis
-
-    return work
-
-
-def _number_or_name(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
-
-
-@contextmanager
-def _said_in_a_line() -> Iterator[None]:
-    """Warnings as sentences, without the place in the code that they come from."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        if warning.category is UserWarning:
-            print(f"assim_lib: {warning.message}", file=sys.stderr)
 
 
 def score_parser(parser: argparse.ArgumentParser) -> None:
@@ -297,7 +174,7 @@ def baselines_parser(parser: argparse.ArgumentParser) -> None:
     kinds = {"system": str, "obs_conf": str, "step_size": float, "noise": float, "method": str, "m": int}
     for name, kind in kinds.items():
         parser.add_argument(f"--{name}", type=kind, nargs="+")
-    parser.add_argument("--processes", type=_positive, default=1)
+    parser.add_argument("--processes", type=positive, default=1)
     parser.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
 
 

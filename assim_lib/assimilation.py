@@ -119,7 +119,7 @@ def prepare_record(
     own_error = usable_error(record, model, experiment.analysis)
     first = record.first or 0 if first_cycle is None else first_cycle
     number = kept.number if kept else first
-    remark_on_mask(record, model, experiment.obs_conf, number)
+    remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
 
     def run(progress: bool = False) -> Assimilated:
         start = kept or cold_state(

@@ -101,7 +101,9 @@ def run_along(
             used_error = torch.where(own.isfinite(), own, model.error)
         # What it is expected to see, of instruments that it may know.
         seen = (model.known[phase] > 0) & y.isfinite()
-        missed = torch.where(seen, y - model.observation_model.operator(carry.forecast.mean(-3)), torch.nan)
+        # A forecast that is no number misses everything: it must not pass for an observation that is missing.
+        missed = (y - model.observation_model.operator(carry.forecast.mean(-3))).nan_to_num(torch.inf)
+        missed = torch.where(seen, missed, torch.nan)
         deviation = (variance + used_error.square()).sqrt()
         limit = (torch.where(variance.isfinite(), variance, widest) + used_error.square()).sqrt()
         far = missed.abs() > OUTLIER * limit
@@ -124,7 +126,7 @@ def run_along(
             spread[k] = analysis.std(-3).cpu().numpy()
         if members is not None:
             members[k] = analysis.cpu().numpy()
-    expected[~np.isfinite(innovation)] = np.nan
+    expected[np.isnan(innovation)] = np.nan
     end = FilterState(carry, variance, generator.get_state(), state.number + shape[0], state.age + shape[0])
     return Cycled(mean, spread, members, innovation, expected, outlier, end)
 

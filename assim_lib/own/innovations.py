@@ -63,11 +63,13 @@ def innovation_scores(
     expected : its expected standard deviation; NaN where that is not known.
     """
     d, s = (part.astype(np.float64).reshape(len(part), np.prod(part.shape[1:])) for part in (innovation, expected))
-    seen = np.isfinite(d)
+    seen = ~np.isnan(d)
     if not seen.any():
         return InnovationScores(np.nan, np.nan, np.nan, np.nan, 0, 0)
     known = bool(np.isfinite(s[seen]).all())
     normalized = d / s if known else d
+    if not np.isfinite(d[seen]).all():  # a forecast was no number
+        return InnovationScores(np.inf, np.nan, np.inf, np.nan, int(seen.sum()), int(seen.any(1).sum()))
     return InnovationScores(
         rmse=float(np.sqrt(np.mean(d[seen] ** 2))),
         expected=float(np.sqrt(np.mean(s[seen] ** 2))) if known else float("nan"),

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from jaxtyping import Bool
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.own.cycling import OUTLIER, Cycled
@@ -36,15 +37,17 @@ def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> np
     return record.error
 
 
-def remark_on_mask(record: OwnRecord, model: AmortizedFilter, obs_conf: str, number: int) -> None:
+def remark_on_mask(
+    record: OwnRecord, schedule: Bool[np.ndarray, "period channel site"], obs_conf: str, number: int
+) -> None:
     """Warn of numbers that a filter does not expect, and of a record without any.
 
     Parameters
     ----------
-    number : of the record's first cycle in the schedule of the filter.
+    number : of the record's first cycle in the schedule.
     """
     received = np.isfinite(record.values)
-    expected = model.schedule.cpu().numpy()[(number + np.arange(len(received))) % len(model.schedule)] > 0
+    expected = schedule[(number + np.arange(len(received))) % len(schedule)]
     ignored, total = int((received & ~expected).sum()), int(received.sum())
     if not total:
         warnings.warn(f"{record.label} holds no number: its analysis is a forecast.", stacklevel=4)

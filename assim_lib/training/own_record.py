@@ -19,6 +19,7 @@ from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import SAME, remark_on_mask
 from assim_lib.own.sources import RecordError
 from assim_lib.seeds import SHORT_RUNS
+from assim_lib.storage import IntegrityError
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import save_checkpoint
 from assim_lib.training.data import TrainingData
@@ -52,7 +53,8 @@ class OwnData(NamedTuple):
         observations = torch.from_numpy(self.record.values[None, : self.trained])
         phase = (self.first + torch.arange(self.trained))[None]
         near = observations if experiment.start == "first_observation" else None
-        period = observation_model(experiment.obs_conf, *observations.shape[-2:], experiment.noise).period
+        channels, sites = observations.shape[-2:]
+        period = observation_model(experiment.obs_conf, channels, sites).period
         return TrainingData(observations, near=near, phase=phase % period).to(experiment.torch_device)
 
 
@@ -87,7 +89,10 @@ def on_record(experiment: Experiment, observations: Any, **options: Any) -> tupl
     changed: dict[str, Any] = {"record": f"{stem}-{record.checksum[:8]}", "segments": 1, "cycles": trained}
     # Masks come as they were received.
     experiment = experiment.changed(**changed, order="schedule", noise=_noise(experiment, record, shape))
-    return experiment, OwnData(record, record.first or 0, trained)
+    data = OwnData(record, record.first or 0, trained)
+    if record is not observations:  # else that is known already
+        _check(data, experiment)
+    return experiment, data
 
 
 def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) -> float:
@@ -103,16 +108,13 @@ def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) ->
     return round(float(factors.mean()), 6)
 
 
-def check_record(data: OwnData, experiment: Experiment, model: AmortizedFilter) -> None:
-    """Warn of numbers that the filter does not expect.
-
-    Raises
-    ------
-    RecordError : if there is nothing to learn from.
-    """
-    remark_on_mask(data.record, model, experiment.obs_conf, data.first)
-    schedule = model.known.cpu().numpy()[(data.first + np.arange(data.trained)) % len(model.known)] > 0
-    if not (schedule & np.isfinite(data.record.values[: data.trained])).any():
+def _check(data: OwnData, experiment: Experiment) -> None:
+    """Warn of numbers that are not expected; refuse a record without any to learn from."""
+    channels, sites = data.record.values.shape[1:]
+    instruments = observation_model(experiment.obs_conf, channels, sites)
+    remark_on_mask(data.record, instruments.schedule.numpy(), experiment.obs_conf, data.first)
+    known = instruments.known(data.first + torch.arange(data.trained)).numpy()
+    if not (known & np.isfinite(data.record.values[: data.trained])).any():
         raise RecordError(f"{data.record.label} holds no number that obs_conf = {experiment.obs_conf!r} lets be used.")
 
 
@@ -154,11 +156,11 @@ def save_on_record(
 
     Raises
     ------
-    RecordError : if its forecasts are not finite: it is not stored.
+    IntegrityError : if its forecasts are not finite: it is not stored.
     """
     scores = held_out_scores(experiment, model, data)
     if scores.numbers and not np.isfinite(scores.rmse):
-        raise RecordError(f"{experiment.name} forecasts what is not finite, and is not stored; take a lower lr.")
+        raise IntegrityError(f"{experiment.name} forecasts what is not finite, and is not stored; take a lower lr.")
     untrained = held_out_scores(experiment, build_filter(experiment, model.climatology), data)
     said = {"held_out": scores.as_dict(), "untrained": untrained.as_dict()}
     origin = {"source": data.record.label, "sha256": data.record.checksum, "cycles": len(data.record.values)}

@@ -16,7 +16,7 @@ from assim_lib.training.checkpoints import pretrained_filter, read_state
 from assim_lib.training.data import training_data
 from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.training.many_settings import training_settings
-from assim_lib.training.own_record import check_record, innovation_rmse, on_record
+from assim_lib.training.own_record import innovation_rmse, on_record
 from assim_lib.training.trainer import Trainer
 from assim_lib.training.validation import validation_rmse
 
@@ -85,7 +85,6 @@ def train(
     climatology = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
     model = pretrained_filter(experiment) if experiment.pretrained else build_filter(experiment, climatology)
     if own:
-        check_record(own, experiment, model)
         data = [own.training_data(experiment)]
     else:
         data = [training_data(setting, progress) for setting in training_settings(experiment)]
@@ -133,7 +132,7 @@ def train(
                     "skipped": trainer.skipped,
                 }
                 note["history"].append(point)
-                bar.set_postfix(**{name: f"{point[name]:.3f}" for name in ("loss", judged)})
+                bar.set_postfix({name: f"{point[name]:.3f}" for name in ("loss", judged)})
                 losses = []
                 clock.start()
             if state and time.monotonic() - saved > save_every:

@@ -15,10 +15,11 @@ from assim_lib import __main__ as commands
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module
 from assim_lib.own.record import RecordError
+from assim_lib.storage import IntegrityError
 from assim_lib.training import run as run_module
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
 from assim_lib.training.experiment import ParameterError
-from assim_lib.training.own_record import innovation_rmse, on_record
+from assim_lib.training.own_record import innovation_rmse, on_record, save_on_record
 from assim_lib.training.run import train
 
 pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
@@ -117,6 +118,16 @@ def test_errors_of_the_record_are_those_of_the_filter(values):
 def test_what_cannot_be_trained_on_is_one_sentence(values, changed, observations, sentence):
     with pytest.raises((ParameterError, RecordError), match=f"^{sentence}"):
         train(tiny(**{**SMALL, **changed}), observations=values if observations is None else observations, **QUIET)
+
+
+def test_what_is_not_finite_is_not_stored(values, tmp_path):
+    experiment, data = on_record(tiny(**SMALL), values)
+    model, note = train(experiment, observations=data.record, **QUIET)
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(torch.nan)
+    with pytest.raises(IntegrityError, match=r"forecasts what is not finite, and is not stored; take a lower lr\.$"):
+        save_on_record(tmp_path / "a.safetensors", experiment, model, note, data)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_filter_of_a_record_is_not_trained_on_a_simulated_one(values):
