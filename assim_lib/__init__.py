@@ -4,8 +4,8 @@ The library proper is what stands beside this file: a system is observed (:mod:`
 :mod:`~assim_lib.observations`, :mod:`~assim_lib.twin`), an analysis corrects a forecast (:mod:`~assim_lib.networks`,
 :mod:`~assim_lib.analyses`), a filter cycles through a record (:mod:`~assim_lib.filter`), and is judged
 (:mod:`~assim_lib.losses`, :mod:`~assim_lib.evaluation`). What uses it has folders of its own:
-:mod:`~assim_lib.training`, :mod:`~assim_lib.classical` (DAPPER's methods), :mod:`~assim_lib.study` (this book's
-results) and :mod:`~assim_lib.figures`.
+:mod:`~assim_lib.training`, :mod:`~assim_lib.own` (observations of one's own), :mod:`~assim_lib.classical` (DAPPER's
+methods), :mod:`~assim_lib.study` (this book's results) and :mod:`~assim_lib.figures`.
 
 The names below are imported when they are first asked for: a table of scores is read without PyTorch.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from assim_lib.analyses import Analysis, AnalysisInput, Corrected, register_analysis
+    from assim_lib.assimilation import assimilate_record
     from assim_lib.evaluation import Scores
     from assim_lib.filter import AmortizedFilter, Carry, assimilate
     from assim_lib.networks import register_network
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "analyses": ("Analysis", "AnalysisInput", "Corrected", "register_analysis"),
+    "assimilation": ("assimilate_record",),
     "evaluation": ("Scores",),
     "filter": ("AmortizedFilter", "Carry", "assimilate"),
     "networks": ("register_network",),
@@ -57,6 +59,7 @@ __all__ = [
     "Setting",
     "TwinExperiment",
     "assimilate",
+    "assimilate_record",
     "checkpoint_path",
     "configure",
     "load_filter",

@@ -2,6 +2,7 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
+assimilate  run a published filter along observations of your own
 score       score published filters again, after a change of the library
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
@@ -17,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from assim_lib.own_commands import READING, assimilate, assimilate_parser, count, positive, train_on, with_reading
 from assim_lib.storage import IntegrityError
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
@@ -25,20 +27,10 @@ Work = Callable[[], Iterable[Path]]
 _MISTAKES = (ValueError, LookupError, FileNotFoundError, FileExistsError, IntegrityError)
 
 
-def _count(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number ≥ {least}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    return _count(text, least=1)
-
-
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
     parser.add_argument(
-        "--threads", type=_positive, default=1, help="processor threads (these small tensors gain little from more)"
+        "--threads", type=positive, default=1, help="processor threads (these small tensors gain little from more)"
     )
     return parser
 
@@ -77,7 +69,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     _with_runs(parser)
     parser.add_argument("experiment")
     parser.add_argument(
-        "--curve-points", type=_count, default=40, help="how often to score on validation data on the way"
+        "--curve-points", type=count, default=40, help="how often to score on validation data on the way"
     )
     parser.add_argument(
         "--again", action="store_true", help="replace a filter of the same name that was trained otherwise"
@@ -85,8 +77,11 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--graphed", action="store_true", help="launch an update as one CUDA graph, on a GPU")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+    parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
+    with_reading(parser)
+    parser.add_argument("--checkpoints", type=Path, help="folder for a filter of your own record (data/checkpoints)")
     for name, field in Experiment.model_fields.items():
-        if name == "experiment":
+        if name in ("experiment", "record"):
             continue
         words = str(field.description).replace("%", "%%")  # which argparse would fill in
         if field.annotation is bool:
@@ -106,6 +101,8 @@ def train(
     compiled: bool,
     graphed: bool,
     plugins: str,
+    record: Path | None,
+    checkpoints: Path | None,
     **options: Any,
 ) -> Work:
     from assim_lib.registry import import_plugins
@@ -117,13 +114,20 @@ def train(
 
     _set_threads(threads)
     import_plugins(plugins)
+    reading = {name: options.pop(name) for name in READING}
     configured = configure(experiment, **options)
-    check_publishable(configured, again)
     check_graphed(configured, graphed)
+    how = {"compiled": compiled, "graphed": graphed}
+    if record is not None:
+        return train_on(record, reading, configured, runs, curve_points, again, how, checkpoints)
+    for name, value in {**reading, "checkpoints": checkpoints}.items():
+        if value is not None:
+            raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
+    check_publishable(configured, again)
     folder = runs / configured.name
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
-    trained = partial(train, configured, folder, curve_points, compiled=compiled, graphed=graphed)
+    trained = partial(train, configured, folder, curve_points, **how)
     return lambda: [publish(configured, *trained())]
 
 
@@ -177,7 +181,7 @@ def baselines_parser(parser: argparse.ArgumentParser) -> None:
     kinds = {"system": str, "obs_conf": str, "step_size": float, "noise": float, "method": str, "m": int}
     for name, kind in kinds.items():
         parser.add_argument(f"--{name}", type=kind, nargs="+")
-    parser.add_argument("--processes", type=_positive, default=1)
+    parser.add_argument("--processes", type=positive, default=1)
     parser.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
 
 
@@ -211,6 +215,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
         test_sets,
     ),
     "train": ("train an experiment and publish it", train_parser, train),
+    "assimilate": ("run a published filter along observations of your own", assimilate_parser, assimilate),
     "score": ("score published filters again", score_parser, score),
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
@@ -240,7 +245,7 @@ def main() -> None:
     try:
         for path in work():
             print("wrote", path)
-    except IntegrityError as error:
+    except (IntegrityError, OSError) as error:  # a full disk is no mistake of the program
         _refuse(name, error)
 
 

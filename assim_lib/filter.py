@@ -219,6 +219,7 @@ class AmortizedFilter(nn.Module):
         generator: torch.Generator | None = None,
         age: int | None = None,
         sample: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        error: Float[Tensor, "channel site"] | None = None,
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
@@ -230,6 +231,7 @@ class AmortizedFilter(nn.Module):
         age : number of cycles since the cold start, while the lag grows.
         sample : makes an ensemble of the corrected base and its covariance, which takes the place of the analysis; its
             mean is moved to that of the analysis.
+        error : standard deviation of the errors of this observation, where they are not those of the model.
         """
         lag = self.lag_at(age)
         grows = age is not None and self.lag_at(age + 1) > lag
@@ -244,8 +246,8 @@ class AmortizedFilter(nn.Module):
             predicted=predicted,
             observation=torch.where(mask > 0, observation, 0.0),
             mask=mask,
-            error=self.error,
-            error_variance=self.error_variance,
+            error=self.error if error is None else error,
+            error_variance=self.error_variance if error is None else error.square(),
             phase=phase,
             tendency=self.dynamics.tendency(carry.base),
             memory=carry.memory,

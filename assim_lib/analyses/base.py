@@ -99,12 +99,14 @@ class Analysis(nn.Module, ABC):
     defaults : options that it trains well with, by name.
     presets : what these are in a preset, if not what that says.
     needs_operator : whether it must know what every instrument measures.
+    weighs_errors : whether it works with other errors of the observations than those it was trained with.
     """
 
     minimum_members: ClassVar[int] = 1
     maximum_members: ClassVar[float] = float("inf")
     memory_per_member: ClassVar[bool] = True
     needs_operator: ClassVar[bool] = False
+    weighs_errors: ClassVar[bool] = False
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}

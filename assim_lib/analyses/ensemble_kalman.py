@@ -70,6 +70,7 @@ class HybridAnalysis(Analysis):
     minimum_members = 2
     memory_per_member = False
     needs_operator = True
+    weighs_errors = True
     uses = ("inflation", "band", "taper_length", "drift")
     defaults: ClassVar[Options] = {
         "hidden_size": 64,

@@ -43,8 +43,19 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
                 f"system = {scored.system!r} with step_size = {scored.step_size:g} has no frozen test set; make one "
                 "with `python -m assim_lib test-sets` before publishing."
             )
-    if not again and checkpoint_path(experiment.name).exists():
-        stored = stored_experiment(load_checkpoint(checkpoint_path(experiment.name))[1])
+    if not again:
+        refuse_other_training(experiment, checkpoint_path(experiment.name))
+
+
+def refuse_other_training(experiment: Experiment, path: Path) -> None:
+    """Ask whether a filter of that name was trained in another way.
+
+    Raises
+    ------
+    FileExistsError : if so.
+    """
+    if path.exists():
+        stored = stored_experiment(load_checkpoint(path)[1])
         options = stored.changed(device=experiment.device).model_dump()
         differ = [f"{k} = {options[k]!r}" for k, v in experiment.model_dump().items() if options[k] != v]
         if differ:

@@ -149,6 +149,12 @@ class Experiment(BaseModel):
     pretrained: str = option(
         "", "the name of a published filter whose weights are trained further, or '' to start from nothing"
     )
+    record: str = option(
+        "",
+        "what is trained on in place of simulated observations, as `train --record` and train(observations=…) call it: "
+        "letters, digits, _ and -, or '' for none",
+        pattern="^[A-Za-z0-9_-]*$",
+    )
     seed: int = option(0, "a whole number from 0 to 2³² − 1", ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "'auto', 'cpu' or 'cuda'")
 
@@ -217,7 +223,7 @@ class Experiment(BaseModel):
         network = f"-{self._unusual_network}" if self._unusual_network else ""
         lag = f"-lag{self.lag}" if self.lag else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
-        tuned = "-further" if self.pretrained else ""
+        tuned = ("-further" if self.pretrained else "") + (f"-on-{self.record}" if self.record else "")
         return f"{self.experiment}-{setting}-{self.analysis}{network}{lag}{loss}-m{self.m}-seed{self.seed}{tuned}"
 
 

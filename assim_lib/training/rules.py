@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from assim_lib.analyses import ANALYSES, Analysis
+from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import ObservationModel, identity, observation_model
 from assim_lib.systems import system_of
@@ -40,6 +41,7 @@ def problems(options: "Experiment") -> Iterator[str]:
     yield from _idle_options(options, analysis)
     yield from _of_time(options)
     yield from _of_observations(options, analysis, instruments)
+    yield from _of_record(options)
     if options.batch > options.pool:
         yield f"batch = {options.batch} must be at most pool = {options.pool}."
     if options.kernel % 2 == 0:
@@ -115,3 +117,17 @@ def _of_observations(options: "Experiment", analysis: type[Analysis], instrument
             f"order = {options.order!r} with noise_draws = {options.noise_draws!r} needs operators that are known, and "
             f"some of obs_conf = {options.obs_conf!r} are not; take 'schedule' and 'once'."
         )
+
+
+def _of_record(options: "Experiment") -> Iterator[str]:
+    """What an own record cannot give: a truth, errors to draw, many settings."""
+    if not options.record:
+        return
+    if options.loss in NEEDS_TRUTH:
+        yield f"loss = {options.loss!r} needs a truth, and an own record has none; take 'ss_forecast'."
+    if options.start == "truth":
+        yield "start = 'truth' needs a truth, and an own record has none; take 'climatology'."
+    if options.noise_draws == "each":
+        yield "noise_draws = 'each' adds errors to a truth, and an own record has its own; take 'once'."
+    if options.n_settings:
+        yield f"n_settings = {options.n_settings} are simulated, and an own record is one setting; set it to 0."

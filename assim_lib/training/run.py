@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from assim_lib.storage import provenance
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import pretrained_filter, read_state
 from assim_lib.training.data import training_data
-from assim_lib.training.experiment import Experiment
+from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.training.graphs import check_graphed
 from assim_lib.training.many_settings import training_settings
+from assim_lib.training.own_record import innovation_rmse, on_record
 from assim_lib.training.trainer import Trainer
 from assim_lib.training.validation import validation_rmse
 
@@ -46,6 +48,7 @@ def train(
     compiled: bool = False,
     graphed: bool = False,
     on_metrics: Callable[[dict[str, int | float]], None] | None = None,
+    observations: Any = None,
 ) -> tuple[AmortizedFilter, dict[str, Any]]:
     """Train a filter; resume if ``folder`` holds an unfinished run of the same experiment.
 
@@ -57,6 +60,9 @@ def train(
     compiled : whether to compile the filter: updates of a small network take two thirds of the time, after a minute.
     graphed : whether to launch an update as one, on a GPU: a quarter of the time for filters without Kalman algebra.
     on_metrics : called after every update.
+    observations : a record of one's own to train on in place of simulated ones: a path, numbers in memory, or what
+        :func:`~assim_lib.own.record.read_record` returns. Its last fifth is held out; the ``history`` then has
+        ``innovation_rmse`` there in place of ``validation_rmse``.
 
     Returns
     -------
@@ -67,13 +73,27 @@ def train(
     ------
     ValueError : if ``folder`` holds a run with other options.
     FileNotFoundError, ParameterError : if ``experiment.pretrained`` names no filter, or one of another shape.
+    RecordError : if ``observations`` cannot be used.
     """
     check_graphed(experiment, graphed)
+    own = None
+    if observations is not None:
+        experiment, own = on_record(experiment, observations)
+    elif experiment.record:
+        raise ParameterError(
+            f"record = {experiment.record!r} is trained on again with its observations, none are given."
+        )
     state = folder / "state.safetensors" if folder else None
     # The units of the features come from the climatology; on another machine the same seed makes another one.
     climatology = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
     model = pretrained_filter(experiment) if experiment.pretrained else build_filter(experiment, climatology)
-    data = [training_data(setting, progress) for setting in training_settings(experiment)]
+    if own:
+        data = [own.training_data(experiment)]
+    else:
+        data = [training_data(setting, progress) for setting in training_settings(experiment)]
+    judged, judge = "validation_rmse", partial(validation_rmse, experiment)
+    if own:
+        judged, judge = "innovation_rmse", partial(innovation_rmse, data=own)
     trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed)
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
@@ -111,11 +131,11 @@ def train(
                     "seconds": round(note["seconds"], 1),
                     "core_seconds": round(note["core_seconds"], 1),
                     "loss": sum(losses) / len(losses) if losses else math.nan,
-                    "validation_rmse": validation_rmse(experiment, trainer.averaged),
+                    judged: judge(trainer.averaged),
                     "skipped": trainer.skipped,
                 }
                 note["history"].append(point)
-                bar.set_postfix(loss=f"{point['loss']:.3f}", validation_rmse=f"{point['validation_rmse']:.3f}")
+                bar.set_postfix({name: f"{point[name]:.3f}" for name in ("loss", judged)})
                 losses = []
                 clock.start()
             if state and time.monotonic() - saved > save_every:

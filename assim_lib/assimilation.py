@@ -1,0 +1,208 @@
+"""Observations of one's own, assimilated by a trained filter: :func:`assimilate_record`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import xarray as xr
+
+from assim_lib.filter import AmortizedFilter
+from assim_lib.observations import identity
+from assim_lib.own.cycling import DRAWS, cold_state, run_along
+from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
+from assim_lib.own.output import as_dataset, check_destination, write_netcdf
+from assim_lib.own.record import OwnRecord, read_record
+from assim_lib.own.remarks import remark_on_innovations, remark_on_mask, usable_error
+from assim_lib.own.state import FilterState, load_state, save_state
+from assim_lib.storage import data_dir
+from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, stored_experiment
+from assim_lib.training.experiment import Experiment, ParameterError
+
+
+class Assimilated(NamedTuple):
+    """What comes of a record: ``analysis``, a dataset with mean, spread and innovations; ``scores`` of the innovations
+    (without the first cycles after a cold start); ``state``, where the filter stands at the end."""
+
+    analysis: xr.Dataset
+    scores: InnovationScores
+    state: FilterState
+
+
+def assimilate_record(
+    name: str | Path, observations: Any, output: str | Path | None = None, progress: bool = False, **options: Any
+) -> Assimilated:
+    """Run a trained filter along observations of one's own.
+
+    Parameters
+    ----------
+    name : of a filter in ``data/checkpoints``, or the path of its weights.
+    observations : a path (netCDF, .zarr, .csv) or numbers in memory, (time, site) or (time, channel, site); see
+        :func:`assim_lib.own.record.read_record`.
+    output : netCDF file for the analysis; None: it is only returned.
+    options : those of :func:`prepare_record`.
+
+    Raises
+    ------
+    ParameterError, RecordError, FileNotFoundError : before anything is computed, one sentence about what cannot be.
+    IntegrityError : if the filter or its state is damaged.
+    """
+    return prepare_record(name, observations, output, **options)(progress)
+
+
+def prepare_record(
+    name: str | Path,
+    observations: Any,
+    output: str | Path | None = None,
+    *,
+    state: str | Path | None = None,
+    members: bool = False,
+    any_mask: bool = False,
+    drop_outliers: bool = False,
+    variable: str | None = None,
+    error: Any = None,
+    fill_value: Any = None,
+    interval: Any = None,
+    first_cycle: int | None = None,
+    seed: int | None = None,
+    checkpoints: Path | None = None,
+    **changed: Any,
+) -> Callable[[bool], Assimilated]:
+    """Check everything that can be checked; what is returned (of ``progress``) then does it.
+
+    Parameters
+    ----------
+    state : a file from which the filter goes on, if there is one, and where it is kept at the end.
+    members : return the members too; of a filter that carries a covariance, draws from it.
+    any_mask : use all numbers, also those where the filter's schedule expects none.
+    drop_outliers : do not use numbers more than ten expected deviations off their forecast.
+    variable, error, fill_value, interval : see :func:`assim_lib.own.record.read_record`.
+    first_cycle : number of the record's first cycle in the observation schedule, 0 by default.
+    seed : of the cold start and of what is drawn; the filter's own by default.
+    checkpoints : folder of the filter, if not ``data/checkpoints``.
+    changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
+    """
+    path = known_filter(name, checkpoints)
+    _, stored = load_checkpoint(path)
+    trained = stored_experiment(stored)
+    if trained.name != path.stem:
+        raise ParameterError(f"{path.name} holds the filter {trained.name!r}; a filter has the name of its file.")
+    changed = {option: value for option, value in changed.items() if value is not None}
+    several = {"n_settings": 0} if trained.n_settings else {}
+    experiment, model = load_filter(path, **several, **changed)
+    if any_mask:
+        model = _of_any_mask(model, experiment)
+    asked = json.dumps({**changed, "any_mask": any_mask}, sort_keys=True)
+    kept = _kept_state(state, path.stem, stored["sha256"], asked)
+    if kept and first_cycle is not None:
+        raise ParameterError(f"first_cycle = {first_cycle} would be ignored: {state} says which cycle is the next.")
+    record = read_record(
+        observations,
+        tuple(model.climatology.shape[-2:]),
+        experiment.step_size,
+        variable=variable,
+        error=error,
+        fill_value=fill_value,
+        interval=interval,
+        since=kept.clock if kept else None,
+    )
+    destinations = {"output": output, "state": state}
+    for where, destination in destinations.items():
+        if destination is not None:
+            check_destination(Path(destination).expanduser(), where)
+    read = observations if isinstance(observations, str | Path) else None
+    if read is not None and output is not None and _same_file(read, output):
+        raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
+    own_error = usable_error(record, model, experiment.analysis)
+    first = record.first or 0 if first_cycle is None else first_cycle
+    number = kept.number if kept else first
+    remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
+
+    def run(progress: bool = False) -> Assimilated:
+        start = kept or cold_state(
+            model, experiment.seed if seed is None else seed, number, _near(experiment, model, record)
+        )
+        cycled = run_along(
+            model, record.values, start, own_error, experiment.test_dropout, members, drop_outliers, progress
+        )
+        counted = slice(max(0, SETTLING + model.spinup - start.age), None)
+        scores = innovation_scores(cycled.innovation[counted], cycled.expected[counted])
+        remark_on_innovations(cycled, scores, model, drop_outliers)
+        about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
+        analysis = as_dataset(cycled, record, scores, about)
+        end = replace(cycled.state, clock=record.clock, filter=path.stem, weights=stored["sha256"], options=asked)
+        if output is not None:
+            write_netcdf(analysis, Path(output).expanduser())
+        if state is not None:  # last: a run that is stopped before it begins again where it began
+            save_state(end, Path(state).expanduser())
+        return Assimilated(analysis, scores, end)
+
+    return run
+
+
+def _same_file(one: str | Path, other: str | Path) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def known_filter(name: str | Path, folder: Path | None = None) -> Path:
+    """The path of a filter's weights.
+
+    Parameters
+    ----------
+    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``.
+
+    Raises
+    ------
+    ParameterError : if there is no such filter.
+    """
+    if isinstance(name, Path):
+        if name.suffix != ".safetensors":
+            raise ParameterError(f"name = {str(name)!r} must be the path of weights, which ends in .safetensors.")
+        return name
+    folder = folder or data_dir() / "checkpoints"
+    known = sorted(path.stem for path in folder.glob("*.safetensors"))
+    if name not in known:
+        close = get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ParameterError(f"name = {name!r} is no known filter: {hint}there are {len(known)} in {folder.name}.")
+    return checkpoint_path(name, folder)
+
+
+def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFilter:
+    instruments = model.observation_model
+    if instruments.unknown:
+        raise ParameterError(
+            f"any_mask = True needs instruments that are known, and some of obs_conf = {experiment.obs_conf!r} are not."
+        )
+    everywhere = replace(instruments, schedule=torch.ones_like(instruments.schedule))
+    return model.with_observations(everywhere, experiment.step_size).eval()
+
+
+def _kept_state(state: str | Path | None, name: str, weights: str, asked: str) -> FilterState | None:
+    if state is None or not Path(state).expanduser().exists():
+        return None
+    kept = load_state(Path(state).expanduser())
+    other = (kept.filter, kept.weights) != (name, weights)
+    if other or kept.options != asked:
+        what = f"another filter, {kept.filter}" if other else f"other options, {kept.options}"
+        raise ParameterError(
+            f"state = {str(state)!r} belongs to {what}; take another file, or remove it to begin again."
+        )
+    return kept
+
+
+def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord) -> torch.Tensor | None:
+    """Filters that start around the truth know the first observation at best."""
+    if experiment.start == "climatology" or model.observation_model.operator is not identity:
+        return None
+    first = torch.from_numpy(record.values[0])
+    return torch.where(model.schedule[0].cpu() > 0, first, torch.nan)
+
+
+def _ensemble(model: AmortizedFilter) -> str:
+    if model.analysis.maximum_members == 1:
+        return f"{DRAWS} members drawn from a covariance"
+    return f"{model.analysis.members} members"

@@ -1,0 +1,183 @@
+"""What a reader brings: files and arrays, read as they are meant or refused in one sentence."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+from assim_lib.own.record import read_record
+from assim_lib.own.sources import RecordError
+
+SITES, STEP = 4, 0.5
+VALUES = np.arange(12.0).reshape(3, SITES)
+DATES = pd.date_range("2026-03-01", periods=3, freq="6h")
+
+
+def read(observations, shape=(1, SITES), **options):
+    return read_record(observations, shape, STEP, **options)
+
+
+def dataset(**more):
+    return xr.Dataset({"observations": (("time", "site"), VALUES), **more}, {"time": DATES})
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        VALUES,
+        VALUES.astype(int),
+        VALUES.astype(np.float16),
+        VALUES.tolist(),
+        torch.from_numpy(VALUES),
+        VALUES[:, None],
+        pd.DataFrame(VALUES),
+        xr.DataArray(VALUES, dims=("time", "site")),
+        xr.DataArray(VALUES.T, dims=("site", "time")),
+        xr.DataArray(VALUES, dims=("t", "lon")),
+        xr.DataArray(VALUES, dims=("when", "where")),
+        xr.DataArray(VALUES[:, None], dims=("time", "component", "site")),
+        xr.DataArray(VALUES[:, [2, 0, 1, 3]], dims=("time", "site"), coords={"site": [2, 0, 1, 3]}),
+        dataset(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_numbers_in_memory(observations):
+    record = read(observations)
+    assert record.values.dtype == np.float32
+    np.testing.assert_array_equal(record.values, VALUES[:, None])
+    assert len(record.checksum) == 64
+
+
+@pytest.mark.parametrize("ending", ["nc", "csv", "rows.csv"])
+def test_files(tmp_path, ending):
+    holed = dataset().where(dataset().observations != 5)
+    path = tmp_path / f"observations.{ending}"
+    if ending == "nc":
+        holed.to_netcdf(path, encoding={"observations": {"_FillValue": -9999.0, "dtype": "int16", "scale_factor": 0.5}})
+    elif ending == "csv":
+        holed.observations.to_pandas().to_csv(path)
+    else:
+        rows = (
+            holed.observations.to_dataframe("value").reset_index().assign(site=lambda table: np.tile(range(SITES), 3))
+        )
+        rows.sample(frac=1, random_state=0).dropna().to_csv(path, index=False)
+    record = read(path)
+    expected = np.where(VALUES == 5, np.nan, VALUES)[:, None]
+    np.testing.assert_array_equal(record.values, expected)
+    np.testing.assert_array_equal(record.times, DATES.to_numpy("datetime64[ns]"))
+    assert record.label == path.name
+    np.testing.assert_array_equal(read(str(path)).values, expected)
+
+
+def test_what_is_no_number_was_not_received(tmp_path):
+    values = VALUES.copy()
+    values[0] = [np.inf, -np.inf, np.nan, 9.96921e36]  # the last is netCDF's own fill value
+    values[1, 0], values[1, 1] = -9999, 1e38
+    array = xr.DataArray(values, dims=("time", "site"), attrs={"valid_range": [-1e5, 1e40]})
+    record = read(array, fill_value=-9999)
+    assert np.isnan(record.values[0]).all()
+    assert np.isnan(record.values[1, 0, :2]).all()
+    assert np.isfinite(record.values[1, 0, 2:]).all()
+    array.attrs = {"valid_min": -1.0}
+    assert np.isnan(read(array).values[1, 0, 0])
+
+
+def test_stations_are_where_their_coordinate_says():
+    record = read(xr.DataArray(VALUES[:, :2], dims=("time", "site"), coords={"site": [3, 1]}))
+    np.testing.assert_array_equal(record.values[:, 0, [3, 1]], VALUES[:, :2])
+    assert np.isnan(record.values[:, 0, [0, 2]]).all()
+
+
+def test_several_numbers_of_one_place_are_the_one_that_says_the_same(tmp_path):
+    rows = pd.DataFrame({"time": 0, "site": [1, 1, 2], "value": [1.0, 4.0, 7.0], "error": [1.0, 2.0, 3.0]})
+    record = read(rows)
+    np.testing.assert_allclose(record.values[0, 0], [np.nan, 8 / 5, 7.0, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(record.error[0, 0, 1:3], [0.8**0.5, 3.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (0.5, 0.5),
+        ([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]),
+        (np.array([[1.0], [2.0], [3.0]]), np.array([1.0, 2.0, 3.0])[:, None, None]),
+        (1 + VALUES, 1 + VALUES[:, None]),
+        (torch.tensor(2.0), 2.0),
+        (xr.DataArray([1.0, 2.0, 3.0], dims="time"), np.array([1.0, 2.0, 3.0])[:, None, None]),
+        (xr.DataArray([4.0, 3.0, 2.0, 1.0], dims="site", coords={"site": [3, 2, 1, 0]}), [1.0, 2.0, 3.0, 4.0]),
+        ("sigma", [1.0, 1.0, 2.0, 2.0]),
+        (None, 7.0),
+    ],
+    ids=str,
+)
+def test_an_error_of_any_shape_that_broadcasts(error, expected):
+    sigma = ("site", [1.0, 1.0, 2.0, 2.0])
+    record = read(dataset(sigma=sigma, error=((), 7.0)), error=error)
+    np.testing.assert_array_equal(
+        np.broadcast_to(record.error, (3, 1, SITES)), np.broadcast_to(expected, (3, 1, SITES))
+    )
+
+
+@pytest.mark.parametrize(
+    ("observations", "options", "sentence"),
+    [
+        (VALUES[:, :3], {}, r"observations of shape \(3, 3\), dimensions .* must be \(time, site\) or .* 4 sites; "),
+        (VALUES[:, :1], {}, r"observations of shape \(3, 1\)"),
+        (VALUES[0], {}, r"observations of shape \(4,\) and type float64 must be \(time, site\)"),
+        (VALUES[None, None], {}, r"observations of shape \(1, 1, 3, 4\)"),
+        (VALUES[:0], {}, "the record has no times"),
+        (VALUES > 3, {}, "observations is of type bool; it must hold real numbers"),
+        (VALUES + 1j, {}, "observations is of type complex128"),
+        (VALUES.astype(str), {}, "observations is of type <U32"),
+        ([[1.0], [1.0, 2.0]], {}, "observations have rows of several lengths"),
+        (xr.Dataset(), {}, "observations holds no variable with at least two dimensions"),
+        (dataset(), {"variable": "wind"}, "variable = 'wind' is not in observations; it has observations"),
+        (dataset(), {"error": "sigma"}, "variable = 'sigma' is not in observations"),
+        (VALUES, {"error": -1}, r"error = -1 at \(time, channel, site\) = \(0, 0, 0\) must be a finite number > 0"),
+        (VALUES, {"fill_value": "none"}, "fill_value = 'none' of type str must be a number"),
+        (VALUES, {"error": np.nan}, "error = nan at"),
+        (VALUES, {"error": [1.0, 2.0]}, r"error of shape \(2,\) must broadcast to .* = \(3, 1, 4\)"),
+        (VALUES, {"error": True}, "error = True must be a number"),
+        (VALUES, {"error": xr.DataArray([1.0], dims="height")}, r"error of dimensions \('height',\) must have some of"),
+        (VALUES, {"error": xr.DataArray([1.0], dims="time")}, "error of sizes {'time': 1} must fit"),
+        (
+            pd.DataFrame({"time": ["soon"], "a": 1.0}),
+            {},
+            "column 'time' holds times that cannot be read, such as 'soon'",
+        ),
+        (pd.DataFrame({"time": [0], "a": "x"}), {}, "column 'a' is of type "),
+        (pd.DataFrame({"site": [0], "value": 1.0}), {}, "a table with a row a number needs the columns time, site"),
+        (pd.DataFrame({"time": 0, "site": [1, 1], "value": 1.0}), {}, "the table has several numbers of one place"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_one_sentence(observations, options, sentence, unchecked_shapes):
+    with pytest.raises(RecordError, match=f"^{sentence}") as caught:
+        read(observations, **options)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read(tmp_path / "nothing.nc")
+    for name, sentence in {
+        "a.nc": "a.nc cannot be read: ",
+        "a.csv": "a.csv: column ",
+        "a.npy": "a.npy ends in '.npy'; observations are netCDF",
+    }.items():
+        (tmp_path / name).write_bytes(b"\x00\x01garbage")
+        with pytest.raises(RecordError, match=f"^{sentence}") as caught:
+            read(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(RecordError, match=r"^a.zarr (needs the package zarr|cannot be read)"):
+        read(tmp_path / "a.zarr")
+
+
+def test_two_channels_need_their_dimension():
+    record = read(np.stack([VALUES, -VALUES], 1), (2, SITES))
+    assert record.values.shape == (3, 2, SITES)
+    with pytest.raises(RecordError, match=r"must be \(time, site\) or \(time, channel, site\) with 2 channel"):
+        read(VALUES, (2, SITES))

@@ -1,0 +1,301 @@
+"""Observations of one's own: assimilated from a file, day by day, scored, and refused where they cannot be meant."""
+
+import json
+import shlex
+import shutil
+import sys
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from small_runs import PARTIAL, tiny
+
+from assim_lib import __main__ as commands
+from assim_lib import assimilate, assimilate_record
+from assim_lib.own.record import RecordError
+from assim_lib.own.state import load_state
+from assim_lib.storage import IntegrityError, provenance, sha256
+from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import checkpoint_path, load_filter, save_checkpoint
+from assim_lib.training.experiment import ParameterError
+
+pytestmark = [
+    pytest.mark.usefixtures("home", "unchecked_shapes"),
+    pytest.mark.filterwarnings("ignore:.*expected deviations off:UserWarning", "ignore:.*climatology:UserWarning"),
+]
+
+CASES = {
+    "hybrid": tiny("hybrid", 3, lag=1, lag_warmup=2),
+    "moving": tiny("hybrid", 3, lag=1, obs_conf=PARTIAL),
+    "extended": tiny("extended", 1, lag=1),
+    "recurrent": tiny("recurrent", 1, seed=1),
+    "gated": tiny("gated", 3, dropout=0.2, test_dropout=True, start="first_observation", lag=0),
+}
+CYCLES = 12
+
+
+@pytest.fixture(scope="module")
+def names(home):
+    """Filters that nobody has trained, by their analysis."""
+    for chosen in CASES.values():
+        record = {"experiment": chosen.model_dump(), "provenance": provenance(), "seconds": 0.0}
+        save_checkpoint(build_filter(chosen), checkpoint_path(chosen.name), record)
+    return {case: chosen.name for case, chosen in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def values(home):
+    """A record of the system, (time, site), with holes."""
+    record = tiny().setting.load().observations[:CYCLES, 0].astype(np.float64)
+    record[np.random.RandomState(0).random_sample(record.shape) < 0.3] = np.nan
+    return record
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(line):
+        monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
+        code = 0
+        try:
+            commands.main()
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("case", ["hybrid", "gated"])
+def test_it_is_what_the_filter_makes_of_the_record(names, values, case):
+    experiment, model = load_filter(checkpoint_path(names[case]))
+    observations = torch.from_numpy(values[:, None]).float()
+    near = observations[0] if case == "gated" else None
+    generator = torch.Generator().manual_seed(experiment.seed)
+    ensemble = assimilate(model, observations, generator, dropout=experiment.test_dropout, near=near)
+    made = assimilate_record(names[case], values, members=True).analysis
+    np.testing.assert_array_equal(made.members, ensemble)
+    np.testing.assert_array_equal(made["mean"], ensemble.mean(1))
+    np.testing.assert_array_equal(made.spread, ensemble.std(1))
+    assert np.isnan(made.innovation.values[np.isnan(values[:, None])]).all()
+
+
+def test_members_of_a_covariance_are_drawn(names, values):
+    made = assimilate_record(names["extended"], values, members=True).analysis
+    assert made.members.shape == (CYCLES, 20, 1, 40)
+    np.testing.assert_allclose(made.members.mean("member"), made["mean"], atol=1e-4)
+    assert (made.spread > 0).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_in_parts_is_the_run_in_one(names, values, case, tmp_path):
+    dates = np.datetime64("2026-01-01") + np.delete(np.arange(CYCLES + 1), 7) * np.timedelta64(6, "h")
+    record = xr.DataArray(values, dims=("time", "site"), coords={"time": dates})
+    whole = assimilate_record(names[case], record, members=True).analysis
+    assert whole.sizes["time"] == CYCLES + 1
+    state, parts = tmp_path / "state.safetensors", []
+    for chosen in (slice(0, 3), slice(3, 7), slice(7, None)):
+        part = assimilate_record(names[case], record[chosen], members=True, state=state).analysis
+        parts.append(part)
+    assert parts[2].sizes["time"] == CYCLES - 7 + 1  # the gap belongs to the day after it
+    joined = xr.concat(parts, "time", combine_attrs="drop")
+    for name in (*whole.data_vars, "time", "cycle"):
+        np.testing.assert_array_equal(joined[name], whole[name])
+    with pytest.raises(
+        RecordError, match=r"^the record begins at 2026-01-01T00:00:00, and the state has seen everything"
+    ):
+        assimilate_record(names[case], record, state=state)
+
+
+def test_numbers_where_none_are_expected(names, values):
+    full = np.where(np.isnan(values), 0.0, values)
+    with pytest.warns(
+        UserWarning, match=r"^360 of 480 numbers are where obs_conf = '\w+' expects none, and are not used"
+    ):
+        scheduled = assimilate_record(names["moving"], full)
+    _, model = load_filter(checkpoint_path(names["moving"]))
+    seen = model.observation_model.mask(torch.arange(CYCLES)).numpy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*expects none")
+        same = assimilate_record(names["moving"], np.where(seen, full[:, None], np.nan))
+        every = assimilate_record(names["moving"], full, any_mask=True)
+    np.testing.assert_array_equal(scheduled.analysis["mean"], same.analysis["mean"])
+    assert (np.isfinite(scheduled.analysis.innovation).values == seen).all()
+    assert np.isfinite(every.analysis.innovation).all()
+    # Whole-number times are numbers of cycles, by which the schedule goes.
+    later = xr.DataArray(np.where(seen, full[:, None], np.nan)[1:], dims=("time", "channel", "site"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*expects none")
+        first = assimilate_record(names["moving"], later.assign_coords(time=np.arange(1, CYCLES))).analysis
+        second = assimilate_record(names["moving"], later, first_cycle=1).analysis
+    np.testing.assert_array_equal(first["mean"], second["mean"])
+    assert first.cycle.values[0] == 1
+
+
+def test_outliers_are_said_and_left_out_when_asked(names, values):
+    spoilt = values.copy()
+    spoilt[5, 3] = -9999
+    sound = np.where(spoilt == -9999, np.nan, spoilt)
+    for case in ("hybrid", "extended", "recurrent"):
+        with pytest.warns(
+            UserWarning, match=r"^\d+ numbers .* \(5, 0, 3\) of this record, and were used all the same; drop_"
+        ):
+            used = assimilate_record(names[case], spoilt)
+        with pytest.warns(UserWarning, match=r"^\d+ numbers .* and were not used\.$"):
+            dropped = assimilate_record(names[case], spoilt, drop_outliers=True)
+        same = assimilate_record(names[case], sound, drop_outliers=True)
+        np.testing.assert_array_equal(dropped.analysis["mean"], same.analysis["mean"])
+        # Before it is trained, the network of the last makes nothing of an observation.
+        assert case == "recurrent" or not np.allclose(used.analysis["mean"], dropped.analysis["mean"])
+
+
+@pytest.mark.parametrize("case", ["hybrid", "extended"])
+def test_an_error_of_its_own_counts(names, values, case):
+    """Huge errors are as good as nothing received; the same one as the filter's changes nothing."""
+    plain = assimilate_record(names[case], values).analysis
+    np.testing.assert_array_equal(assimilate_record(names[case], values, error=1.0).analysis["mean"], plain["mean"])
+    _, doubled = load_filter(checkpoint_path(names[case]), noise=2.0)
+    assert float(doubled.error[0, 0]) == 2.0
+    by_option = assimilate_record(names[case], values, noise=2.0).analysis
+    np.testing.assert_array_equal(assimilate_record(names[case], values, error=2.0).analysis["mean"], by_option["mean"])
+    error = np.ones(values.shape)
+    error[4:, 7] = 1e5
+    without = np.where(error > 1, np.nan, values)
+    np.testing.assert_allclose(
+        assimilate_record(names[case], values, error=error).analysis["mean"],
+        assimilate_record(names[case], without).analysis["mean"],
+        atol=0.3,  # the network sees a mask
+    )
+
+
+def test_scores_say_whether_the_filter_believes_rightly(names):
+    """The scores are those of what is written; a single member expects nothing."""
+    twin = tiny().setting.load()
+    made = assimilate_record(names["hybrid"], twin.observations[:, 0])
+    counted = slice(60 + 2, None)
+    d, s = (made.analysis[name].values[counted] for name in ("innovation", "innovation_spread"))
+    assert made.scores.rmse == pytest.approx(np.sqrt(np.mean(d**2)), rel=1e-5)
+    assert made.scores.expected == pytest.approx(np.sqrt(np.mean(s**2)), rel=1e-5)
+    assert made.scores.chi2 == pytest.approx(np.mean((d / s) ** 2), rel=1e-5)
+    assert made.scores.cycles == len(d)
+    assert made.analysis.attrs["innovation_chi2"] == made.scores.chi2
+    single = assimilate_record(names["recurrent"], twin.observations[:100, 0]).scores
+    assert np.isnan(single.expected)
+    assert "a single member expects nothing" in str(single)
+
+
+def test_the_command_writes_what_the_function_returns(command, names, values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dates = np.datetime64("2026-01-01", "ns") + np.arange(CYCLES) * np.timedelta64(6, "h")
+    record = xr.Dataset({"wind": (("time", "site"), values, {"units": "m s-1"})}, {"time": dates})
+    record.to_netcdf("in.nc", encoding={"wind": {"_FillValue": -9999.0}})
+    code, out, error = command(f"assimilate {names['hybrid']} in.nc out.nc --members --state state --error 0.5")
+    assert code == 0, error
+    assert out.endswith("wrote out.nc\n")
+    assert "\n".join(sorted(path.name for path in tmp_path.iterdir())) == "in.nc\nout.nc\nstate"
+    with xr.open_dataset("out.nc") as dataset:
+        written = dataset.load()
+    made = assimilate_record(names["hybrid"], tmp_path / "in.nc", members=True, error=0.5)
+    xr.testing.assert_identical(written.drop_attrs(), made.analysis.drop_attrs())
+    assert written.attrs["filter"] == names["hybrid"]
+    assert written.attrs["filter_sha256"] == sha256(checkpoint_path(names["hybrid"]))
+    assert written.attrs["observations_sha256"] == sha256("in.nc")
+    assert written.attrs["Conventions"].startswith("CF-1.")
+    assert written["mean"].attrs["units"] == "m s-1"
+    assert all(array.attrs["long_name"] for array in written.variables.values())
+    assert load_state(tmp_path / "state").number == CYCLES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("l96 in.csv out.nc", "name = 'l96' is no known filter"),
+        ("../checkpoints/{hybrid} in.csv out.nc", "name = '../checkpoints/"),
+        ("{hybrid} nothing.csv out.nc", "observations = 'nothing.csv': there is no such file."),
+        (
+            "{hybrid} in.csv nowhere/out.nc",
+            "output = 'nowhere/out.nc' is in a folder that does not exist; make it first.",
+        ),
+        ("{hybrid} in.csv .", "output = '.' is a folder; it must be a file."),
+        ("{hybrid} in.csv in.csv", "output = 'in.csv' is the record itself; take another file."),
+        ("{hybrid} in.csv out.nc --state nowhere/s", "state = 'nowhere/s' is in a folder that does not exist"),
+        ("{hybrid} in.csv out.nc --variable wind", "variable = 'wind' is not in in.csv; it has observations."),
+        ("{hybrid} in.csv out.nc --interval 2", "interval = '2' would be ignored: the record has no times."),
+        ("{hybrid} in.csv out.nc --noise -1", "noise = -1.0 (of type float) is not allowed"),
+        (
+            "{hybrid} in.csv out.nc --obs_conf ful_obs",
+            "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?)",
+        ),
+        (
+            "{recurrent} in.csv out.nc --error 2",
+            "error = 2 … 2 cannot be weighed by analysis = 'recurrent', which has ",
+        ),
+        (
+            "{hybrid} narrow.csv out.nc",
+            "narrow.csv of shape (3, 2), dimensions ('time', 'site') and type float64 must be",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_writes_nothing(
+    command, names, values, tmp_path, monkeypatch, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("in.csv", values, delimiter=",", header=",".join(f"s{i}" for i in range(40)), comments="")
+    (tmp_path / "narrow.csv").write_text("a,b\n1,2\n3,4\n5,6\n")
+    monkeypatch.setattr("assim_lib.assimilation.run_along", None)
+    code, out, error = command("assimilate " + arguments.format(**names))
+    assert (code, out) == (2, "")
+    assert error.startswith(f"assim_lib assimilate: {sentence}")
+    assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "narrow.csv"}
+
+
+def test_a_filter_has_the_name_of_its_file(names, values, home, tmp_path):
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(checkpoint_path(names["hybrid"]).with_suffix(suffix), tmp_path / f"other{suffix}")
+    with pytest.raises(
+        ParameterError, match=r"^other.safetensors holds the filter 'l96_conv-.*; a filter has the name"
+    ):
+        assimilate_record(tmp_path / "other.safetensors", values)
+
+
+def test_a_state_is_of_its_filter_its_options_and_whole(names, values, tmp_path):
+    state = tmp_path / "state"
+    assimilate_record(names["hybrid"], values, state=state)
+    with pytest.raises(ParameterError, match=r"belongs to another filter, l96_conv-.*; take another file"):
+        assimilate_record(names["moving"], values, state=state)
+    with pytest.raises(ParameterError, match=r"belongs to other options, "):
+        assimilate_record(names["hybrid"], values, state=state, noise=2.0)
+    with pytest.raises(ParameterError, match=r"^first_cycle = 3 would be ignored"):
+        assimilate_record(names["hybrid"], values, state=state, first_cycle=3)
+    content = bytearray(state.read_bytes())
+    for at in (10, len(content) // 2, len(content) - 1):
+        torn = bytearray(content)
+        torn[at] ^= 1
+        state.write_bytes(torn)
+        with pytest.raises(
+            IntegrityError, match=r"^state is no state of a filter, or damaged; remove it to begin again"
+        ):
+            assimilate_record(names["hybrid"], values, state=state)
+    state.write_bytes(content[:100])
+    with pytest.raises(IntegrityError, match=r"^state is no state"):
+        assimilate_record(names["hybrid"], values, state=state)
+
+
+def test_a_stopped_run_leaves_nothing_behind(names, values, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises((OSError, RecordError), match="No space left on device"):
+        assimilate_record(names["hybrid"], values, tmp_path / "out.nc", state=tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_states_know_where_they_are(names, values):
+    end = assimilate_record(names["hybrid"], values).state
+    assert (end.number, end.age) == (CYCLES, CYCLES)
+    assert json.loads(end.options) == {"any_mask": False}
+    assert replace(end, age=0).weights == sha256(checkpoint_path(names["hybrid"]))
