@@ -117,9 +117,9 @@ def train(
     reading = {name: options.pop(name) for name in READING}
     configured = configure(experiment, **options)
     check_graphed(configured, graphed)
-    how = {"compiled": compiled, "graphed": graphed}
+    trained = partial(train, compiled=compiled, graphed=graphed)
     if record is not None:
-        return train_on(record, reading, configured, runs, curve_points, again, how, checkpoints)
+        return train_on(record, reading, configured, runs, curve_points, again, trained, checkpoints)
     for name, value in {**reading, "checkpoints": checkpoints}.items():
         if value is not None:
             raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
@@ -127,8 +127,7 @@ def train(
     folder = runs / configured.name
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
-    trained = partial(train, configured, folder, curve_points, **how)
-    return lambda: [publish(configured, *trained())]
+    return lambda: [publish(configured, *trained(configured, folder, curve_points))]
 
 
 def score_parser(parser: argparse.ArgumentParser) -> None:

@@ -33,14 +33,13 @@ def train_on(
     runs: Path,
     curve_points: int,
     again: bool,
-    how: dict[str, bool],
+    train: Callable[..., Any],
     checkpoints: Path | None,
 ) -> Callable[[], Iterable[Path]]:
-    """Train on a record of one's own; ``how`` are arguments of :func:`~assim_lib.training.run.train`."""
+    """Train on a record of one's own; ``train`` is :func:`~assim_lib.training.run.train`, told how."""
     from assim_lib.study.publish import refuse_other_training
     from assim_lib.training.checkpoints import checkpoint_path, read_state
     from assim_lib.training.own_record import on_record, save_on_record
-    from assim_lib.training.run import train
 
     reading["error"] = _number_or_name(reading["error"])
     with _said_in_a_line():
@@ -54,7 +53,7 @@ def train_on(
 
     def work() -> Iterator[Path]:
         with _said_in_a_line():
-            model, note = train(configured, folder, curve_points, observations=data.record, **how)
+            model, note = train(configured, folder, curve_points, observations=data.record)
         print("held out:", save_on_record(path, configured, model, note, data))
         yield path
 
