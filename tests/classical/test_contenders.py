@@ -41,7 +41,7 @@ def test_contenders_are_chosen_by_setting_method_and_size():
 
 
 def test_the_correction_of_a_wrong_model_starts_near_what_least_squares_finds():
-    """The start of the search, within a step of its grid: the linear function of a forecast closest to what it missed."""
+    """Within a step of the grid: the linear function of a forecast that is closest to what it missed."""
     twin = Setting("two_level").load("validation")
     model = forecast_model_of("two_level")
     truth = torch.from_numpy(twin.truth[:2000]).double()
