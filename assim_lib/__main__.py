@@ -244,7 +244,8 @@ def main() -> None:
     try:
         for path in work():
             print("wrote", path)
-    except (IntegrityError, OSError) as error:  # a full disk is no mistake of the program
+    # A full disk and a training that learns nothing are no mistakes of the program.
+    except (IntegrityError, OSError, FloatingPointError) as error:
         _refuse(name, error)
 
 

@@ -158,7 +158,8 @@ class AmortizedFilter(nn.Module):
         other = self._twin()
         if can_compile():
             other._steps = torch.compile(self.dynamics.flow)
-            if not other.analysis.trunk.dropout:
+            # A network of a reader's own need not know of dropout.
+            if not getattr(self.analysis.trunk, "dropout", 0.0):
                 other.analysis._modules = dict(self.analysis._modules)
                 other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
         return other

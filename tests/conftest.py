@@ -1,8 +1,11 @@
 """What the library's tests rely on: one thread, and a cache of their own."""
 
+import shlex
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -48,6 +51,23 @@ def readers_cell() -> Iterator[None]:
 def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes are checked under pytest alone: what a reader meets who passes a wrong one."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[[str], tuple[Any, str, str]]:
+    """A function that runs a command: its exit code, and what it prints."""
+    from assim_lib.__main__ import main
+
+    def run(line: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from small import ROOT, script
 
-ROOT = Path(__file__).resolve().parent.parent
-SPEC = importlib.util.spec_from_file_location("address", ROOT / ".ci" / "address.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-address = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(address)
+address = script("address")
 
 URL = "https://github.com/somebody/something"
 OUTSIDE = re.compile(r"github\.com/|colab\.research|mybinder")

@@ -1,9 +1,7 @@
 """Observations of one's own: assimilated from a file, day by day, scored, and refused where they cannot be meant."""
 
 import json
-import shlex
 import shutil
-import sys
 import warnings
 from dataclasses import replace
 
@@ -13,7 +11,6 @@ import torch
 import xarray as xr
 from small_runs import PARTIAL, tiny
 
-from assim_lib import __main__ as commands
 from assim_lib import assimilate, assimilate_record
 from assim_lib.own.record import RecordError
 from assim_lib.own.state import load_state
@@ -52,20 +49,6 @@ def values(home):
     record = tiny().setting.load().observations[:CYCLES, 0].astype(np.float64)
     record[np.random.RandomState(0).random_sample(record.shape) < 0.3] = np.nan
     return record
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
-        code = 0
-        try:
-            commands.main()
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize("case", ["hybrid", "gated"])

@@ -1,7 +1,6 @@
 """``python -m assim_lib``: what it does is said, and what it cannot do is one sentence."""
 
 import shlex
-import sys
 
 import pytest
 from small import write_result
@@ -14,22 +13,7 @@ from assim_lib.study.results import load_scores, read_result
 from assim_lib.study.summaries import training_runs
 from assim_lib.training.checkpoints import load_checkpoint, stored_experiment
 from assim_lib.training.experiment import configure
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """A function that runs a command: its exit code, and what it prints."""
-
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
-        code = 0
-        try:
-            commands.main()
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, *capsys.readouterr()
-
-    return run
+from assim_lib.training.trainer import NothingLearnedError
 
 
 @pytest.mark.parametrize(
@@ -151,3 +135,12 @@ def test_the_command_of_a_stored_training_repeats_it(monkeypatch):
         stored = stored_experiment(load_checkpoint(data_dir() / "checkpoints" / f"{run.name}.safetensors")[1])
         assert chosen.training_m == stored.training_m or chosen.training_m == stored.m  # None: the same
         assert chosen.changed(training_m=stored.training_m) == stored, run.name
+
+
+def test_a_training_that_learns_nothing_is_one_sentence(command, monkeypatch, tmp_path):
+    def train(*_, **__):
+        raise NothingLearnedError("no update was of use.")
+
+    monkeypatch.setattr("assim_lib.training.run.train", train)
+    code, _, said = command(f"train l96_conv --seed 77 --runs {tmp_path}")
+    assert (code, said) == (2, "assim_lib train: no update was of use.\n")

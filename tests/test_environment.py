@@ -1,21 +1,15 @@
 """The three places that name versions (pyproject.toml, constraints.txt, environment.yml) agree."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from small import ROOT, script
 
-ROOT = Path(__file__).resolve().parent.parent
-SPEC = importlib.util.spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-lock = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(lock)
+lock = script("lock")
 
 PINS = lock.read_constraints((ROOT / "constraints.txt").read_text())
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())

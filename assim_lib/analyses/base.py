@@ -170,7 +170,7 @@ class Analysis(nn.Module, ABC):
 
         Parameters
         ----------
-        generator : a CPU generator; turns dropout on, where there is any.
+        generator : on any device; turns dropout on, where there is any.
         """
 
     def initial_memory(self, *batch: int, climatology: Float[Tensor, "state channel site"]) -> Tensor:

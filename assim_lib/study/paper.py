@@ -78,7 +78,7 @@ def trainings() -> pd.DataFrame:
         for analysis, best in best_of_each(experiment).iterrows():
             run = runs.loc[best.checkpoint.removesuffix(".safetensors")]
             rows.append({"experiment": experiment.title, "analysis": analysis, "m": best.m, **run})
-    columns = ["experiment", "analysis", "m", "updates", "core_minutes", "gpu_minutes", "command"]
+    columns = ["experiment", "analysis", "m", "updates", "cycles_seen", "core_minutes", "gpu_minutes", "command"]
     return pd.DataFrame(rows, columns=columns).set_index(["experiment", "analysis"])
 
 

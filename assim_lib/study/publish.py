@@ -77,7 +77,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     Raises
     ------
     LookupError : if the test set of a setting is not one of the project's frozen ones.
-    ValueError : if the filter's analyses are not finite.
+    FloatingPointError : if the filter's analyses are not finite.
     """
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
@@ -89,7 +89,9 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
         twin = scored.setting.load()
         ensemble, milliseconds = run_filter(scored, filter_there, twin, progress=True)
         if not np.isfinite(ensemble).all():
-            raise ValueError(f"{experiment.name}: analyses that are no numbers are not published; train it otherwise.")
+            raise FloatingPointError(
+                f"{experiment.name}: analyses that are no numbers are not published; train it otherwise."
+            )
         ages = twin.by_age(ensemble)
         common = ages["share"] > RAREST_AGE
         tested = {

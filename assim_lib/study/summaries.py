@@ -223,8 +223,8 @@ def _on_gpu(record: TrainingRecord) -> bool:
 def training_runs(**wanted: Any) -> pd.DataFrame:
     """One row per learned filter: its size, its training time, its origin, and the command that repeats it.
 
-    ``gpu_minutes`` is wall time on a GPU, NaN of filters that were trained without one. ``validation_rmse`` of a filter
-    with results in several settings is their geometric mean.
+    ``cycles_seen`` counts those of all trajectories; ``gpu_minutes`` is wall time on a GPU, NaN of filters that were
+    trained without one. ``validation_rmse`` of a filter with results in several settings is their geometric mean.
 
     Parameters
     ----------
@@ -237,6 +237,7 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
             {
                 "name": Path(str(checkpoint)).stem,
                 "updates": record.experiment["updates"],
+                "cycles_seen": math.prod(record.experiment[name] for name in ("updates", "batch", "window")),
                 "core_minutes": record.core_seconds / 60,
                 "gpu_minutes": record.seconds / 60 if _on_gpu(record) else float("nan"),
                 "validation_rmse": geometric_mean(results.validation_rmse),

@@ -147,7 +147,9 @@ class Experiment(BaseModel):
     segments: int = option(64, "independent training trajectories in each setting, a whole number ≥ 1", ge=1)
     cycles: int = option(3750, "cycles per training trajectory, more than the window", ge=2)
     pretrained: str = option(
-        "", "the name of a published filter whose weights are trained further, or '' to start from nothing"
+        "",
+        "the name of a published filter whose weights are trained further, or '' to start from nothing",
+        pattern=r"^(\w[\w.-]*)?$",
     )
     record: str = option(
         "",

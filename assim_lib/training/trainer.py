@@ -36,7 +36,7 @@ LARGEST_GRADIENT = 1e3
 MOST_SKIPPED = 300
 
 
-class NothingLearnedError(ValueError):
+class NothingLearnedError(FloatingPointError):
     """A training in which one update after the other is skipped."""
 
 

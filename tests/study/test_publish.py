@@ -110,7 +110,7 @@ def test_what_is_no_number_is_not_published(published, monkeypatch):
     before = path.read_bytes()
     run = publish_module.run_filter
     monkeypatch.setattr(publish_module, "run_filter", lambda *args, **kwargs: (np.nan * run(*args, **kwargs)[0], 1.0))
-    with pytest.raises(ValueError, match="analyses that are no numbers are not published"):
+    with pytest.raises(FloatingPointError, match="analyses that are no numbers are not published"):
         publish(chosen, model, record)
     assert path.read_bytes() == before
 

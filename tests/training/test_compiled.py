@@ -5,8 +5,10 @@ from functools import partial
 import pytest
 import torch
 from small_runs import advance, ring_data, ring_experiment, ring_filter
+from torch import nn
 
 from assim_lib.filter import can_compile
+from assim_lib.networks import register_network
 from assim_lib.training.trainer import Trainer
 
 
@@ -46,3 +48,19 @@ def test_without_a_compiler_the_filter_is_as_it_was_and_a_sentence_says_why(monk
     with pytest.warns(UserWarning, match="^Not compiled, slower: no C\\+\\+ compiler$"):
         losses, _ = trained(compiled=True)
     assert losses == trained(compiled=False)[0]
+
+
+@pytest.mark.usefixtures("asked_anew", "readers_cell")
+def test_a_network_of_a_readers_own_can_be_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+    class Own(nn.Module):
+        def __init__(self, inputs, outputs, sizes):
+            super().__init__()
+            self.linear = nn.Linear(inputs, outputs)
+
+        def forward(self, features, phase=None, generator=None):
+            return self.linear(features)
+
+    register_network("own")(Own)
+    assert ring_filter(ring_experiment(network="own")).compiled().analysis.trunk.linear.weight.shape[0] > 0

@@ -1,8 +1,6 @@
 """Training on a record of one's own: no truth anywhere, resumed, stored, assimilated with."""
 
 import json
-import shlex
-import sys
 from functools import partial
 
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 import xarray as xr
 from small_runs import PARTIAL, QUIET, assert_same, tiny
 
-from assim_lib import __main__ as commands
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module
 from assim_lib.own.record import RecordError
@@ -134,20 +131,6 @@ def test_a_filter_of_a_record_is_not_trained_on_a_simulated_one(values):
     trained, _ = on_record(tiny(**SMALL), values)
     with pytest.raises(ParameterError, match=r"^record = 'observations-\w+' is trained on again with its observations"):
         train(trained, **QUIET)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["assim_lib", *shlex.split(line)])
-        code = 0
-        try:
-            commands.main()
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_it_is_stored_with_its_scores_and_assimilates(command, values, tmp_path, monkeypatch, no_truth):
