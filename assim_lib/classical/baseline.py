@@ -51,6 +51,11 @@ class Baseline(Record):
         return self.method + size + lag + (", corrected model" if self.corrections else "")
 
     @property
+    def scored_method(self) -> str:
+        """The method's name in the table of scores: with another forecast model it is another."""
+        return f"{self.method} corrected" if self.corrections else self.method
+
+    @property
     def corrections(self) -> dict[str, float]:
         """Those hyperparameters that correct the forecast model."""
         return {name: float(value) for name, value in self.hyperparameters.items() if name in CORRECTIONS}

@@ -101,7 +101,7 @@ def trial_table(contenders: list[Contender]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "contender": contender.name,
-            "method": contender.start.method,
+            "method": contender.start.scored_method,
             "m": contender.start.m,
             "cycles": trial.cycles,
             "diverged": trial.diverged,

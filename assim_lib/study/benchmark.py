@@ -59,7 +59,7 @@ def compare(
     # Here all have failed, or the last one tried is the first that did not.
     result = Result(
         **contender.setting.as_dict(),
-        method=baseline.method,
+        method=baseline.scored_method,
         m=baseline.m,
         label=baseline.label,
         test=scores_of(tested, twin.burn_in),
@@ -105,7 +105,7 @@ def stored_baseline(twin: TwinExperiment, method: str, m: int = 1) -> Baseline:
     """
     for contender in contenders(twin.setting) if twin.setting in SETTINGS else ():
         path = results_dir() / f"{contender.name}.json"
-        stored = (contender.start.method, contender.start.m) == (method, m) and path.exists()
+        stored = (contender.start.scored_method, contender.start.m) == (method, m) and path.exists()
         if stored and (baseline := read_result(path).baseline):
             return baseline
     raise LookupError(f"{method} with m = {m} has no score on {twin.name} with {twin.setting.obs_conf}.")

@@ -24,7 +24,7 @@ from assim_lib.study.results import (
     training_record,
 )
 
-CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "iEnKS", "EnKF-N")
+CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEnKS", "EnKF-N")
 LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
 LEARNED = ("amortized", "amortized_original", "amortized_ff")
 KALMAN = ("hybrid", "covariant", "extended")  # analyses that a network adds to
