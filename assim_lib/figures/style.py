@@ -58,7 +58,7 @@ METHOD_PENS = {
     "amortized_original": Pen(ORANGE, "X", "none"),
     "amortized_ff": Pen("#5b5b8c", "p", "none"),
     "LETKF": Pen(BLUE, "o", "-"),
-    "LETKF corrected": Pen(BLUE, "h", "--"),
+    "LETKF corrected": Pen("#2f4b7c", "h", "--"),
     "iEnKS": Pen(GREEN, "s", "-"),
     "EnKF-N": Pen("#8a6d00", "^", "-"),
     "4D-Var": Pen(PURPLE, "D", ":"),
