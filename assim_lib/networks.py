@@ -13,16 +13,17 @@ between the two that are registered here (a notebook can add others, see :data:`
     every other, and nothing that is learned at one site is known at the next.
 ``ff_per_operator``
     :class:`FeedForwardBank`, a feed-forward network of its own for each entry of the observation schedule.
-``original``, ``original_early``
-    :class:`OriginalTrunk`, the normalized convolutional network of McCabe & Brown (2021), and the smaller one of their
-    best published score.
+``original``, ``original_early``, ``ff_original``
+    :class:`OriginalTrunk`, the normalized convolutional network of McCabe & Brown (2021), the smaller one of their
+    best published score, and their feed-forward network.
 
-All but the last two are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o =
+All but the last three are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o =
 V\,\mathrm{SiLU}(h^B)`, with windowed products for ``conv``. The last matrix :math:`V` (the ``head``) starts at zero:
 an untrained network changes nothing, and an analysis built on it starts from its classical part.
 """
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -260,6 +261,46 @@ class OriginalEarlyTrunk(OriginalTrunk):
         for layer in block:
             change = self._layer(layer, change, generator)
         return self._layer(last, h + change, generator)
+
+
+@register_network("ff_original")
+class OriginalFeedForwardTrunk(nn.Module):
+    r"""The feed-forward network of McCabe & Brown (2021): one network for what is added, another for the gates.
+
+    Each is :math:`h^{b} = d(\lambda(N(W^b h^{b-1})))` from the features :math:`h^0` of the whole ring, and :math:`o = V
+    h^B`, where :math:`N` normalizes over the hidden numbers, :math:`\lambda` is LeakyReLU and :math:`d` is dropout. The
+    first half of the outputs comes from one network, the second half from the other.
+
+    Parameters
+    ----------
+    inputs, outputs : number of features and of outputs per site.
+    sizes : of which ``sites``, ``hidden``, ``blocks`` (hidden layers) and ``dropout`` matter.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
+        super().__init__()
+        self.sites, self.dropout = sizes.sites, sizes.dropout
+        widths = [sizes.sites * inputs, *[sizes.hidden] * sizes.blocks]
+        self.layers = nn.ModuleList(
+            nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths)) for _ in ("change", "gates")
+        )
+        self.heads = nn.ModuleList(nn.Linear(widths[-1], sizes.sites * (outputs // 2)) for _ in self.layers)
+
+    def forward(
+        self,
+        features: Float[Tensor, "*batch site inputs"],
+        phase: Int[Tensor, "..."] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch site outputs"]:
+        outputs = []
+        for layers, head in zip(self.layers, self.heads, strict=True):
+            h = features.flatten(-2)
+            for layer in cast(nn.ModuleList, layers):
+                h = layer(h)
+                h = F.leaky_relu(F.layer_norm(h, h.shape[-1:]))
+                h = _dropped(h, h.shape, self.dropout, generator)
+            outputs.append(head(h).unflatten(-1, (self.sites, -1)))
+        return torch.cat(outputs, -1)
 
 
 def _normalized(h: Tensor) -> Tensor:

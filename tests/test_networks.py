@@ -10,6 +10,7 @@ from assim_lib.networks import (
     FeedForwardBank,
     FeedForwardTrunk,
     OriginalEarlyTrunk,
+    OriginalFeedForwardTrunk,
     OriginalTrunk,
     RingConv,
     RingConvTrunk,
@@ -19,7 +20,7 @@ from assim_lib.networks import (
 
 BATCHES = [(), (64,)]
 PHASE = torch.zeros(64, dtype=torch.long)
-ORIGINALS = [name for name in NETWORKS if name.startswith("original")]
+ORIGINALS = [name for name in NETWORKS if "original" in name]
 
 
 def features(batch, sites=10, inputs=3):
@@ -114,6 +115,22 @@ def test_the_original_networks_are_the_published_formulas(batch, blocks):
             h = layers[-1](h + change)
         torch.testing.assert_close(network(x), network.head(h))
         assert sum(p.numel() for p in network.parameters()) == 15 * 8 + 8 + blocks * (40 * 8 + 8) + 40 * 4 + 4
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_original_feed_forward_network_is_two_one_for_the_change_and_one_for_the_gates(batch, blocks):
+    network, x = trunk(OriginalFeedForwardTrunk, blocks=blocks), features(batch)
+    expected = []
+    for layers, head in zip(network.layers, network.heads, strict=True):
+        h = x.flatten(-2)
+        for layer in layers:
+            h = layer(h)
+            h = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+            h = F.leaky_relu(h)
+        expected.append(head(h).view(*batch, 10, 2))
+    torch.testing.assert_close(network(x), torch.cat(expected, -1))
+    assert sum(p.numel() for p in network.parameters()) == 2 * (30 * 8 + 8 + (blocks - 1) * 72 + 20 * 8 + 20)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -59,7 +59,7 @@ class Experiment(BaseModel):
         "original", "the name of an analysis: 'original', 'gated', 'recurrent', 'hybrid', 'covariant' or 'extended'"
     )
     network: str = option(
-        "conv", "the name of a network: 'conv', 'ff', 'ff_per_operator', 'original' or 'original_early'"
+        "conv", "the name of a network: 'conv', 'ff', 'ff_per_operator', 'original', 'original_early' or 'ff_original'"
     )
     m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
     training_m: int | None = option(
