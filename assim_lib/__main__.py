@@ -7,6 +7,7 @@ score       score published filters again, after a change of the library
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
+forecasts   forecast from the analyses of the best filter of each kind, and from the truth
 scores      collect data/results/*.json into data/results/scores.csv
 """
 
@@ -192,6 +193,24 @@ def baselines(processes: int, again: bool, **wanted: list[Any] | None) -> Work:
     return lambda: chain(compare_all(chosen, processes, again), _table())
 
 
+def forecasts_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", default="two_level")
+    parser.add_argument("--obs_conf", default="full_obs")
+    parser.add_argument("--step_size", type=float, default=0.1)
+    parser.add_argument("--noise", type=float, default=1.0)
+
+
+def forecasts(**setting: Any) -> Work:
+    from assim_lib.setting import Setting
+    from assim_lib.study.forecasts import best_of_each_kind, forecast_skill
+
+    _set_threads(1)
+    wanted = Setting(**setting)
+    if best_of_each_kind(wanted).empty:
+        raise LookupError(f"{wanted.slug} has no scores; `python -m assim_lib train` and `baselines` make them.")
+    return lambda: [forecast_skill(wanted)]
+
+
 def scores_parser(parser: argparse.ArgumentParser) -> None:
     """It takes no arguments."""
 
@@ -219,6 +238,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
     "baselines": ("tune and score classical methods", baselines_parser, baselines),
+    "forecasts": ("how well the model forecasts from analyses", forecasts_parser, forecasts),
     "scores": ("collect the results into one table", scores_parser, scores),
 }
 
