@@ -21,7 +21,16 @@ from assim_lib.figures.fields import (
     tracking,
     work_precision,
 )
-from assim_lib.figures.scores import by_size, cost, headline, long_run, scoreboard, spread_and_error, transfer
+from assim_lib.figures.scores import (
+    by_size,
+    cost,
+    forecast_skill,
+    headline,
+    long_run,
+    scoreboard,
+    spread_and_error,
+    transfer,
+)
 from assim_lib.figures.trials import LiveCurve, learning_curves, sensitivity, variants
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "error_and_spread",
     "error_by_age",
     "error_growth",
+    "forecast_skill",
     "headline",
     "hovmoller",
     "influence",

@@ -211,3 +211,27 @@ def cost(table: pd.DataFrame) -> Figure:
     plain_numbers(axis.xaxis, axis.yaxis)
     figure.legend(title="number: ensemble size", loc="outside right upper")
     return figure
+
+
+def forecast_skill(table: pd.DataFrame) -> Figure:
+    """Errors of forecasts by their lead, from several kinds of states; and their ratio to the first.
+
+    Parameters
+    ----------
+    table : columns ``label``, ``lead``, ``rmse``, ``rmse_lo`` and ``rmse_hi``. The label that comes first is what the
+        others are divided by: the truth.
+    """
+    figure, (error, ratio) = new_figure(ncols=2, figsize=(WIDTH, 3.4))
+    groups = list(table.groupby("label", sort=False))
+    reference = groups[0][1].set_index("lead").rmse
+    for pen, (label, rows) in told_apart(groups, (BLACK, BLUE, SKY, RED, GREEN, PURPLE)):
+        line = {"color": pen.color, "linestyle": pen.line, "marker": pen.marker, "markersize": 4, "label": label}
+        error.plot(rows.lead, rows.rmse, **line)
+        error.fill_between(rows.lead, rows.rmse_lo, rows.rmse_hi, color=pen.color, alpha=0.15, linewidth=0)
+        later = rows[rows.lead > 0].set_index("lead").rmse
+        ratio.plot(later / reference[later.index], **line)
+    error.set(xlabel="lead (cycles)", ylabel="RMSE of the forecast")
+    ratio.set(xlabel="lead (cycles)", ylabel=f"divided by that from {groups[0][0]}", yscale="log")
+    plain_numbers(ratio.yaxis)
+    legend_of_all(figure, loc="outside upper center", ncols=2)
+    return figure

@@ -46,6 +46,8 @@ variants = pd.DataFrame(product(["recipe", "lag 0"], range(4)), columns=["varian
 variants = variants.assign(rmse=0.9, rmse_lo=0.8, rmse_hi=1.0)
 ages = pd.DataFrame(product(["mask in order", "random order"], range(4)), columns=["filter", "age"])
 ages = ages.assign(rmse=1.2, bias=-0.3)
+forecasts = pd.DataFrame(product(["the truth", "LETKF N=30", "hybrid, lag 0"], range(5)), columns=["label", "lead"])
+forecasts = forecasts.assign(rmse=0.2 + forecasts.lead, rmse_lo=0.1, rmse_hi=forecasts.lead + 0.3)
 trials = pd.DataFrame(product(["LETKF", "EnKF-N"], [10, 20], [1.0, 1.1, 1.3], [2.0, 40.0]))
 trials = trials.set_axis(["method", "m", "infl", "loc_rad"], axis=1).assign(rmse=lambda t: t.infl + t.loc_rad)
 trials["contender"] = trials.method + trials.m.astype(str)
@@ -59,6 +61,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "convergence": lambda: figures.convergence(0.5 ** np.arange(1, 4), 0.1 ** np.arange(1, 4), 4),
     "cost": lambda: figures.cost(scores),
     "error_and_spread": lambda: figures.error_and_spread({"a": error, "b": error, "c": error}, 2 * error, 1.0),
+    "forecast_skill": lambda: figures.forecast_skill(forecasts),
     "error_by_age": lambda: figures.error_by_age(ages),
     "error_growth": lambda: figures.error_growth(np.arange(CYCLES) / 2, np.stack([error, 2 * error]), 1.0),
     "headline": lambda: figures.headline(headline),
