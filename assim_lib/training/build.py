@@ -59,7 +59,7 @@ def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> A
         climatology,
         lag_warmup=experiment.lag_warmup,
         clamp=experiment.clamp,
-    ).to(experiment.torch_device)
+    ).to(experiment.torch_device, climatology.dtype)
 
 
 def _mask_features(experiment: Experiment, schedule: Tensor) -> int:

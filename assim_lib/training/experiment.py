@@ -173,6 +173,7 @@ class Experiment(BaseModel):
         ------
         ParameterError : as :func:`configure` does.
         """
+        refuse_unknown(options, list(type(self).model_fields))
         return validated({**self.model_dump(), **options})
 
     @property
