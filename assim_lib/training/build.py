@@ -13,7 +13,9 @@ from assim_lib.training.experiment import Experiment
 CLIMATOLOGY_STATES = 512
 
 
-def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> AmortizedFilter:
+def build_filter(
+    experiment: Experiment, climatology: Tensor | None = None, normalization: Normalization | None = None
+) -> AmortizedFilter:
     """An untrained filter for an experiment, on the experiment's device.
 
     Parameters
@@ -21,6 +23,7 @@ def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> A
     climatology : states of the free-running model, (state, channel, site); simulated from the experiment's seed by
         default. The units of the network's features are taken from them: a trained filter must be given its own,
         since chaos makes others of the same seed on another machine.
+    normalization : units of a filter that was trained on another climatology.
     """
     dynamics = experiment.forecast_model
     instruments = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites, experiment.noise)
@@ -43,7 +46,7 @@ def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> A
         analysis = kind(
             channels=dynamics.channels,
             members=experiment.m,
-            normalization=Normalization.of(climatology),
+            normalization=normalization or Normalization.of(climatology),
             network=NETWORKS[experiment.network],
             sizes=sizes,
             memory=experiment.memory,

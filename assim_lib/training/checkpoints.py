@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from assim_lib.analyses import Normalization
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import IntegrityError, atomic_path, data_dir, sha256, verify, write_json
 from assim_lib.training.build import build_filter
@@ -56,7 +57,8 @@ def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter
 
     Parameters
     ----------
-    changed : options that differ from those it was trained with, e.g. ``noise=2.0``.
+    changed : options that differ from those it was trained with, e.g. ``noise=2.0``. With a ``system`` of another
+        number of sites, the climatology is simulated again; networks that treat all sites alike can have one.
 
     Raises
     ------
@@ -81,7 +83,12 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
 
 
 def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str) -> AmortizedFilter:
-    model = build_filter(experiment, weights["climatology"])
+    stored = weights["climatology"]
+    if stored.shape[-1] == experiment.forecast_model.sites:
+        model = build_filter(experiment, stored)
+    else:
+        model = build_filter(experiment, normalization=Normalization.of(stored))
+        weights = weights | {"climatology": model.climatology}
     try:
         model.load_state_dict(weights)
     except RuntimeError:

@@ -10,10 +10,13 @@ from small import shaken, small_filter
 from small_runs import assert_same, ring_trainer, tiny
 
 import assim_lib
-from assim_lib.storage import IntegrityError, sha256, write_json
+from assim_lib.filter import assimilate
+from assim_lib.storage import PACKAGE, IntegrityError, sha256, write_json
+from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, save_checkpoint
 from assim_lib.training.experiment import ParameterError
+from assim_lib.twin import observed, simulate
 
 
 @pytest.fixture
@@ -97,6 +100,26 @@ def test_what_a_filter_cannot_be_is_one_sentence(tmp_path, home, changed, senten
         load_filter(path, **changed)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("readers_cell")
+def test_a_convolution_runs_on_a_ring_of_another_size_and_a_feed_forward_network_does_not():
+    @register_system
+    class LargeRing(Lorenz96):
+        name = "l96_60"
+
+        def __init__(self, sites: int = 60, dt: float = 0.05):
+            super().__init__(sites=sites, dt=dt)
+
+    committed = PACKAGE.parent / "data" / "checkpoints"
+    trained = checkpoint_path("l96_conv-full_obs-dt0.1-s1-recurrent-m1-seed0", committed)
+    _, model = load_filter(trained, system="l96_60")
+    assert torch.equal(model.analysis.std, load_filter(trained)[1].analysis.std)  # the units that it was trained in
+    truth, seen = observed(simulate(LargeRing(), 0.1, 200, 1, seed=5), model.observation_model)
+    missed = assimilate(model, seen, torch.Generator().manual_seed(0)).mean(-3) - truth
+    assert missed[0, 100:].square().mean().sqrt() < 0.4  # observations alone: 1
+    with pytest.raises(ParameterError, match=r"^system = 'l96_60': the weights of l96_ff\S+ are of another shape; "):
+        load_filter(checkpoint_path("l96_ff-full_obs-dt0.1-s1-gated-ff-m10-seed4", committed), system="l96_60")
 
 
 # ---- nothing runs
