@@ -6,12 +6,18 @@ is an error.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+from assim_lib.study.facts import facts
+
 ROOT = Path(__file__).resolve().parent.parent
+WORDS_A_MINUTE = 150  # with formulas between them
 
 
 def stage(notebooks: Path, site: Path) -> None:
@@ -19,14 +25,22 @@ def stage(notebooks: Path, site: Path) -> None:
     # Fresh every time: Sphinx repeats no warning of a page that it finds unchanged.
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, site)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config["parse"]["myst_substitutions"] = facts() | reading_times()
+    (site / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    shutil.copy(ROOT / "_toc.yml", site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     # Pages quote the library.
     shutil.copytree(ROOT / "assim_lib", site / "assim_lib", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "notebooks").mkdir()
     for notebook in notebooks.glob("*.ipynb"):
         shutil.copy(notebook, site / "notebooks")
+
+
+def reading_times() -> dict[str, str]:
+    """Minutes that it takes to read each page without code, as ``minutes_NAME``."""
+    pages = {path.stem: re.findall(r"\w+", path.read_text()) for path in (ROOT / "book").glob("*.md")}
+    return {f"minutes_{name}": str(round(len(words) / WORDS_A_MINUTE)) for name, words in pages.items()}
 
 
 def render(site: Path) -> int:
