@@ -13,8 +13,11 @@ import sys
 from pathlib import Path
 
 import yaml
+from moving_picture import moving_picture
 
+from assim_lib.storage import data_dir
 from assim_lib.study.facts import facts
+
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS_A_MINUTE = 150  # with formulas between them
@@ -30,6 +33,12 @@ def stage(notebooks: Path, site: Path) -> None:
     (site / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
     shutil.copy(ROOT / "_toc.yml", site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    generated = site / "book" / "_generated"
+    generated.mkdir()
+    (generated / "tracking.html").write_text(moving_picture())
+    # Pages link to the table of scores.
+    (site / "data" / "results").mkdir(parents=True)
+    shutil.copy(data_dir() / "results" / "scores.csv", site / "data" / "results")
     # Pages quote the library.
     shutil.copytree(ROOT / "assim_lib", site / "assim_lib", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "notebooks").mkdir()
