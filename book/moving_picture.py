@@ -6,8 +6,8 @@ from assim_lib.training.build import build_filter
 
 CYCLES = 40
 ALT = (
-    "Animation in two panels of Lorenz-96 with a quarter of its sites observed. Left, the model alone wanders away from "
-    "the dashed truth. Right, the trained filter's curve soon lies on the truth."
+    "Animation in two panels of Lorenz-96 with a quarter of its sites observed. Left, the model alone wanders away "
+    "from the dashed truth. Right, the trained filter's curve soon lies on the truth."
 )
 
 
@@ -18,8 +18,6 @@ def moving_picture() -> str:
     twin = experiment.setting.load()
     # Before its training such a filter changes nothing.
     both = {"model alone": build_filter(experiment, trained.climatology), "trained filter": trained}
-    states = {
-        title: run_filter(experiment, model, twin, cycles=CYCLES)[0][:, :, 0] for title, model in both.items()
-    }
+    states = {title: run_filter(experiment, model, twin, cycles=CYCLES)[0][:, :, 0] for title, model in both.items()}
     truth, seen = twin.truth[:CYCLES, 0], twin.observations[:CYCLES, 0]
     return figures.tracking(truth, seen, states, experiment.step_size, ALT).data
