@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 from IPython.display import Markdown
 
+LARGE = 30  # members: above, a reference and not a rival
+
 
 def short(error: float) -> str:
     """An error with three digits behind the point and none before it, where that is zero; a dash for NaN."""
@@ -40,3 +42,22 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
     lines = [["", *map(str, rows.columns)], [":---", *["---:"] * len(rows.columns)]]
     lines += [[str(name), *row] for name, row in zip(rows.index, rows.to_numpy(), strict=True)]
     return Markdown("\n".join([f"*{caption}*", "", *(f"| {' | '.join(line)} |" for line in lines)]))
+
+
+def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of scores in one setting the best run of each analysis or method, as a reader's table.
+
+    Runs are chosen on validation data; those with a hundred members, a reference, are a kind of their own. A single
+    state has no spread.
+
+    Parameters
+    ----------
+    scores : rows of the table of scores.
+    """
+    chosen = scores.dropna(subset="rmse").sort_values("validation_rmse")
+    kind = chosen.analysis.fillna(chosen.method) + (chosen.m > LARGE).map({True: " large", False: ""})
+    rows = chosen[~kind.duplicated()].sort_values("rmse")
+    shown = rows.assign(RMSE=intervals(rows), CRPS=rows.crps, m=rows.m.astype(str))
+    shown["spread"] = rows.spread.where(rows.spread > 0)
+    shown["before training"] = rows.untrained_rmse
+    return shown.set_index("label")[["m", "RMSE", "before training", "spread", "CRPS"]]
