@@ -29,6 +29,16 @@ def test_what_a_document_imports_is_there(block: str):
     exec(compile(ast.Module(imports, []), "document", "exec"), {})
 
 
+@pytest.mark.parametrize("name", ["classical", "learning", "structure"])
+def test_solutions_of_exercises_hold(name: str):
+    """Their code runs, and what it asserts is so."""
+    exercises = (ROOT / "book" / f"{name}.md").read_text().split("## Exercises")[1]
+    blocks = re.findall(r"```python\n(.*?)```", exercises, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, name, "exec"), {})
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_document_names_commands_that_are_there(path: Path):
     text = path.read_text()

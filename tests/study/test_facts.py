@@ -36,6 +36,17 @@ def test_the_best_of_each_row_is_bold_and_gaps_are_dashes():
     ]
 
 
+def test_a_readers_table_has_the_best_run_of_each_kind():
+    scores = load_scores(**Setting("l96").as_dict())
+    shown = tables.best_of_each(scores)
+    assert shown.index.is_unique
+    assert {"LETKF N=30", "4D-Var"} <= set(shown.index)
+    letkf = scores.query("method == 'LETKF'")
+    assert f"LETKF N={letkf.m[letkf.validation_rmse.idxmin()]}" in shown.index
+    assert pd.isna(shown.spread["4D-Var"])
+    assert shown.RMSE.str.fullmatch(r"\d*\.\d{3} \[\d*\.\d{3}, \d*\.\d{3}\]").all()
+
+
 def test_the_best_run_is_chosen_on_validation_data():
     rows = load_scores(**Setting("l96").as_dict(), method="LETKF")
     assert facts.best(Setting("l96"), method="LETKF").rmse == rows.rmse[rows.validation_rmse.idxmin()]
