@@ -20,4 +20,4 @@ def moving_picture() -> str:
     both = {"model alone": build_filter(experiment, trained.climatology), "trained filter": trained}
     states = {title: run_filter(experiment, model, twin, cycles=CYCLES)[0][:, :, 0] for title, model in both.items()}
     truth, seen = twin.truth[:CYCLES, 0], twin.observations[:CYCLES, 0]
-    return figures.tracking(truth, seen, states, experiment.step_size, ALT).data
+    return str(figures.tracking(truth, seen, states, experiment.step_size, ALT).data)
