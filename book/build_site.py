@@ -6,12 +6,25 @@ is an error.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+from chapters import chapters, reading_minutes
+from moving_picture import moving_picture
+
+from assim_lib.storage import data_dir
+from assim_lib.study.facts import facts
+
 ROOT = Path(__file__).resolve().parent.parent
+# Of MathJax what a page loads: its one script, fonts, rarer macros, and what its menu offers in English.
+MATHJAX = (
+    *("tex-chtml.js", "output/chtml/", "input/tex/extensions/", "ui/", "a11y/"),
+    *("sre/mathmaps/base", "sre/mathmaps/en"),
+)
 
 
 def stage(notebooks: Path, site: Path) -> None:
@@ -19,14 +32,44 @@ def stage(notebooks: Path, site: Path) -> None:
     # Fresh every time: Sphinx repeats no warning of a page that it finds unchanged.
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, site)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config["parse"]["myst_substitutions"] = facts() | reading_times()
+    (site / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    shutil.copy(ROOT / "_toc.yml", site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    generated = site / "book" / "_generated"
+    generated.mkdir()
+    (generated / "tracking.html").write_text(moving_picture())
+    (site / "book" / "chapters.md").write_text(chapters(notebooks))
+    # Pages link to the table of scores.
+    (site / "data" / "results").mkdir(parents=True)
+    shutil.copy(data_dir() / "results" / "scores.csv", site / "data" / "results")
     # Pages quote the library.
     shutil.copytree(ROOT / "assim_lib", site / "assim_lib", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "notebooks").mkdir()
     for notebook in notebooks.glob("*.ipynb"):
         shutil.copy(notebook, site / "notebooks")
+
+
+def reading_times() -> dict[str, str]:
+    """Minutes that it takes to read each page without code, as ``minutes_NAME``."""
+    return {f"minutes_{path.stem}": str(reading_minutes(path.read_text())) for path in (ROOT / "book").glob("*.md")}
+
+
+def prune(html: Path) -> None:
+    """Take out of a rendered site what no page loads, and of the notebooks to download the outputs they print again."""
+    mathjax = html / "_static" / "mathjax"
+    for path in mathjax.rglob("*"):
+        if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(MATHJAX):
+            path.unlink()
+    for path in (html / "_static").rglob("*.map"):
+        path.unlink()
+    for path in (html / "_sources" / "notebooks").glob("*.ipynb"):
+        notebook = json.loads(path.read_text())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell |= {"outputs": [], "execution_count": None}
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False))
 
 
 def render(site: Path) -> int:
@@ -42,4 +85,6 @@ if __name__ == "__main__":
     parser.add_argument("site", type=Path, help="folder to build in; it is emptied first")
     arguments = parser.parse_args()
     stage(arguments.notebooks, arguments.site)
-    sys.exit(render(arguments.site))
+    status = render(arguments.site)
+    prune(arguments.site / "_build" / "html")
+    sys.exit(status)

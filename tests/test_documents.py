@@ -1,6 +1,7 @@
 """What the documents say of the code is true: names, commands, folders, and the order of the chapters."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from assim_lib.__main__ import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+# Chapters whose findings are made on the page itself.
+WITHOUT_SCORES = {"00", "01", "08", "10", "16", "17"}
 PYTHON = [
     pytest.param(block, id=f"{path.parent.name}/{path.name}:{number}")
     for path in DOCUMENTS
@@ -24,6 +27,16 @@ def test_what_a_document_imports_is_there(block: str):
     tree = ast.parse(block)
     imports = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)]
     exec(compile(ast.Module(imports, []), "document", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["classical", "learning", "structure"])
+def test_solutions_of_exercises_hold(name: str):
+    """Their code runs, and what it asserts is so."""
+    exercises = (ROOT / "book" / f"{name}.md").read_text().split("## Exercises")[1]
+    blocks = re.findall(r"```python\n(.*?)```", exercises, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, name, "exec"), {})
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -55,8 +68,27 @@ def test_the_reference_lists_every_public_module():
     assert documented == modules
 
 
-def test_file_numbers_show_the_order_of_the_chapters():
-    """Where a page stands that does not run, its neighbours' numbers still go up by one."""
-    files = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
-    numbers = [int(match[1]) for file in files if (match := re.match(r"notebooks/(\d\d)_", file))]
-    assert numbers == list(range(len(list((ROOT / "notebooks").glob("*.ipynb")))))
+def test_every_notebook_has_a_number_of_its_own():
+    numbers = sorted(int(path.stem[:2]) for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert numbers == list(range(len(numbers)))
+
+
+def test_every_page_is_short_enough_to_be_read():
+    words = {path.name: len(path.read_text().split()) for path in (ROOT / "book").glob("*.md")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        words[path.name] = len(" ".join(prose).split())
+    assert {name: number for name, number in words.items() if number > 2000} == {}
+
+
+def test_an_experiments_page_begins_with_what_it_found():
+    """In a cell before the parameters, which computes it; and the cell shows a number."""
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        found = [cell for cell in cells if "facts.say(" in "".join(cell["source"])]
+        for cell in found:
+            assert cells.index(cell) == 2, path.name
+            shown = "".join("".join(output["data"]["text/markdown"]) for output in cell["outputs"])
+            assert re.match(r"\*\*Found:\*\* .*\d", shown), path.name
+        assert found or path.stem[:2] in WITHOUT_SCORES, path.name

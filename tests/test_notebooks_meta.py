@@ -42,9 +42,11 @@ def test_is_valid_and_small(path: Path, notebook: nbformat.NotebookNode):
 
 
 def test_was_executed_once_from_top_to_bottom(notebook: nbformat.NotebookNode):
-    counts = [cell.execution_count for cell in code_cells(notebook)]
-    if counts[0] is None:  # the cell for Colab, written into a notebook that was executed without it
-        counts = counts[1:]
+    """What stands before the parameters may be written into an executed notebook: Colab's cell, what the page found."""
+    cells = code_cells(notebook)
+    opening = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    early = [cell.execution_count for cell in cells[:opening] if cell.execution_count is not None]
+    counts = early + [cell.execution_count for cell in cells[opening:]]
     assert counts == list(range(1, len(counts) + 1))
 
 

@@ -163,6 +163,32 @@ def test_internal_links_resolve(pages: dict[str, Page], html: Path, address: str
     assert dead == []
 
 
+def test_the_site_is_small_and_a_stray_reader_finds_back(html: Path, browser: Browser, address: str):
+    files = [path for path in html.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 15_000_000
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/404.html")
+        assert page.get_attribute("#home", "href") == "/index.html"
+
+
+def test_the_moving_picture_moves_and_can_be_stopped(browser: Browser, address: str):
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/{TOC['root']}.html")
+        player = page.locator("div[id^=player-]")
+        frame = player.locator("input")
+        page.wait_for_function(
+            "n => document.querySelector('div[id^=player-] input').value !== n", arg=frame.input_value()
+        )
+        player.locator("button", has_text="Pause").click()
+        still = frame.input_value()
+        page.wait_for_timeout(400)
+        assert frame.input_value() == still
+        assert player.locator("button").inner_text() == "Play"
+    with browser.new_context(reduced_motion="reduce") as context, context.new_page() as page:
+        page.goto(f"{address}/{TOC['root']}.html")
+        assert page.locator("div[id^=player-] button").inner_text() == "Play"
+
+
 def test_front_page_leads_to_the_welcome(browser: Browser, address: str):
     with browser.new_context() as context, context.new_page() as page:
         page.goto(f"{address}/")

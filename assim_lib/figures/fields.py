@@ -1,9 +1,5 @@
 """Figures of arrays: states and fields, matrices, one run cycle by cycle."""
 
-import base64
-from html import escape
-from io import BytesIO
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from assim_lib.figures.player import player
 from assim_lib.figures.style import (
     BLACK,
     BLUE,
+    GRAY,
     GREEN,
     ORANGE,
     PURPLE,
@@ -30,7 +28,7 @@ from assim_lib.figures.style import (
 )
 
 Field = Float[np.ndarray, "cycle site"]
-COLOURS, FRAME = 24, 125  # of a moving picture: how many, and milliseconds each frame stays
+FRAME = 125  # milliseconds that each frame of a moving picture stays
 
 
 def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
@@ -239,17 +237,24 @@ def error_by_age(table: pd.DataFrame) -> Figure:
 
 
 def phase_plane(
-    truth: Float[np.ndarray, "cycle 2"],
+    truth: Float[np.ndarray, "time 2"],
     observations: Float[np.ndarray, "cycle 2"],
     analysis: Float[np.ndarray, "cycle 2"],
     x_label: str,
     y_label: str,
 ) -> Figure:
-    """Two variables against each other: the true path, what was observed of it, and the mean analysis."""
-    figure, axis = new_figure(figsize=(6.2, 3.8))
-    axis.plot(*truth.T, "-", color=BLACK, linewidth=0.6, label="truth")
-    axis.plot(*observations.T, "o", color=ORANGE, markersize=4, markerfacecolor="none", label="observations")
-    axis.plot(*analysis.T, "o", color=RED, markersize=3, label="analysis")
+    """Two variables against each other: the true path, what was observed of it, and the mean analysis.
+
+    Parameters
+    ----------
+    truth : at as many times as make a smooth path; the others have one point a cycle.
+    """
+    figure, axis = new_figure(figsize=(WIDTH, 4.2))
+    axis.plot(*truth.T, "-", color=GRAY, linewidth=0.9, label="truth")
+    for seen, estimate in zip(observations, analysis, strict=True):
+        axis.plot(*zip(seen, estimate, strict=True), "-", color=ORANGE, linewidth=0.7, alpha=0.7)
+    axis.plot(*observations.T, "o", color=ORANGE, markersize=5, markerfacecolor="none", label="observations")
+    axis.plot(*analysis.T, "s", color=RED, markersize=4, label="analysis")
     axis.set(xlabel=x_label, ylabel=y_label)
     figure.legend(loc="outside right upper")
     return figure
@@ -274,7 +279,7 @@ def tracking(
     step_size: float,
     alt: str,
 ) -> HTML:
-    """A moving picture of filters beside the truth, a panel each, as an image to show in a notebook.
+    """A moving picture of filters beside the truth, a panel each, with a button that stops it.
 
     Parameters
     ----------
@@ -314,11 +319,6 @@ def tracking(
             axis.set_title(f"{title}\n{state}" if title else state, loc="left", family="monospace")
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        # A few colours are all there are, and make the file a third as large.
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(COLOURS))
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     plt.close(figure)
-    file = BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=FRAME, loop=0)
-    picture = base64.b64encode(file.getvalue()).decode()
-    style = "background: white; max-width: 100%"
-    return HTML(f'<img alt="{escape(alt)}" style="{style}" src="data:image/gif;base64,{picture}">')
+    return player(frames, alt, FRAME)

@@ -195,18 +195,26 @@ def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
 
 
 def cost(table: pd.DataFrame) -> Figure:
-    """RMSE against the time a cycle takes, every method with its ensemble size.
+    """RMSE against the time a cycle takes; a line joins the ensemble sizes of a method, numbers stand at its ends.
 
     Parameters
     ----------
     table : columns ``method``, ``m``, ``rmse`` and ``ms_per_cycle``.
     """
-    figure, axis = new_figure(figsize=(WIDTH, 3.8))
+    figure, axis = new_figure(figsize=(WIDTH, 4.6))
     for method, group in table.groupby("method"):
-        rows: Any = group.itertuples()
-        axis.loglog(group.ms_per_cycle, group.rmse, linestyle="none", **marked(method))
-        for row in rows:
-            axis.annotate(row.m, (row.ms_per_cycle, row.rmse), (5, 2), textcoords="offset points")
+        group = group.sort_values("m")
+        joined = pen_of(method).line != "none"
+        axis.loglog(
+            group.ms_per_cycle, group.rmse, linestyle="-" if joined else "none", linewidth=0.8, **marked(method)
+        )
+        rows: list[Any] = list(group.itertuples())
+        for row in (rows[0], rows[-1]) if joined and len(rows) > 1 else ():
+            # The smaller ensemble has the larger error, as a rule: its number stands above, the other below.
+            place = (0, 7) if row is rows[0] else (0, -16)
+            point = (row.ms_per_cycle, row.rmse)
+            axis.annotate(row.m, point, place, textcoords="offset points", ha="center", color=pen_of(method).color)
+    axis.margins(y=0.12)
     axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
     plain_numbers(axis.xaxis, axis.yaxis)
     figure.legend(title="number: ensemble size", loc="outside right upper")

@@ -19,7 +19,6 @@ from assim_lib.figures.style import (
     WIDTH,
     legend_of_all,
     new_figure,
-    pen_of,
     plain_numbers,
     told_apart,
 )
@@ -32,6 +31,9 @@ def learning_curves(
 ) -> Figure:
     """Validation RMSE while training, with the scores of other methods as horizontal lines.
 
+    A thick line is the median of seven evaluations in a row, a thin one behind it each of them: now and then a filter
+    loses the truth of the few runs that it is validated on.
+
     Parameters
     ----------
     histories : label → points of a training, each with ``validation_rmse`` and what it is drawn against.
@@ -40,10 +42,12 @@ def learning_curves(
     """
     figure, axis = new_figure(figsize=(WIDTH, 3.6))
     for pen, (label, history) in told_apart(histories.items(), (RED, ORANGE, PURPLE, BLACK, GREEN)):
-        x = np.array([point[against] for point in history])
+        x = np.array([point[against] for point in history]) / (60 if "seconds" in against else 1)
+        errors = pd.Series([point["validation_rmse"] for point in history])
+        axis.loglog(x, errors, color=pen.color, linewidth=0.6, alpha=0.4)
         axis.loglog(
-            x / 60 if "seconds" in against else x,
-            [point["validation_rmse"] for point in history],
+            x,
+            errors.rolling(7, center=True, min_periods=1).median() if len(errors) > 20 else errors,
             color=pen.color,
             marker=pen.marker,
             markersize=5,
@@ -136,19 +140,21 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
     Parameters
     ----------
     trials : one row a trial, all over the same cycles: ``contender``, ``method``, ``m``, ``rmse`` (NaN where the trial
-        diverged: a cross at the upper edge), and a column for each hyperparameter.
+        diverged: a cross above the others), and a column for each hyperparameter.
     parameters : column of a hyperparameter → what it is called; a panel each.
     logarithmic : those of them that are drawn on a logarithmic axis.
     """
     hyperparameters = [column for column in trials if column not in _OF_A_TRIAL]
-    columns = min(2, len(parameters))
+    columns = min(3, len(parameters))
     rows = -(-len(parameters) // columns)
-    size = WIDTH / 2 * columns, 2.7 * rows + 0.8
+    size = WIDTH, 3.0 * rows + 0.7
     figure, axes = new_figure(rows, columns, figsize=size, sharey=True, squeeze=False)
-    highest = 2.0
-    lines = {m: pen.line for pen, m in told_apart(sorted(trials.m.unique()), (BLACK,))}
+    lost = 2.15  # where a diverged trial is marked: above every other
+    pens = dict(
+        (name, pen) for pen, name in told_apart(trials.contender.unique(), (BLUE, GREEN, ORANGE, PURPLE, RED, BLACK))
+    )
     for axis, (name, text) in zip(axes.flat, parameters.items(), strict=False):
-        for _, group in trials.dropna(subset=name).groupby("contender"):
+        for contender, group in trials.dropna(subset=name).groupby("contender", sort=False):
             if group.rmse.isna().all():
                 continue
             best = group.loc[group.rmse.idxmin()]
@@ -157,13 +163,15 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
             same = same.sort_values(by=name)
             if len(same) < 2:
                 continue
-            height = (same.rmse / best.rmse).clip(upper=highest).fillna(highest)
-            finished, pen = same.rmse.notna().to_numpy(), pen_of(best.method)
+            height = (same.rmse / best.rmse).clip(upper=2.0).fillna(lost)
+            finished, pen = same.rmse.notna().to_numpy(), pens[contender]
             label = f"{best.method} N={best.m}" if best.m > 1 else best.method
-            style = {"color": pen.color, "linestyle": lines[best.m], "marker": pen.marker, "markersize": 5}
+            style = {"color": pen.color, "linestyle": pen.line, "marker": pen.marker, "markersize": 6}
             axis.plot(same[name], height, **style, markevery=finished, label=label)
-            axis.plot(same[name][~finished], height[~finished], "x", color=pen.color, markersize=7)
-        axis.set(xlabel=text)
+            axis.plot(same[name][~finished], height[~finished], "x", color=pen.color, markersize=9, markeredgewidth=2)
+        axis.set(xlabel=text, ylim=(0.95, 2.25))
+        axis.axhline(1.0, color=BLACK, linewidth=0.6, zorder=0)
+        axis.axhline(2.08, color=BLACK, linewidth=0.6, linestyle=":", zorder=0)
         if name in logarithmic:
             axis.set_xscale("log")
             plain_numbers(axis.xaxis)
@@ -171,5 +179,6 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("RMSE / best RMSE")
+        axis.set_yticks([1.0, 1.25, 1.5, 1.75, 2.0, lost], ["1", "1.25", "1.5", "1.75", "2", "lost"])
     legend_of_all(figure, loc="outside upper center", ncols=4)
     return figure

@@ -1,6 +1,5 @@
 """The experiments of McCabe & Brown (2021): what they published, and what their method reaches here."""
 
-import math
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -80,10 +79,3 @@ def trainings() -> pd.DataFrame:
             rows.append({"experiment": experiment.title, "analysis": analysis, "m": best.m, **run})
     columns = ["experiment", "analysis", "m", "updates", "cycles_seen", "core_minutes", "gpu_minutes", "command"]
     return pd.DataFrame(rows, columns=columns).set_index(["experiment", "analysis"])
-
-
-def with_interval(error: float, low: float = math.nan, high: float = math.nan) -> str:
-    """An RMSE as a table shows it, with its interval where that is given; a dash where there is none."""
-    if pd.isna(error):
-        return "–"
-    return f"{error:.3f}" if pd.isna(low) else f"{error:.3f} [{low:.3f}, {high:.3f}]"

@@ -173,8 +173,11 @@ def test_a_moving_picture_stands_in_the_page_itself():
     filters = {"untrained": ensemble[:3], "trained": analysis[:3, None]}
     html = figures.tracking(truth[:3], observations[:3], filters, 0.1, alt='a "bundle" <of members>').data
     assert 'alt="a &quot;bundle&quot; &lt;of members&gt;"' in html
-    picture = base64.b64decode(html.split("base64,")[1].split('"')[0])
-    assert Image.open(io.BytesIO(picture)).n_frames == 3
+    assert "Pause" in html
+    assert 'max="2"' in html
+    strip = Image.open(io.BytesIO(base64.b64decode(html.split("base64,")[1].split('"')[0])))
+    width, height = map(int, re.search(r"aspect-ratio: (\d+) / (\d+)", html).groups())
+    assert strip.size == (width, 3 * height)
 
 
 def test_a_live_curve_is_one_picture_that_changes():

@@ -1,7 +1,6 @@
 """The table of the chapter "The paper, reproduced"."""
 
 import pandas as pd
-import pytest
 
 from assim_lib.study import paper
 from assim_lib.study.results import load_scores
@@ -50,11 +49,3 @@ def test_each_training_has_its_cost_and_its_command():
     assert (runs.gpu_minutes.dropna() > 1).all()
     for (_, analysis), run in runs.iterrows():
         assert f"--analysis {analysis}" in run.command
-
-
-@pytest.mark.parametrize(
-    ("row", "shown"),
-    [((0.6178, 0.605, 0.6304), "0.618 [0.605, 0.630]"), ((0.63,), "0.630"), ((float("nan"),) * 3, "–")],
-)
-def test_an_error_is_shown_with_its_interval(row, shown):
-    assert paper.with_interval(*row) == shown

@@ -1,0 +1,86 @@
+"""What a page found, in a sentence with figures: computed from the stored scores whenever the page is made."""
+
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+from assim_lib.setting import Setting
+from assim_lib.study.results import load_scores
+from assim_lib.study.summaries import CLASSICAL, CLASSICAL_MEMBERS, headline
+from assim_lib.study.tables import short, with_interval
+
+QUARTER = Setting("l96", "every_4th_dim_partial_obs")
+FIXED_QUARTER = Setting("l96", "every_4th_fixed", step_size=0.15)
+
+
+def say(*sentences: str) -> None:
+    """Show sentences in Markdown as what a page found."""
+    display(Markdown("**Found:** " + " ".join(sentences)))
+
+
+def best(setting: Setting, **wanted: Any) -> pd.Series:
+    """The run of a setting that is best on validation data, of those that have the wanted values.
+
+    Raises
+    ------
+    ValueError : if there is none; the sentence repeats what was wanted.
+    """
+    rows = load_scores(**setting.as_dict(), **wanted).dropna(subset=["validation_rmse", "rmse"])
+    if rows.empty:
+        raise ValueError(f"no score is stored for {setting.title} with {wanted}.")
+    return rows.loc[rows.validation_rmse.idxmin()]
+
+
+def best_classical(setting: Setting) -> pd.Series:
+    """The best tuned classical filter of a setting with at most 30 members."""
+    rows = load_scores(**setting.as_dict())
+    methods = [name for name in CLASSICAL[1:] if name in set(rows.method)]
+    return best(setting, method=methods, m=list(range(1, CLASSICAL_MEMBERS + 1)))
+
+
+def error(row: pd.Series, interval: bool = True) -> str:
+    """The RMSE of a run, with its interval."""
+    return with_interval(row.rmse, row.rmse_lo, row.rmse_hi) if interval else short(row.rmse)
+
+
+def side(first: float, second: float) -> str:
+    """Where the first of two errors lies: below or above the second."""
+    return "below" if first < second else "above"
+
+
+def score_of_training(setting: Setting) -> tuple[str, str]:
+    """RMSE of the best filter with a Kalman part, before and after its training."""
+    row = best(setting, analysis=["hybrid", "covariant", "extended"], method="amortized")
+    return short(row.untrained_rmse), short(row.rmse)
+
+
+def facts() -> dict[str, str]:
+    """Figures that pages without code name as ``{{ name }}``."""
+    from assim_lib.study import paper  # it draws on this module's neighbours, and few need it
+
+    full, original = Setting("l96"), ["original", "gated"]
+    (row,) = (row for row in paper.reproduction().dropna(subset="published").itertuples())
+    table = headline().dropna(subset=["classical", "reference"])
+    extended = best(full, analysis="extended", method="amortized")
+    before, after = score_of_training(FIXED_QUARTER)
+    scratch = best(QUARTER, analysis=["recurrent", *original], method=["amortized", "amortized_original"])
+    letkf = best(QUARTER, method="LETKF", m=30)
+    return {
+        "letkf10_full": error(best(full, method="LETKF", m=10)),
+        "classical_full": error(best_classical(full)),
+        "paper_published": short(row.published),
+        "paper_here": short(min(row.original, row.gated)),
+        "paper_full": error(best(full, analysis=original, method=["amortized", "amortized_original"])),
+        "extended_full": error(extended),
+        "extended_full_untrained": short(extended.untrained_rmse),
+        "fixed_untrained": before,
+        "fixed_trained": after,
+        "scratch_quarter": error(scratch),
+        "letkf30_quarter": error(letkf),
+        "scratch_side": side(scratch.rmse, letkf.rmse),
+        "settings": str(len(table)),
+        "ahead": str(int(table.ahead.sum())),
+        "behind": str(int((table.difference_lo > 0).sum())),
+        "helped": str(int(table.helped.sum())),
+    }

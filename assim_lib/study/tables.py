@@ -1,0 +1,63 @@
+"""Numbers and tables as a reader wants them: few digits, intervals in brackets, the best in bold, words for gaps."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from IPython.display import Markdown
+
+LARGE = 30  # members: above, a reference and not a rival
+
+
+def short(error: float) -> str:
+    """An error with three digits behind the point and none before it, where that is zero; a dash for NaN."""
+    return "–" if pd.isna(error) else f"{error:.3f}".removeprefix("0")
+
+
+def with_interval(error: float, low: float = math.nan, high: float = math.nan) -> str:
+    """An error with its interval where that is given, ``.210 [.206, .213]``; a dash for NaN."""
+    return short(error) if pd.isna(error) or pd.isna(low) else f"{short(error)} [{short(low)}, {short(high)}]"
+
+
+def intervals(table: pd.DataFrame, name: str = "rmse") -> list[str]:
+    """A column of errors with the bounds beside it, ``…_lo`` and ``…_hi``, as text."""
+    return [with_interval(*row) for row in table[[name, f"{name}_lo", f"{name}_hi"]].itertuples(index=False)]
+
+
+def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = None) -> Markdown:
+    """A table with its caption; the first column is the index.
+
+    Parameters
+    ----------
+    table : numbers, rounded here, or text that is ready.
+    best : columns that compete in each row: the smallest number among them is bold.
+    """
+    rows = table.astype(object)
+    for place in range(len(rows)):
+        numbers = pd.to_numeric(table[list(best or ())].iloc[place], errors="coerce").dropna()
+        for name, value in table.iloc[place].items():
+            text = short(value) if isinstance(value, float) else str(value)
+            winner = len(numbers) > 1 and name in numbers.index and value == numbers.min()
+            rows.iat[place, table.columns.get_loc(name)] = f"**{text}**" if winner else text
+    lines = [["", *map(str, rows.columns)], [":---", *["---:"] * len(rows.columns)]]
+    lines += [[str(name), *row] for name, row in zip(rows.index, rows.to_numpy(), strict=True)]
+    return Markdown("\n".join([f"*{caption}*", "", *(f"| {' | '.join(line)} |" for line in lines)]))
+
+
+def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of scores in one setting the best run of each analysis or method, as a reader's table.
+
+    Runs are chosen on validation data; those with a hundred members, a reference, are a kind of their own. A single
+    state has no spread.
+
+    Parameters
+    ----------
+    scores : rows of the table of scores.
+    """
+    chosen = scores.dropna(subset="rmse").sort_values("validation_rmse")
+    kind = chosen.analysis.fillna(chosen.method) + (chosen.m > LARGE).map({True: " large", False: ""})
+    rows = chosen[~kind.duplicated()].sort_values("rmse")
+    shown = rows.assign(RMSE=intervals(rows), CRPS=rows.crps, m=rows.m.astype(str))
+    shown["spread"] = rows.spread.where(rows.spread > 0)
+    shown["before training"] = rows.untrained_rmse
+    return shown.set_index("label")[["m", "RMSE", "before training", "spread", "CRPS"]]
