@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import live_page
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -22,6 +24,7 @@ def stage(notebooks: Path, site: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    live_page.write(site / "book" / "_static")
     # Pages quote the library.
     shutil.copytree(ROOT / "assim_lib", site / "assim_lib", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "notebooks").mkdir()
