@@ -63,7 +63,6 @@ STARTS: dict[tuple[str, str], dict[str, Any]] = {
         "memory": 16,
         "leads": 2,
         "window": 10,
-        "updates": 3000,
         "n_settings": 72,
         "pool": 16,
         "restart": 0.02,
