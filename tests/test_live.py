@@ -82,7 +82,7 @@ def number(page: Page, name: str) -> float:
     return float(page.locator(f'[data-part="{name}"]').inner_text())
 
 
-def wait_for(page: Page, name: str, condition: str, seconds: float = 20) -> None:
+def wait_for(page: Page, name: str, condition: str, seconds: float = 60) -> None:
     """Wait until a number on the page meets a condition."""
     page.wait_for_function(
         f"""Number(document.querySelector('[data-part="{name}"]').textContent) {condition}""", timeout=1000 * seconds
@@ -179,8 +179,11 @@ def test_the_filter_finds_the_truth(visit: Callable[..., Page], folder: Path, ad
     page = visit(f"{address if kind == 'served' else folder.as_uri()}/book/live.html")
     wait_for(page, "now-filter", "< 0.5")
     assert number(page, "now-free") > 2
-    page.get_by_role("button", name="Kick the filter").click()
-    wait_for(page, "now-filter", "> 1")
+    # At rest: on a busy machine the filter is back before anybody looks.
+    for name in ("Pause", "Kick the filter", "One step"):
+        page.get_by_role("button", name=name).click()
+    assert number(page, "now-filter") > 1
+    page.get_by_role("button", name="Start", exact=True).click()
     wait_for(page, "now-filter", "< 0.5")
 
 
