@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from assim_lib import checkpoint_path, load_filter
+from assim_lib.storage import data_dir
 
 MODULES = Path(__file__).resolve().parent / "_static" / "live"
 PAGES = {
     "live": ["dynamics", "observations", "filter", "twin", "drawing", "weights", "page"],
     "scalar": ["drawing", "scalar"],
 }
-FILTER = "l96_any-72settings-recurrent-m1-seed0"
+# Beside the filters that are scored: this one is for looking at.
+FILTER = checkpoint_path("l96_any-72settings-recurrent-m1-seed0", data_dir() / "live")
 STEP_SIZE = 0.1
 
 
-def exported(name: str = FILTER) -> dict[str, Any]:
+def exported(checkpoint: Path = FILTER) -> dict[str, Any]:
     """What ``filter.js`` needs of a recurrent filter with one member and no lag; weights as base64 of float32."""
-    _, model = load_filter(checkpoint_path(name))
+    _, model = load_filter(checkpoint)
     trunk = model.analysis.trunk.state_dict()
     layers = [key.removesuffix(".weight") for key in trunk if key.endswith(".weight")]
     return {
-        "name": name,
+        "name": checkpoint.stem,
         "mean": model.analysis.mean.item(),
         "std": model.analysis.std.item(),
         "clamp": model.clamp,

@@ -16,7 +16,7 @@ from browsing import served
 from playwright.sync_api import Browser, Page
 from small import ROOT, generator
 
-from assim_lib import checkpoint_path, load_filter
+from assim_lib import load_filter
 from assim_lib.systems import Lorenz96
 
 BOOK = ROOT / "book"
@@ -103,7 +103,7 @@ def test_runge_kutta_is_the_librarys(visit: Callable[..., Page], address: str):
 
 
 def test_the_weights_are_those_of_the_checkpoint(visit: Callable[..., Page], address: str):
-    _, model = load_filter(checkpoint_path(live_page.FILTER))
+    _, model = load_filter(live_page.FILTER)
     page = visit(f"{address}/book/scalar.html")
     layers = page.evaluate("""async () => {
         const { Filter } = await import('/_static/live/filter.js');
@@ -122,7 +122,7 @@ def test_the_weights_are_those_of_the_checkpoint(visit: Callable[..., Page], add
 def test_a_cycle_is_pytorchs(visit: Callable[..., Page], address: str, obs_conf: str, noise: float):
     """Each from the library's own state: chaos has no time to make rounding larger."""
     experiment, model = load_filter(
-        checkpoint_path(live_page.FILTER), n_settings=0, obs_conf=obs_conf, noise=noise, step_size=live_page.STEP_SIZE
+        live_page.FILTER, n_settings=0, obs_conf=obs_conf, noise=noise, step_size=live_page.STEP_SIZE
     )
     observations = torch.from_numpy(experiment.setting.load().observations[:CYCLES])
     carry = model.cold_start(generator=generator())
