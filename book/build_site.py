@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import live_page
 import yaml
 from chapters import chapters, reading_minutes
 from moving_picture import moving_picture
@@ -44,6 +45,7 @@ def stage(notebooks: Path, site: Path) -> None:
     # Pages link to the table of scores.
     (site / "data" / "results").mkdir(parents=True)
     shutil.copy(data_dir() / "results" / "scores.csv", site / "data" / "results")
+    live_page.write(site / "book" / "_static")
     # Pages quote the library.
     shutil.copytree(ROOT / "assim_lib", site / "assim_lib", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "notebooks").mkdir()

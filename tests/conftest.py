@@ -10,6 +10,8 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from browsing import started
+from playwright.sync_api import Browser
 
 from assim_lib.analyses import ANALYSES
 from assim_lib.evaluation import BLOCK
@@ -34,6 +36,12 @@ def own_cache(cache_folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSIM_CACHE", str(cache_folder))
         yield cache_folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with started() as chromium:
+        yield chromium
 
 
 @pytest.fixture

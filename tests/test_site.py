@@ -1,35 +1,20 @@
 """The rendered book, looked at as a reader does: in a browser, without a network."""
 
-import os
-import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, sync_playwright
+from browsing import served
+from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Whatever the browser itself might want from outside is off, so that every request is the page's own.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LOOK = """() => ({
     links: [...document.querySelectorAll("a[href]")].map(a => a.href),
     anchors: [...document.querySelectorAll("[id], a[name]")].flatMap(e => [e.id, e.name]),
@@ -51,11 +36,6 @@ class Page:
     formulas: tuple[int, int] = (0, 0)
 
 
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: what matters is asserted."""
-
-
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The book, rendered from the committed notebooks."""
@@ -69,22 +49,8 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(html: Path) -> Iterator[str]:
     """Where the book is served."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(html))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        missing = f"no browser ({', '.join(BROWSERS)}) found: the rendered pages were not looked at"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with served(html) as url:
+        yield url
 
 
 def look(browser: Browser, address: str, name: str) -> Page:

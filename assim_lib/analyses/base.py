@@ -106,7 +106,7 @@ class Analysis(nn.Module, ABC):
     maximum_members: ClassVar[float] = float("inf")
     memory_per_member: ClassVar[bool] = True
     needs_operator: ClassVar[bool] = False
-    weighs_errors: ClassVar[bool] = False
+    weighs_errors: bool = False
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}

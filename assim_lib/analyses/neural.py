@@ -192,8 +192,15 @@ class GatedAnalysis(MemberByMember):
 
 @register_analysis("recurrent")
 class RecurrentAnalysis(Analysis):
-    """An additive update of each member from its innovation and a bounded memory; m = 1 is legal."""
+    """An additive update of each member from its innovation and a bounded memory; m = 1 is legal.
 
+    Parameters
+    ----------
+    sees_error : whether the standard deviation of the errors is a feature, so that one filter can serve many. The
+        innovation is then a feature in units of the climatology as well.
+    """
+
+    uses = ("inflation", "sees_error")
     defaults: ClassVar[Options] = {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12}
     presets: ClassVar[Mapping[str, Options]] = {
         "quick": {"updates": 300},
@@ -201,20 +208,28 @@ class RecurrentAnalysis(Analysis):
         "paper": {"window": 40, "batch": 64},
     }
 
+    def __init__(self, *args: Any, sees_error: bool = False, **kwargs: Any):
+        self.weighs_errors = sees_error  # before the trunk is built, which is as wide as the features
+        super().__init__(*args, **kwargs)
+
     def inputs(self) -> int:
-        return self.channels * (4 + self.lagged) + self.memory
+        return self.channels * (4 + self.lagged + 2 * self.weighs_errors) + self.memory
 
     def outputs(self) -> int:
         return self.channels + 2 * self.memory
 
     def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> Corrected:
+        innovation = self.innovation(given, given.predicted)
         fields = [
             self.normal(given.base),
             given.tendency / self.std,
             *([self.normal(given.forecast)] if self.lagged else []),
-            self.innovation(given, given.predicted),
+            innovation,
             given.mask.unsqueeze(-3).expand_as(given.base),
         ]
+        if self.weighs_errors:
+            error = given.error / self.std
+            fields += [innovation * error, error.log().expand_as(given.base)]
         features = torch.cat([sites_last_to_channels_last(*fields), given.memory], -1)
         increment, keep, write = self.trunk(features, given.phase, generator).split(
             [self.channels, self.memory, self.memory], -1

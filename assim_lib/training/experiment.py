@@ -82,6 +82,7 @@ class Experiment(BaseModel):
     other_member: bool = option(
         True, "True or False: whether 'gated' sees another member's forecast where nothing is observed"
     )
+    sees_error: bool = option(False, "True or False: whether 'recurrent' sees the standard deviation of the errors")
     dropout: float = option(0.0, "the share of hidden channels dropped, a number from 0 to 0.9", ge=0, le=0.9)
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
     inflation: float = option(

@@ -54,6 +54,19 @@ STARTS: dict[tuple[str, str], dict[str, Any]] = {
     # Between the lags that are best where much and where little is seen.
     ("l96_any", "extended"): {"lag": 2},
     ("l96_any", "covariant"): {"lag": 1, "inflation": 1.07},
+    # Small enough for a browser; few filters in each setting, so that all of them are warm.
+    ("l96_any", "recurrent"): {
+        "m": 1,
+        "sees_error": True,
+        "hidden_size": 48,
+        "blocks": 3,
+        "memory": 16,
+        "leads": 2,
+        "window": 10,
+        "n_settings": 72,
+        "pool": 16,
+        "restart": 0.02,
+    },
     ("unknown_operators", "original"): {"order": "schedule", "noise_draws": "once"},
     ("unknown_operators", "gated"): {"order": "schedule", "noise_draws": "once"},
     ("vl20", "hybrid"): {"inflation": 1.1, "taper_length": 3.0, "lag": 1},
