@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable
 from copy import copy
 from functools import cache, partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from assim_lib.analyses import Analysis, AnalysisInput
+from assim_lib.door import received
 from assim_lib.observations import ObservationModel
 from assim_lib.systems import Dynamics
 
@@ -292,7 +293,7 @@ class AmortizedFilter(nn.Module):
 @torch.no_grad()
 def assimilate(
     model: AmortizedFilter,
-    observations: Float[Tensor, "*batch cycle channel site"],
+    observations: Any,
     generator: torch.Generator,
     first_cycle: Int[Tensor, "*batch"] | int = 0,
     dropout: bool = False,
@@ -304,17 +305,22 @@ def assimilate(
 
     Parameters
     ----------
-    observations : NaN where nothing was received.
+    observations : (…, cycle, channel, site), of one channel also (cycle, site): a tensor, or whatever NumPy makes an
+        array of. NaN, or infinite, where nothing was received.
     generator : a CPU generator, for the cold start (and for dropout, if kept on).
     first_cycle : number of the first cycle in the observation schedule.
     dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
     near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
     draws : of a filter that carries a covariance in place of members, return so many members that are drawn from it,
         with the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
+
+    Raises
+    ------
+    ValueError : if the observations are of another form.
     """
+    observations = received(model, observations)
     batch, device = observations.shape[:-3], model.climatology.device
     carry = model.cold_start(*batch, generator=generator, near=near)
-    observations = observations.to(model.climatology)
     first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
     sample = None
     if draws and carry.covariance is not None:

@@ -44,7 +44,7 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    experiment: str = option("l96_conv", "the name of an experiment")
+    experiment: str = option("l96_conv", "the name of an experiment: letters, digits, _ and -", pattern=r"^[\w-]+$")
     preset: Preset = option(
         "quick", "'quick' (about a minute), 'cpu' (at most two hours on 2 cores) or 'paper' (a GPU)"
     )
@@ -279,6 +279,7 @@ def validated(values: dict[str, Any]) -> Experiment:
     ------
     ParameterError : as :func:`configure` does.
     """
+    refuse_unknown(values, list(Experiment.model_fields))
     try:
         return Experiment(**values)
     except ValidationError as error:
