@@ -44,7 +44,7 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    experiment: str = option("l96_conv", "the name of an experiment: letters, digits, _ and -", pattern=r"^[\w-]+$")
+    experiment: str = option("l96_conv", "the name of an experiment")
     preset: Preset = option(
         "quick", "'quick' (about a minute), 'cpu' (at most two hours on 2 cores) or 'paper' (a GPU)"
     )
