@@ -1,10 +1,8 @@
-"""What is looked at before a filter runs along a record: its form, and whether its numbers can be of this system."""
+"""What is looked at before a filter runs along a record: whether its numbers can be of this system."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -13,54 +11,18 @@ if TYPE_CHECKING:
 FAR = 10.0  # expected deviations from the climatology's mean beyond which a number is no observation
 
 
-def received(model: "AmortizedFilter", observations: Any) -> Tensor:
-    """Observations as the filter takes them, ``(*batch, cycle, channel, site)``: in its precision, on its device.
+def remark_on_what_is_far(model: "AmortizedFilter", observations: Tensor) -> None:
+    """Warn of numbers more than :data:`FAR` expected deviations off the climatology: fill values, most often.
 
     Parameters
     ----------
-    observations : a tensor, or whatever NumPy makes an array of; of one channel also (cycle, site). What is not finite
-        was not received.
-
-    Raises
-    ------
-    ValueError : if their shape or type is none of the filter's.
+    observations : (…, cycle, channel, site); NaN where nothing was received.
     """
-    given = observations if isinstance(observations, Tensor) else _as_tensor(observations)
-    channels, sites = model.climatology.shape[-2:]
-    shape, kind = tuple(given.shape), str(given.dtype).removeprefix("torch.")
-    if given.ndim == 2 and channels == 1 and shape[1] == sites:
-        given = given[:, None]
-    if given.ndim < 3 or tuple(given.shape[-2:]) != (channels, sites) or given.is_complex() or kind == "bool":
-        raise ValueError(
-            f"observations of shape {shape} and type {kind} must be real numbers of shape (…, cycle, {channels}, "
-            f"{sites}){f' or (cycle, {sites})' if channels == 1 else ''}."
-        )
-    if not given.shape[-3]:
-        raise ValueError(f"observations of shape {shape} have no cycle; they must have at least one.")
-    given = given.to(model.climatology)
-    given = torch.where(given.isfinite(), given, torch.nan)
-    _remark_on_what_is_far(model, given)
-    return given
-
-
-def _as_tensor(observations: Any) -> Tensor:
-    try:
-        array = np.asarray(observations)
-        if array.dtype.kind not in "iuf":
-            raise TypeError
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"observations of type {type(observations).__name__} must be an array of real numbers."
-        ) from None
-
-
-def _remark_on_what_is_far(model: "AmortizedFilter", observations: Tensor) -> None:
+    if model.observation_model.unknown:  # what such an instrument shows may be of any size
+        return
     expected = model.observation_model.operator(model.climatology)
     width = (expected.var(0) + model.error.square()).sqrt()
-    far = (observations - expected.mean(0)).abs() > FAR * width
-    if model.observation_model.unknown:  # what they show may be of any size
-        return
+    far = observations.isfinite() & ((observations - expected.mean(0)).abs() > FAR * width)
     if far.any():
         where = tuple(far.nonzero()[0].tolist())
         warnings.warn(

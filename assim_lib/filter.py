@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from assim_lib.analyses import Analysis, AnalysisInput
-from assim_lib.door import received
-from assim_lib.observations import ObservationModel
+from assim_lib.door import remark_on_what_is_far
+from assim_lib.observations import ObservationModel, as_observations
 from assim_lib.systems import Dynamics
 
 
@@ -305,8 +305,8 @@ def assimilate(
 
     Parameters
     ----------
-    observations : (…, cycle, channel, site), of one channel also (cycle, site): a tensor, or whatever NumPy makes an
-        array of. NaN, or infinite, where nothing was received.
+    observations : (…, cycle, channel, site), a tensor or what NumPy makes an array of; NaN where nothing was
+        received, and what is not finite was not. :func:`~assim_lib.assimilate_record` reads files and other shapes.
     generator : a CPU generator, for the cold start (and for dropout, if kept on).
     first_cycle : number of the first cycle in the observation schedule.
     dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
@@ -316,11 +316,13 @@ def assimilate(
 
     Raises
     ------
-    ValueError : if the observations are of another form.
+    ValueError : if the observations are no numbers, or not of the filter's channels and sites.
     """
-    observations = received(model, observations)
+    observations = as_observations(observations, *model.climatology.shape[-2:])
     batch, device = observations.shape[:-3], model.climatology.device
     carry = model.cold_start(*batch, generator=generator, near=near)
+    observations = observations.to(model.climatology)
+    remark_on_what_is_far(model, observations)
     first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
     sample = None
     if draws and carry.covariance is not None:

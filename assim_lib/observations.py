@@ -19,6 +19,7 @@ A configuration (the parameter ``obs_conf``) is a registered function from ``(ch
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -245,3 +246,29 @@ def _register_random(percent: int, period: int, name: str) -> None:
 for _percent in RANDOM_SHARES:
     _register_random(_percent, 1, f"random_{_percent}_fixed")
     _register_random(_percent, RANDOM_PERIOD, f"random_{_percent}_moving")
+
+
+def as_observations(values: Any, channels: int, sites: int) -> Float[Tensor, "*batch cycle channel site"]:
+    """Observations as a tensor, of a state with so many channels and sites.
+
+    Parameters
+    ----------
+    values : a tensor, or what NumPy makes an array of numbers of.
+
+    Raises
+    ------
+    ValueError : if they are no real numbers, of another shape, or of no cycle at all.
+    """
+    kind = type(values).__name__
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.from_numpy(np.array(values, np.float64))
+        except (TypeError, ValueError):
+            raise ValueError(f"observations of type {kind} must be an array of numbers.") from None
+    shape = tuple(values.shape)
+    if values.is_complex() or len(shape) < 3 or shape[-2:] != (channels, sites) or shape[-3] == 0:
+        raise ValueError(
+            f"observations of type {kind}, shape {shape} and {values.dtype} must be real numbers of shape "
+            f"(…, cycle, {channels}, {sites}), of one cycle or more."
+        )
+    return values

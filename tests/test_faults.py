@@ -133,20 +133,6 @@ def test_a_name_that_leads_out_of_the_project_is_not_followed(home, command, unc
         path.with_suffix(".json").unlink()
 
 
-def test_a_filter_does_not_ask_for_the_default_type(home, unchecked_shapes):
-    chosen = tiny("hybrid", 3, lag=1)
-    observations = 2 + 3 * torch.randn((3, 1, 40), generator=generator())
-    expected = assimilate(build_filter(chosen), observations, generator())
-    torch.set_default_dtype(torch.float64)
-    try:
-        found = assimilate(build_filter(chosen), observations, generator())
-        assert torch.get_default_dtype() == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
-
-
 def test_a_convolutional_filter_is_used_on_a_larger_ring(home, unchecked_shapes, readers_cell, tmp_path):
     @register_system
     @dataclass(frozen=True)

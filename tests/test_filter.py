@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from small import CASES, SITES, STEP_SIZE, climatology, generator, normalization, shaken, small_analysis, small_filter
 
 from assim_lib.analyses import (
@@ -603,3 +604,44 @@ def test_the_mean_gain_is_that_of_finite_differences(lag):
     seen = np.isin(np.arange(SITES) % 4, (3, 0))  # by the cycles 3 and 4
     assert (found[:, ~seen] == 0).all()
     assert (abs(found).max(0)[seen] > 0.01).all()
+
+
+# ---- a record at the door
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        lambda seen: seen.float(),
+        lambda seen: seen.numpy(),
+        lambda seen: seen.tolist(),
+        lambda seen: xr.DataArray(seen.numpy(), dims=["time", "channel", "site"]),
+        lambda seen: seen.nan_to_num(math.inf),  # what is not finite was not received
+    ],
+    ids=["float", "numpy", "list", "xarray", "inf"],
+)
+def test_a_record_may_come_as_any_array_of_numbers(brought):
+    model = filter_of(observation_model(PARTIAL, 1, SITES))
+    seen = record(model)
+    expected = assimilate(model, seen, generator())
+    torch.testing.assert_close(assimilate(model, brought(seen), generator()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        lambda seen: seen[:, 0],
+        lambda seen: seen[..., :1],
+        lambda seen: seen[..., 1:],
+        lambda seen: seen.expand(-1, 2, -1),
+        lambda seen: seen[:0],
+        lambda seen: seen.to(torch.complex64),
+        lambda seen: None,
+        lambda seen: ["a", "b"],
+    ],
+    ids=["no channel", "one site", "a site less", "two channels", "no cycle", "complex", "nothing", "words"],
+)
+def test_a_record_of_anything_else_is_refused_in_one_sentence(brought):
+    model = filter_of(observation_model("full_obs", 1, SITES))
+    with pytest.raises(ValueError, match=r"^observations of type \w+.* must be .*numbers[^\n]*\.$"):
+        assimilate(model, brought(record(model)), generator())

@@ -1,8 +1,5 @@
 """An untrained filter, from the experiment that describes it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -40,7 +37,7 @@ def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> A
     )
     kind = ANALYSES[experiment.analysis]
     options = experiment.model_dump() | {"mask_features": _mask_features(experiment, instruments.schedule)}
-    with torch.random.fork_rng(), _single_precision():
+    with torch.random.fork_rng():
         # torch initializes layers from its global generator: seed it here, and put it back.
         torch.manual_seed(seed_for(Purpose.WEIGHTS, experiment.seed))
         analysis = kind(
@@ -62,18 +59,7 @@ def build_filter(experiment: Experiment, climatology: Tensor | None = None) -> A
         climatology,
         lag_warmup=experiment.lag_warmup,
         clamp=experiment.clamp,
-    ).to(experiment.torch_device)
-
-
-@contextmanager
-def _single_precision() -> Iterator[None]:
-    """Layers are made in PyTorch's default type, which a reader may have changed."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    ).to(experiment.torch_device, climatology.dtype)
 
 
 def _mask_features(experiment: Experiment, schedule: Tensor) -> int:

@@ -364,6 +364,8 @@ def test_an_experiment_survives_json_and_does_not_change(analysis):
     assert chosen.changed(noise=1).noise == 1.0
     with pytest.raises(ParameterError, match=r"^noise = -1 \(of type int\) is not allowed; [^\n]+\.$"):
         chosen.changed(noise=-1)
+    with pytest.raises(ParameterError, match=r"^Unknown parameter `nois`: did you mean `noise`\? "):
+        chosen.changed(nois=2.0)
 
 
 def test_names_tell_runs_apart():

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import PARTIAL, QUIET, SIZES, assert_same, tiny
 
+from assim_lib.filter import assimilate
 from assim_lib.observations import ObservationModel, register_obs_conf
 from assim_lib.storage import PACKAGE
 from assim_lib.systems import Lorenz96, register_system
@@ -234,3 +235,17 @@ def test_what_cannot_be_trained_further_is_refused_before_anything_is_computed(w
     save_checkpoint(whole[0], checkpoint_path(name), whole[1])
     with pytest.raises((ParameterError, FileNotFoundError), match=sentence):
         train(tiny(**{**CHOSEN, "pretrained": name, **changed}), **QUIET)
+
+
+@pytest.mark.parametrize(("analysis", "m"), [("original", 2), ("recurrent", 1), ("hybrid", 3), ("extended", 1)])
+def test_it_trains_and_runs_whatever_the_default_type_of_numbers(analysis, m):
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, record = train(tiny(analysis, m, updates=2, obs_conf=PARTIAL), **QUIET)
+        seen = torch.zeros(3, 1, 40, dtype=torch.float64)
+        ensemble = assimilate(model, seen, torch.Generator().manual_seed(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert ensemble.dtype == torch.float32
+    assert ensemble.isfinite().all()
+    assert record["history"] == [] or record["history"][-1]["skipped"] == 0
