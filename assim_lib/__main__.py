@@ -12,6 +12,8 @@ scores      collect data/results/*.json into data/results/scores.csv
 """
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -25,15 +27,24 @@ from assim_lib.storage import IntegrityError
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
 Work = Callable[[], Iterable[Path]]
 
-_MISTAKES = (ValueError, LookupError, FileNotFoundError, FileExistsError, IntegrityError)
+_MISTAKES = (ValueError, LookupError, OSError, IntegrityError)
 
 
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for unfinished runs")
+    parser.add_argument("--runs", type=_folder, default=Path("runs"), help="folder for unfinished runs")
     parser.add_argument(
         "--threads", type=positive, default=1, help="processor threads (these small tensors gain little from more)"
     )
     return parser
+
+
+def _folder(text: str) -> Path:
+    """A folder that can be written to; it is made where it is missing only when something is written."""
+    path = Path(text).expanduser()
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written to: {there} is no folder that can")
+    return path
 
 
 def _set_threads(threads: int) -> None:
@@ -51,17 +62,22 @@ def test_sets_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def test_sets(system: str, step_size: float, again: bool) -> Work:
+    from assim_lib.setting import Setting
     from assim_lib.systems import system_of
-    from assim_lib.twin import CYCLES, freeze, trajectory_path
+    from assim_lib.twin import CYCLES, freeze, is_frozen, trajectory_path
 
     dynamics = system_of(system)
     dynamics.steps_per_cycle(step_size)
-    if not again and any(trajectory_path(dynamics.name, step_size, split).exists() for split in CYCLES):
+    # Interrupted, it goes on with what is missing.
+    frozen = Setting(dynamics.name, step_size=step_size)
+    paths = {split: trajectory_path(dynamics.name, step_size, split) for split in CYCLES}
+    wanted = [split for split, path in paths.items() if again or not (is_frozen(frozen, split) and path.exists())]
+    if not wanted:
         raise FileExistsError(
             f"system = {dynamics.name!r} with step_size = {step_size:g} is frozen already, and all its scores refer to "
             "that truth; replace it with --again."
         )
-    return lambda: (freeze(dynamics, step_size, split) for split in CYCLES)
+    return lambda: (freeze(dynamics, step_size, split) for split in wanted)
 
 
 def train_parser(parser: argparse.ArgumentParser) -> None:
@@ -255,6 +271,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run one command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may lack σ or ≥
+            stream.reconfigure(errors="replace")
     arguments = vars(_parser().parse_args())
     name = arguments.pop("command")
     try:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from assim_lib.analyses import Analysis, AnalysisInput
+from assim_lib.door import remark_on_what_is_far
 from assim_lib.observations import ObservationModel, as_observations
 from assim_lib.systems import Dynamics
 
@@ -321,6 +322,7 @@ def assimilate(
     batch, device = observations.shape[:-3], model.climatology.device
     carry = model.cold_start(*batch, generator=generator, near=near)
     observations = observations.to(model.climatology)
+    remark_on_what_is_far(model, observations)
     first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
     sample = None
     if draws and carry.covariance is not None:

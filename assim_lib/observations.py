@@ -54,6 +54,10 @@ class ObservationModel:
     error: float | Float[Tensor, "..."] = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.schedule, np.ndarray) and self.schedule.dtype == bool:
+            object.__setattr__(self, "schedule", torch.from_numpy(self.schedule.copy()))
+        if not isinstance(self.schedule, Tensor):
+            raise ValueError(f"schedule of type {type(self.schedule).__name__} must be a boolean tensor or array.")
         if self.schedule.ndim != 3 or self.schedule.dtype != torch.bool or not self.schedule.any():
             raise ValueError(
                 f"schedule of shape {tuple(self.schedule.shape)} and type {self.schedule.dtype} must be boolean, "

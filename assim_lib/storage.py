@@ -6,14 +6,17 @@ run) sees the old file or the new one, never a torn one. Checksums are SHA-256, 
 ``sha256sum`` tool, so that they can be verified without this library.
 """
 
+import glob
 import hashlib
+import io
 import json
 import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +24,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 PACKAGE = Path(__file__).parent
+STALE = 86_400  # seconds after which a temporary file is one that a killed run left behind
 VERSIONED = ("torch", "numpy", "scipy", "torchdiffeq", "dapper", "safetensors")
 
 
@@ -42,17 +46,22 @@ def data_dir() -> Path:
 
 def cache_dir() -> Path:
     """The folder for files that can be made again (``ASSIM_CACHE``, or ``~/.cache/assim_lib``)."""
-    return Path(os.environ.get("ASSIM_CACHE", Path.home() / ".cache" / "assim_lib"))
+    return Path(os.environ.get("ASSIM_CACHE") or "~/.cache/assim_lib").expanduser()
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
-    It ends in ``.tmp``, so that nobody who lists the folder's files by their ending meets it.
+    It ends in ``.tmp``, so that nobody who lists the folder's files by their ending meets it. Those that killed runs
+    left a day ago or longer are removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.stem)}-*.tmp"):
+        with suppress(FileNotFoundError):  # another process may sweep as well
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as handle:
         temporary = Path(handle.name)
     try:
@@ -67,6 +76,42 @@ def write_json(path: Path | str, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically. What is not a finite number becomes ``null``: JSON has no NaN."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def netcdf_bytes(dataset: Any, **options: Any) -> bytes:
+    """A dataset as the content of a netCDF file.
+
+    It is made in memory: on a full disk the netCDF library ends the whole program.
+
+    Parameters
+    ----------
+    options : of :meth:`xarray.Dataset.to_netcdf`.
+    """
+    buffer = io.BytesIO()
+    dataset.to_netcdf(buffer, engine="h5netcdf", **options)
+    return buffer.getvalue()
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def why_not_writable(path: Path) -> str:
+    """Why no file can be written there, in a few words; "" if one can. The folders that are missing are made.
+
+    Asked before something is computed, and not found out after.
+    """
+    if path.is_dir():
+        return "it is a folder"
+    try:
+        with atomic_path(path.with_name(f"{path.name}.probe")) as probe:
+            probe.write_bytes(b"0")
+        path.with_name(f"{path.name}.probe").unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _finite(content: Any) -> Any:
@@ -95,7 +140,7 @@ def verify(path: Path | str, expected: str) -> None:
 
 def content_key(configuration: dict[str, Any]) -> str:
     """A short name for a configuration: equal configurations, and only they, share it."""
-    text = json.dumps(configuration, sort_keys=True)
+    text = json.dumps(configuration, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

@@ -8,6 +8,9 @@ Truth is generated in float64 with the system's own integrator and step, and sto
 that the forecast model resolves, which is all of it unless the experiment is about model error.
 """
 
+import hashlib
+import json
+import re
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from filelock import FileLock
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
@@ -24,7 +28,7 @@ from assim_lib.evaluation import Scores, error_by_age, evaluate, lost_truth, rms
 from assim_lib.observations import ObservationModel, observation_model
 from assim_lib.seeds import FROZEN
 from assim_lib.setting import Setting
-from assim_lib.storage import atomic_path, cache_dir, content_key, data_dir, sha256, verify
+from assim_lib.storage import IntegrityError, cache_dir, content_key, data_dir, netcdf_bytes, verify, write_bytes
 from assim_lib.systems import Dynamics, system_of
 
 BURN_IN = 200
@@ -75,7 +79,7 @@ def simulate(
             ),
         },
         attrs={
-            **dynamics.describe(),
+            **{name: _attribute(value) for name, value in dynamics.describe().items()},
             "step_size": step_size,
             "integrator": f"{dynamics.integrator} in float64, stored as float32",
             "seed": seed,
@@ -84,20 +88,43 @@ def simulate(
     )
 
 
+def _attribute(value: Any) -> str | int | float:
+    """A setting of a system as netCDF can hold it, which knows texts and numbers alone."""
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return value if plain else json.dumps(value, default=repr)
+
+
 def save_trajectories(dataset: xr.Dataset, path: Path) -> None:
-    """Write a trajectory file and its line in the folder's ``SHA256SUMS``, each atomically."""
-    with atomic_path(path) as temporary:
-        dataset.to_netcdf(temporary)
-        checksum = sha256(temporary)
-    sums = read_manifest(path.parent) | {path.name: checksum}
-    with atomic_path(path.parent / MANIFEST) as temporary:
-        temporary.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
+    """Write a trajectory file and its line in the folder's ``SHA256SUMS``, each atomically.
+
+    The line is first: killed between the two, a file is missing, and is made again. A file without its line is damage.
+    Whoever else writes to the folder waits, so that no line is lost.
+    """
+    content = netcdf_bytes(dataset)
+    with _locked(path.parent):
+        sums = read_manifest(path.parent) | {path.name: hashlib.sha256(content).hexdigest()}
+        lines = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))
+        write_bytes(path.parent / MANIFEST, lines.encode())
+        write_bytes(path, content)
+
+
+def _locked(folder: Path) -> FileLock:
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock")
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
-    """The checksums of a folder's files, by name."""
+    """The checksums of a folder's files, by name.
+
+    Raises
+    ------
+    IntegrityError : if a line of it is none.
+    """
     manifest = folder / MANIFEST
-    lines = manifest.read_text().splitlines() if manifest.exists() else []
+    lines = manifest.read_text(errors="replace").splitlines() if manifest.exists() else []
+    for number, line in enumerate(lines, 1):
+        if not re.fullmatch(r"[0-9a-f]{64}  [^/\\]+", line):
+            raise IntegrityError(f"{MANIFEST}, line {number}: {line[:40]!r} is no checksum and name; restore the file.")
     return {name: checksum for checksum, name in (line.split("  ", 1) for line in lines)}
 
 
@@ -234,9 +261,20 @@ def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None
 
 
 def is_frozen(setting: Setting, split: str = "test") -> bool:
-    """Whether the truth of a setting is one of the project's files."""
+    """Whether the truth of a setting is one of the project's files.
+
+    Raises
+    ------
+    IntegrityError : if its file is there without its checksum: another truth must not take its place.
+    """
     path = trajectory_path(setting.system, setting.step_size, split)
-    return path.name in read_manifest(path.parent)
+    listed = path.name in read_manifest(path.parent)
+    if path.exists() and not listed:
+        raise IntegrityError(
+            f"{path.name} has no line in {path.parent.name}/{MANIFEST}; restore that line from the repository, or "
+            "remove the file to have its truth made again."
+        )
+    return listed
 
 
 def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from small import SETTING, Quick, generator
 
+from assim_lib import storage
 from assim_lib.evaluation import LOST_AFTER, evaluate
 from assim_lib.observations import OBS_CONFS, ObservationModel, observation_model
 from assim_lib.seeds import FROZEN
@@ -132,7 +133,7 @@ def test_a_stored_file_comes_back(small, tmp_path):
     save_trajectories(small.isel(segment=[0]), tmp_path / "b.nc")
     xr.testing.assert_identical(load_trajectories(tmp_path / "a.nc"), small)
     assert sorted(read_manifest(tmp_path)) == ["a.nc", "b.nc"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, "a.nc", "b.nc"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", MANIFEST, "a.nc", "b.nc"]
 
 
 @pytest.mark.parametrize("missing", ["a.nc", MANIFEST])
@@ -205,15 +206,14 @@ def test_the_second_time_nothing_is_simulated_unless_it_is_another_configuration
 
 
 def test_a_damaged_cache_is_reported_and_an_interrupted_write_leaves_nothing(cache, monkeypatch):
-    def interrupted(self, path):
-        path.write_bytes(b"half of")
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(xr.Dataset, "to_netcdf", interrupted)
+        patch.setattr(storage.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             kept()
-    assert list(cache.iterdir()) == []
+    assert [path.name for path in cache.iterdir()] == [".lock"]
     first = kept()
     (path,) = cache.glob("*.nc")
     flip_a_byte(path)

@@ -1,6 +1,5 @@
 """The analysis as netCDF, by the CF conventions."""
 
-import io
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from assim_lib.own.cycling import Cycled
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
 from assim_lib.own.sources import RecordError
-from assim_lib.storage import PACKAGE, atomic_path
+from assim_lib.storage import PACKAGE, netcdf_bytes, why_not_writable, write_bytes
 
 _TEXT = {
     "mean": "analysis: mean of the ensemble",
@@ -82,25 +81,15 @@ def check_destination(path: Path, name: str) -> None:
         raise RecordError(f"{name} = {str(path)!r} is a folder; it must be a file.")
     if not path.parent.is_dir():
         raise RecordError(f"{name} = {str(path)!r} is in a folder that does not exist; make it first.")
-    try:
-        with atomic_path(path.parent / f"{path.name}.probe") as probe:
-            probe.write_bytes(b"0")
-        (path.parent / f"{path.name}.probe").unlink()
-    except OSError as error:
-        raise RecordError(f"{name} = {str(path)!r} cannot be written: {error.strerror}.") from None
+    if reason := why_not_writable(path):
+        raise RecordError(f"{name} = {str(path)!r} cannot be written: {reason}.")
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset, atomically.
-
-    It is made in memory and written as bytes: on a full disk the netCDF library ends the whole program.
-    """
+    """Write a dataset, atomically."""
     # A NaN means the same as a fill value, and coordinates have none.
     encoding: dict[Any, Any] = {name: {"_FillValue": None} for name in dataset.coords}
-    buffer = io.BytesIO()
-    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    write_bytes(path, netcdf_bytes(dataset, encoding=encoding))
 
 
 def _version() -> str:

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
 from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.records import Record
 from assim_lib.seeds import STRESS
-from assim_lib.storage import atomic_path, data_dir, provenance, write_json
+from assim_lib.storage import data_dir, provenance, write_json
 from assim_lib.study.transfer import place_of, transfer
 from assim_lib.systems import system_of
+from assim_lib.tensor_files import load_tensors, save_tensors
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
 from assim_lib.training.experiment import Experiment
 
@@ -179,16 +179,11 @@ class _Runs:
         self.blocks.append({key: np.round(value, 4).tolist() for key, value in block.items()})
 
     def save(self, path: Path) -> None:
-        # Without a lag base and forecast are one tensor; a file has no two names for one.
-        carried = {name: part.cpu().clone().contiguous() for name, part in self.carry.tensors().items()}
-        with atomic_path(path) as temporary:
-            header = {"blocks": json.dumps(self.blocks), "owner": self.owner}
-            save_file({"truth": self.truth.clone().contiguous(), **carried}, temporary, header)
+        header = {"blocks": json.dumps(self.blocks), "owner": self.owner}
+        save_tensors(path, {"truth": self.truth, **self.carry.tensors()}, header)
 
     def load(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = load_tensors(path, "state of a long run")
         if header.get("owner") != self.owner or len(tensors["truth"]) != len(self.truth):
             raise ValueError(
                 f"{path} belongs to a run of another filter, or of other starts; remove it to begin again."

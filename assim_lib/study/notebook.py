@@ -16,7 +16,7 @@ from jaxtyping import Float
 from assim_lib.filter import AmortizedFilter
 from assim_lib.registry import Registry, import_plugins
 from assim_lib.setting import Setting
-from assim_lib.storage import write_json
+from assim_lib.storage import why_not_writable, write_json
 from assim_lib.study.publish import best_filter
 from assim_lib.training.experiment import Experiment, ParameterError, configure, refuse_unknown
 from assim_lib.training.validation import run_filter
@@ -177,6 +177,7 @@ def _file(name: str, value: str) -> Path:
     path = Path(value).expanduser()
     if not value or path.is_dir():
         raise ParameterError(f"{name} = {value!r} is not allowed; {name} is the path of a file.")
+    _refuse_unwritable(name, value, path)
     return path
 
 
@@ -184,4 +185,11 @@ def _folder(name: str, value: str) -> Path | None:
     path = Path(value).expanduser()
     if path.exists() and not path.is_dir():
         raise ParameterError(f"{name} = {value!r} is not allowed; {name} is the path of a folder, or empty.")
+    if value:
+        _refuse_unwritable(name, value, path / "state.safetensors")
     return path if value else None
+
+
+def _refuse_unwritable(name: str, value: str, path: Path) -> None:
+    if reason := why_not_writable(path):
+        raise ParameterError(f"{name} = {value!r} cannot be written: {reason}.")

@@ -7,20 +7,21 @@ import numpy as np
 import pandas as pd
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.storage import IntegrityError, provenance, sha256
+from assim_lib.storage import data_dir, provenance, sha256, why_not_writable
 from assim_lib.study.results import Provenance, Result, load_scores, write_result
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
     checkpoint_path,
     load_checkpoint,
     load_filter,
+    read_record_of,
     save_checkpoint,
     stored_experiment,
 )
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import in_settings, scored_settings
 from assim_lib.training.validation import run_filter, score
-from assim_lib.twin import is_frozen
+from assim_lib.twin import CYCLES, is_frozen, load_trajectories, trajectory_path
 
 RAREST_AGE = 1e-3  # the share of entries from which on an age is reported
 
@@ -35,16 +36,26 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
     Raises
     ------
     LookupError : if the test set of a setting is not one of the project's frozen ones.
+    IntegrityError, FileNotFoundError : if one of them is damaged, or gone.
+    PermissionError : if nothing can be stored.
     FileExistsError : if there is another filter of that name.
     """
     for scored in scored_settings(experiment):
-        if not is_frozen(scored.setting):
-            raise LookupError(
-                f"system = {scored.system!r} with step_size = {scored.step_size:g} has no frozen test set; make one "
-                "with `python -m assim_lib test-sets` before publishing."
-            )
+        for split in CYCLES:
+            if not is_frozen(scored.setting, split):
+                raise LookupError(
+                    f"system = {scored.system!r} with step_size = {scored.step_size:g} has no frozen {split} set; make "
+                    "one with `python -m assim_lib test-sets` before publishing."
+                )
+            load_trajectories(trajectory_path(scored.system, scored.step_size, split))
+    path = checkpoint_path(experiment.name)
+    if reason := why_not_writable(path):
+        raise PermissionError(
+            f"{path} cannot be written ({reason}); copy {data_dir()} to a folder of your own, and name it by the "
+            "environment variable ASSIM_DATA."
+        )
     if not again:
-        refuse_other_training(experiment, checkpoint_path(experiment.name))
+        refuse_other_training(experiment, path)
 
 
 def refuse_other_training(experiment: Experiment, path: Path) -> None:
@@ -54,8 +65,9 @@ def refuse_other_training(experiment: Experiment, path: Path) -> None:
     ------
     FileExistsError : if so.
     """
-    if path.exists():
-        stored = stored_experiment(load_checkpoint(path)[1])
+    # Weights alone are what a run left that was killed before it wrote their record: they are not published.
+    if path.exists() and path.with_suffix(".json").exists():
+        stored = stored_experiment(read_record_of(path))
         options = stored.changed(device=experiment.device).model_dump()
         differ = [f"{k} = {options[k]!r}" for k, v in experiment.model_dump().items() if options[k] != v]
         if differ:
@@ -77,7 +89,8 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     Raises
     ------
     LookupError : if the test set of a setting is not one of the project's frozen ones.
-    FloatingPointError : if the filter's analyses are not finite.
+    FloatingPointError : if the filter's analyses are not finite, or lose the truth as
+        :func:`~assim_lib.evaluation.lost_truth` has it.
     """
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
@@ -92,21 +105,28 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
             raise FloatingPointError(
                 f"{experiment.name}: analyses that are no numbers are not published; train it otherwise."
             )
+        tested = twin.score(ensemble)
+        if twin.loses(ensemble):
+            skipped = (record.get("history") or [{}])[-1].get("skipped", 0)
+            raise FloatingPointError(
+                f"{experiment.name} has lost the truth of {scored.setting.title} (RMSE {tested.rmse:.2f}, of the "
+                f"climatology {twin.climatology_rmse.mean():.2f}; {skipped} updates were skipped), and is not "
+                "published; train it otherwise."
+            )
         ages = twin.by_age(ensemble)
         common = ages["share"] > RAREST_AGE
-        tested = {
-            "test": twin.score(ensemble),
+        said = {
+            "test": tested,
             "validation": validation,
             "ms_per_cycle": milliseconds,
-            "diverged": twin.loses(ensemble),
             "untrained": untrained,
             "by_age": {name: values[common].tolist() for name, values in ages.items()},
         }
-        print(_by_age(tested["by_age"]))
-        scores.append((scored, tested))
+        print(_by_age(said["by_age"]))
+        scores.append((scored, said))
     # Not before all is known: an interrupted scoring leaves the old weights beside the old scores.
     save_checkpoint(model, path, record)
-    for scored, tested in scores:
+    for scored, said in scores:
         write_result(
             f"{experiment.name}-{scored.setting.observing}" if experiment.n_settings else experiment.name,
             Result(
@@ -118,7 +138,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
                 checkpoint=path.name,
                 weights=sha256(path),
                 provenance=Provenance(**provenance(str(experiment.torch_device))),
-                **tested,
+                **said,
             ),
         )
     return path
@@ -140,8 +160,6 @@ def publish_again(name: str) -> Path:
     IntegrityError : if its record is that of another filter.
     """
     experiment, model = load_filter(checkpoint_path(name))
-    if experiment.name != name:
-        raise IntegrityError(f"{name}.json is the record of {experiment.name}; restore it from the repository.")
     _, record = load_checkpoint(checkpoint_path(name))
     del record["sha256"]
     return publish(experiment, model, record)

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from assim_lib.analyses import Normalization
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import IntegrityError, atomic_path, data_dir, sha256, verify, write_json
+from assim_lib.tensor_files import load_tensors
 from assim_lib.training.build import build_filter
 from assim_lib.training.experiment import Experiment, ParameterError, validated
 
@@ -44,12 +45,28 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(
             f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
         )
-    record = json.loads(sidecar.read_text())
+    record = read_record_of(path)
     if "sha256" not in record:
         raise IntegrityError(f"{sidecar.name} has no sha256; the checkpoint cannot be verified.")
-    verify(path, record["sha256"])
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, record
+    verify(path, str(record["sha256"]))
+    return load_tensors(path, "weights of a filter")[1], record
+
+
+def read_record_of(path: Path) -> dict[str, Any]:
+    """The record beside weights, as it stands there.
+
+    Raises
+    ------
+    IntegrityError : if it is no JSON object.
+    """
+    sidecar = path.with_suffix(".json")
+    try:
+        record = json.loads(sidecar.read_bytes())
+    except ValueError:  # also of what is no text
+        record = None
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{sidecar.name} is no record of a filter; restore it from the repository.")
+    return record
 
 
 def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter]:
@@ -63,9 +80,14 @@ def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter
     Raises
     ------
     ParameterError : if the filter cannot have them.
+    IntegrityError : if the weights are damaged, or the record is that of another filter.
     """
     weights, record = load_checkpoint(path)
-    experiment = stored_experiment(record).changed(**changed)
+    trained = stored_experiment(record)
+    # Files of results are called after it.
+    if trained.name != path.stem:
+        raise IntegrityError(f"{path.stem}.json is the record of {trained.name}; restore it from the repository.")
+    experiment = trained.changed(**changed)
     asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
     return experiment, _with_weights(experiment, weights, f"{asked or experiment.name}: the weights of {path.stem}")
 
@@ -83,15 +105,13 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
 
 
 def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str) -> AmortizedFilter:
-    stored = weights["climatology"]
-    if stored.shape[-1] == experiment.forecast_model.sites:
-        model = build_filter(experiment, stored)
-    else:
-        model = build_filter(experiment, normalization=Normalization.of(stored))
-        weights = weights | {"climatology": model.climatology}
+    trained_in, dynamics = weights.get("climatology"), experiment.forecast_model
     try:
-        model.load_state_dict(weights)
-    except RuntimeError:
+        units = None if trained_in is None else Normalization.of(trained_in)
+        same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
+        model = build_filter(experiment, trained_in if same_ring else None, units)
+        model.load_state_dict(weights | {"climatology": model.climatology})
+    except (RuntimeError, KeyError):
         raise ParameterError(f"{whose} are of another shape; train one from nothing.") from None
     return model.eval()
 
@@ -102,8 +122,12 @@ def stored_experiment(record: dict[str, Any]) -> Experiment:
     Raises
     ------
     ParameterError : if its options are none of a run.
+    IntegrityError : if it has none.
     """
-    return validated({**record["experiment"], "device": "auto"})
+    options = record.get("experiment")
+    if not isinstance(options, dict):
+        raise IntegrityError("a record without the options of an experiment is none of a filter; restore it.")
+    return validated({**options, "device": "auto"})
 
 
 def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -112,9 +136,13 @@ def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict
     Raises
     ------
     ValueError : if the file belongs to a run with other options.
+    IntegrityError : if it is no such file, or damaged.
     """
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-        if Experiment.model_validate_json(header["experiment"]) != experiment:
-            raise ValueError(f"{path} belongs to a run with other options; choose another folder, or remove it.")
-        return header, {name: file.get_tensor(name) for name in file.keys()}
+    header, tensors = load_tensors(path, "state of a run")
+    try:
+        same = Experiment.model_validate_json(header.get("experiment", "")) == experiment
+    except ValidationError:
+        same = False
+    if not same:
+        raise ValueError(f"{path} belongs to a run with other options; choose another folder, or remove it.")
+    return header, tensors

@@ -174,7 +174,6 @@ class Experiment(BaseModel):
         ------
         ParameterError : as :func:`configure` does.
         """
-        refuse_unknown(options, list(type(self).model_fields))
         return validated({**self.model_dump(), **options})
 
     @property
@@ -281,6 +280,7 @@ def validated(values: dict[str, Any]) -> Experiment:
     ------
     ParameterError : as :func:`configure` does.
     """
+    refuse_unknown(values, list(Experiment.model_fields))
     try:
         return Experiment(**values)
     except ValidationError as error:

@@ -14,13 +14,12 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.seeds import Purpose, generator_for, seed_for
-from assim_lib.storage import atomic_path
+from assim_lib.tensor_files import save_tensors
 from assim_lib.training.checkpoints import read_state
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
@@ -204,8 +203,7 @@ class Trainer:
             "progress": json.dumps({"update": self.update, "skipped": self.skipped}),
             "note": json.dumps(note or {}),
         }
-        with atomic_path(path) as temporary:
-            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, header)
+        save_tensors(path, tensors, header)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Take up a run where :meth:`save` left it; returns the note.
@@ -213,6 +211,7 @@ class Trainer:
         Raises
         ------
         ValueError : if the file belongs to a run with other options.
+        IntegrityError : if it is damaged.
         """
         header, tensors = read_state(path, self.experiment)
 

@@ -1,5 +1,7 @@
 """Very long runs: here short ones, of filters that were never trained."""
 
+import re
+
 import numpy as np
 import pytest
 from small_runs import NETWORK, PARTIAL
@@ -54,10 +56,11 @@ def run(options, cycles, **others):
     return long_run(*untrained(**options), cycles=cycles, progress=False, **{"starts": 2, **others})
 
 
-def published(name, **options):
-    """An untrained filter with a checkpoint."""
+def published(**options):
+    """The name of an untrained filter with a checkpoint."""
     experiment, model = untrained(**options)
-    save_checkpoint(model, checkpoint_path(name), {"experiment": experiment.model_dump()})
+    save_checkpoint(model, checkpoint_path(experiment.name), {"experiment": experiment.model_dump()})
+    return experiment.name
 
 
 def test_a_filter_that_tracks_is_told_from_one_that_does_not():
@@ -107,34 +110,36 @@ def test_the_state_of_another_filter_is_refused(tmp_path):
 
 def test_stressed_filters_stand_in_the_tables(tmp_path, elsewhere):
     assert stress_tests() == {}
-    for name, options in (("kalman", TRACKS), ("free", FREE)):
-        published(name, **options)
+    kalman, free = published(**TRACKS), published(**FREE)
+    for name in (kalman, free):
         path = stress_test(name, tmp_path / name, cycles=240, progress=False)
         assert path == tmp_path / "data" / "robustness" / f"{name}.json"
-    runs, stored = long_runs_table(), stress_tests()["kalman"]
-    assert list(runs.index) == list(stress_tests()) == ["free", "kalman"]
+    runs, stored = long_runs_table(), stress_tests()[kalman]
+    assert list(runs.index) == list(stress_tests()) == sorted([free, kalman])
     assert isinstance(stored, StressTest)
     assert isinstance(stored.long, LongRun)
-    assert stored.weights == sha256(checkpoint_path("kalman"))
+    assert stored.weights == sha256(checkpoint_path(kalman))
     assert set(runs.cycles) == {240}
     assert set(runs.starts) == {STARTS}
-    assert runs.lost["kalman"] == 0 < runs.lost["free"] <= STARTS
-    assert runs.rmse["kalman"] < runs.worst["kalman"] < 0.5 < runs.climatology["kalman"]
-    assert runs.recovery["kalman"] <= 30
+    assert runs.lost[kalman] == 0 < runs.lost[free] <= STARTS
+    assert runs.rmse[kalman] < runs.worst[kalman] < 0.5 < runs.climatology[kalman]
+    assert runs.recovery[kalman] <= 30
     # What counts is after the first block, in which every filter begins knowing nothing.
-    assert runs.rmse["kalman"] == pytest.approx(np.mean(stored.long.rmse[1]))
-    assert runs.worst["kalman"] == max(stored.long.worst[1])
+    assert runs.rmse[kalman] == pytest.approx(np.mean(stored.long.rmse[1]))
+    assert runs.worst[kalman] == max(stored.long.worst[1])
     table = transfer_table()
     places = [place_of(setting) for setting in table.setting]
     assert places == sorted(places)
-    assert table[table["filter"] == "kalman"].setting.tolist() == [row["setting"] for row in elsewhere]
-    stress_path("kalman").write_text("{}")
-    with pytest.raises(IntegrityError, match=r"^kalman\.json is no StressTest: transfer: Field required; "):
+    assert table[table["filter"] == kalman].setting.tolist() == [row["setting"] for row in elsewhere]
+    stress_path(kalman).write_text("{}")
+    with pytest.raises(
+        IntegrityError, match=rf"^{re.escape(kalman)}\.json is no StressTest: transfer: Field required; "
+    ):
         stress_tests()
 
 
 def test_a_filter_that_is_stressed_again_is_run_again(tmp_path, elsewhere, monkeypatch):
-    published("free", **FREE)
+    free = published(**FREE)
     blocks, advance = [], long_runs._Runs.advance
 
     def counted(self, on_cycle):
@@ -143,7 +148,7 @@ def test_a_filter_that_is_stressed_again_is_run_again(tmp_path, elsewhere, monke
 
     monkeypatch.setattr(long_runs._Runs, "advance", counted)
     for _ in range(2):
-        stress_test("free", tmp_path / "runs", cycles=240, progress=False)
+        stress_test(free, tmp_path / "runs", cycles=240, progress=False)
     assert blocks == [0, 1, 0, 1]
     with pytest.raises(ValueError, match=r"^cycles = 120 must be at least 240\.$"):
-        stress_test("free", tmp_path / "runs", cycles=120)
+        stress_test(free, tmp_path / "runs", cycles=120)

@@ -23,7 +23,9 @@ from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import scored_settings
 from assim_lib.training.run import train
 from assim_lib.training.validation import score
+from assim_lib.twin import TwinExperiment, trajectory_path
 
+LOSES = TwinExperiment.loses  # which `home` takes away
 pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
 
 PLACES = (Setting("l96"), Setting("l96", PARTIAL, noise=2.5))
@@ -49,7 +51,7 @@ def test_a_result_names_its_checkpoint_which_says_how_the_filter_was_trained(pub
     result = result_of(home, chosen.name)
     assert (result.setting, result.method, result.m) == (chosen.setting, "amortized", 3)
     assert (result.label, result.seed) == ("hybrid, lag 1", 0)
-    assert result.diverged  # after eight updates from weights that are worth nothing it never finds the truth
+    assert not result.diverged
     assert (result.checkpoint, result.weights) == (path.name, sha256(path))
     assert result.test.cycles == result.validation.cycles == 200
     assert result.ms_per_cycle > 0
@@ -113,6 +115,63 @@ def test_what_is_no_number_is_not_published(published, monkeypatch):
     with pytest.raises(FloatingPointError, match="analyses that are no numbers are not published"):
         publish(chosen, model, record)
     assert path.read_bytes() == before
+
+
+def test_a_filter_that_loses_the_truth_is_not_published(published, monkeypatch):
+    path, chosen, model, record = published
+    before = path.read_bytes()
+    monkeypatch.setattr(TwinExperiment, "loses", LOSES)
+    sentence = r"lost the truth of L96, every 4th.* \(RMSE [\d.]+, of the climatology 3\.\d+; \d+ updates were skipped"
+    with pytest.raises(FloatingPointError, match=sentence):
+        publish(chosen, model, record)
+    assert path.read_bytes() == before
+
+
+def test_weights_that_a_kill_left_without_their_record_are_not_published(published):
+    path, chosen, *_ = published
+    content = path.with_suffix(".json").read_bytes()
+    path.with_suffix(".json").unlink()
+    try:
+        check_publishable(chosen.changed(updates=9))
+    finally:
+        path.with_suffix(".json").write_bytes(content)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_both_truths_are_there_and_whole_before_a_training(home, split):
+    """Its line lost, its file lost, a bit flipped: neither another truth nor a traceback."""
+    path, chosen = trajectory_path("l96", 0.1, split), tiny(seed=5)
+    manifest = path.with_name("SHA256SUMS")
+    lines, content = manifest.read_text(), path.read_bytes()
+    check_publishable(chosen)
+    try:
+        manifest.write_text("".join(line for line in lines.splitlines(True) if path.name not in line))
+        for refused in (partial(check_publishable, chosen), partial(chosen.setting.load, split)):
+            with pytest.raises(IntegrityError, match=rf"^{path.name} has no line in test_sets/SHA256SUMS; "):
+                refused()
+        manifest.unlink()
+        with pytest.raises(IntegrityError, match="has no line in"):
+            check_publishable(chosen)
+        manifest.write_text("no checksum\n")
+        with pytest.raises(IntegrityError, match=r"^SHA256SUMS, line 1: 'no checksum' is no checksum and name"):
+            check_publishable(chosen)
+        manifest.write_text(lines)
+        path.write_bytes(content[:-1])
+        with pytest.raises(IntegrityError, match="is corrupt"):
+            check_publishable(chosen)
+        path.unlink()
+        for refused in (partial(check_publishable, chosen), partial(chosen.setting.load, split)):
+            with pytest.raises(FileNotFoundError, match="is not among the trajectory files"):
+                refused()
+    finally:
+        manifest.write_text(lines)
+        path.write_bytes(content)
+
+
+def test_where_nothing_can_be_stored_nothing_is_trained(home, monkeypatch):
+    monkeypatch.setattr(publish_module, "why_not_writable", lambda path: "Read-only file system")
+    with pytest.raises(PermissionError, match=r"Read-only file system\); copy .* by the .* ASSIM_DATA"):
+        check_publishable(tiny(seed=5))
 
 
 def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(published, home, monkeypatch):

@@ -7,7 +7,7 @@ from small_runs import NETWORK, PARTIAL
 from assim_lib.study import transfer as transfer_module
 from assim_lib.study.transfer import changes, follow, place_of, transfer
 from assim_lib.training.build import build_filter
-from assim_lib.training.checkpoints import save_checkpoint
+from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
 from assim_lib.training.experiment import configure
 
 pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
@@ -25,8 +25,9 @@ def rows(tmp_path):
 
     def run(analysis, **options):
         experiment = configure("l96_conv", analysis=analysis, **NETWORK, **options)
-        save_checkpoint(build_filter(experiment), tmp_path / "a.safetensors", {"experiment": experiment.model_dump()})
-        return {row["setting"]: row for row in transfer(tmp_path / "a.safetensors", progress=False)}
+        path = checkpoint_path(experiment.name, tmp_path)
+        save_checkpoint(build_filter(experiment), path, {"experiment": experiment.model_dump()})
+        return {row["setting"]: row for row in transfer(path, progress=False)}
 
     return run
 

@@ -69,7 +69,7 @@ def test_a_filter_comes_back_in_its_own_units_and_in_other_settings(tmp_path, ho
     """On another machine the same seed makes another climatology; wherever it was trained, no GPU is needed."""
     chosen = tiny("hybrid", 3, lag=1)
     model = shaken(build_filter(chosen, 5 + 2 * torch.randn(50, 1, 40)))
-    path = tmp_path / "filter.safetensors"
+    path = checkpoint_path(chosen.name, tmp_path)
     save_checkpoint(model, path, {"experiment": {**chosen.model_dump(), "device": "cuda"}})
     experiment, loaded = load_filter(path)
     assert experiment == chosen
@@ -83,7 +83,8 @@ def test_a_filter_comes_back_in_its_own_units_and_in_other_settings(tmp_path, ho
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"hidden_size": 7}, "hidden_size = 7: the weights of filter are of another shape; train one from nothing."),
+        ({"hidden_size": 7}, "hidden_size = 7: the weights of {name} are of another shape; train one from nothing."),
+        ({"nois": 2.0}, "Unknown parameter `nois`: did you mean `noise`?"),
         ({"noise": -1.0}, "noise = -1.0 (of type float) is not allowed; noise is "),
         (
             {"analysis": "extended", "m": 1, "drift": 0.0, "lag": 0},
@@ -94,11 +95,11 @@ def test_a_filter_comes_back_in_its_own_units_and_in_other_settings(tmp_path, ho
 )
 def test_what_a_filter_cannot_be_is_one_sentence(tmp_path, home, changed, sentence):
     chosen = tiny("hybrid", 3, lag=1)
-    path = tmp_path / "filter.safetensors"
+    path = checkpoint_path(chosen.name, tmp_path)
     save_checkpoint(build_filter(chosen), path, {"experiment": chosen.model_dump()})
     with pytest.raises(ParameterError) as caught:
         load_filter(path, **changed)
-    assert str(caught.value).startswith(sentence)
+    assert str(caught.value).startswith(sentence.replace("{name}", chosen.name))
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,175 @@
+"""What is killed, full, stale or set otherwise: nothing is lost, and nothing ends in a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import xarray as xr
+from small import Quick, generator
+from small_runs import tiny
+
+from assim_lib import storage, twin
+from assim_lib.filter import assimilate
+from assim_lib.storage import atomic_path, netcdf_bytes, why_not_writable, write_bytes, write_json
+from assim_lib.systems import register_system
+from assim_lib.training.build import build_filter
+from assim_lib.training.checkpoints import checkpoint_path, load_filter, save_checkpoint
+from assim_lib.twin import cached, load_trajectories, read_manifest, save_trajectories, simulate
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return simulate(Quick(sites=6), 0.1, 3, 1, 0)
+
+
+class KilledError(BaseException):
+    """As a signal that nothing catches."""
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("boundary", range(3))
+def test_killed_between_two_writes_a_truth_is_made_again(truth, tmp_path, monkeypatch, boundary, again):
+    path = tmp_path / "truth.nc"
+    if again:
+        save_trajectories(truth, path)
+    writes = iter(range(3))
+
+    def write(where, content):
+        if next(writes) == boundary:
+            raise KilledError
+        write_bytes(where, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(twin, "write_bytes", write)
+        if boundary < 2:
+            with pytest.raises(KilledError):
+                save_trajectories(truth + 1, path)
+    if boundary == 1:
+        assert path.name in read_manifest(tmp_path)  # the line is there, so that nobody takes what it is not for it
+        with pytest.raises((FileNotFoundError, storage.IntegrityError)):
+            load_trajectories(path)
+    save_trajectories(truth, path)
+    xr.testing.assert_identical(load_trajectories(path), truth)
+
+
+def test_two_processes_lose_no_line_of_one_manifest(truth, tmp_path):
+    threads = [threading.Thread(target=save_trajectories, args=(truth, tmp_path / f"{n}.nc")) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read_manifest(tmp_path)) == sorted(f"{n}.nc" for n in range(12))
+
+
+def test_what_killed_runs_left_is_swept_and_what_others_write_is_not(tmp_path):
+    stale, fresh, other = (tmp_path / name for name in (".a-1.tmp", ".a-2.tmp", ".b-1.tmp"))
+    for path in (stale, fresh, other):
+        path.touch()
+    for path in (stale, other):
+        os.utime(path, (time.time() - 2 * storage.STALE,) * 2)
+    with atomic_path(tmp_path / "a.json") as temporary:
+        temporary.touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a-2.tmp", ".b-1.tmp", "a.json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_an_error_of_the_system_and_no_crash(truth):
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as disk:
+        disk.write(netcdf_bytes(truth))
+
+
+def test_where_nothing_can_be_written_is_known_before(tmp_path):
+    assert why_not_writable(tmp_path / "new" / "file.json") == ""
+    assert list((tmp_path / "new").iterdir()) == []
+    assert why_not_writable(tmp_path) == "it is a folder"
+    (tmp_path / "file").touch()
+    assert why_not_writable(tmp_path / "file" / "x") != ""
+
+
+@pytest.mark.parametrize("line", ["train l96_conv --runs /dev/null/x", "stress a --runs /dev/null/x"])
+def test_a_run_that_could_not_be_kept_does_not_begin(command, line):
+    code, _, error = command(line)
+    assert code == 2
+    assert "argument --runs: '/dev/null/x' cannot be written to: /dev/null is no folder that can" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"sha256": 3}', b'{"experiment": {}}'])
+def test_a_record_that_is_none_is_named(command, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "a.safetensors").write_bytes(b"torn")
+    (tmp_path / "checkpoints" / "a.json").write_bytes(content)
+    code, _, error = command("score a")
+    assert code == 2
+    assert error.startswith("assim_lib score: a.")
+    assert error.count("\n") == 1
+
+
+def test_a_name_that_leads_out_of_the_project_is_not_followed(home, command, unchecked_shapes):
+    chosen = tiny(updates=2)
+    path = checkpoint_path(chosen.name)
+    save_checkpoint(build_filter(chosen), path, {"experiment": chosen.model_dump()})
+    record = json.loads(path.with_suffix(".json").read_text())
+    try:
+        for name, said in [
+            ("../../../x", "experiment = '../../../x' "),
+            ("losses", f"{chosen.name}.json is the record of"),
+        ]:
+            write_json(
+                path.with_suffix(".json"), {**record, "experiment": {**record["experiment"], "experiment": name}}
+            )
+            code, _, error = command(f"score {chosen.name}")
+            assert code == 2
+            assert error.startswith(f"assim_lib score: {said}")
+            assert error.count("\n") == 1
+    finally:
+        path.unlink()
+        path.with_suffix(".json").unlink()
+
+
+def test_a_convolutional_filter_is_used_on_a_larger_ring(home, unchecked_shapes, readers_cell, tmp_path):
+    @register_system
+    @dataclass(frozen=True)
+    class Larger(Quick):
+        sites: int = 60
+        name = "larger"
+
+    chosen = tiny("hybrid", 3)
+    path = checkpoint_path(chosen.name, tmp_path)
+    save_checkpoint(build_filter(chosen), path, {"experiment": chosen.model_dump()})
+    _, model = load_filter(path, system="larger")
+    assert model.climatology.shape[1:] == (1, 60)
+    assert torch.equal(model.climatology, build_filter(chosen.changed(system="larger")).climatology)
+    observations = 2 + 3 * torch.randn((3, 1, 60), generator=generator())
+    assert assimilate(model, observations, generator()).isfinite().all()
+
+
+def test_a_system_of_ones_own_may_have_settings_of_any_type(own_cache, readers_cell):
+    @dataclass(frozen=True)
+    class Odd(Quick):
+        sites: int = 6
+        wet: bool = True
+        nothing: object = None
+        several: dict = field(default_factory=lambda: {"a": [1, 2.5]}, hash=False)
+        name = "odd"
+
+    first = cached(Odd(), 0.1, 3, 1, 0)
+    assert (first.wet, first.nothing, first.several) == ("true", "null", '{"a": [1, 2.5]}')
+    xr.testing.assert_identical(cached(Odd(), 0.1, 3, 1, 0), first)
+    assert cached(Odd(wet=False), 0.1, 3, 1, 0).wet == "false"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_of_few_letters_shows_the_help(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "assim_lib", "train", "--help"], capture_output=True, env=environment, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert b"a whole number from 0 to" in b" ".join(shown.stdout.split())

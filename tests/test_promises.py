@@ -1,0 +1,31 @@
+"""The page of promises: its tests exist, and its numbers are theirs."""
+
+import re
+
+from small import ROOT
+
+PAGE = (ROOT / "book" / "promises.md").read_text()
+ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ") and "`tests/" in line]
+
+
+def examples() -> list[int]:
+    text = (ROOT / "tests" / "test_properties.py").read_text()
+    return [int(number) for number in re.findall(r"max_examples=(\d+)", text)]
+
+
+def test_every_promise_has_a_test():
+    assert len(ROWS) > 10
+    for _, where in ROWS:
+        text = (ROOT / where.strip("`")).read_text()
+        assert "def test_" in text, where
+
+
+def test_its_numbers_are_those_of_the_tests():
+    *wrong, valid = examples()
+    options, parameters, records = wrong
+    said = f"Of {sum(wrong):,} wrong inputs ({options} options, {parameters} parameters, {records} records) none"
+    assert said in PAGE
+    assert f"| {valid} valid experiments" in PAGE
+    bits = re.search(r"range\((\d+)\)", (ROOT / "tests" / "test_tensor_files.py").read_text())
+    assert bits is not None
+    assert f"Any of {bits[1]} flipped bits" in PAGE
