@@ -80,11 +80,7 @@ class HybridAnalysis(Analysis):
         "lag": 3,
         "inflation": 1.05,
     }
-    presets: ClassVar[Mapping[str, Options]] = {
-        "quick": {"updates": 100},
-        "cpu": {"hidden_size": 96},
-        "paper": {"hidden_size": 128},
-    }
+    presets: ClassVar[Mapping[str, Options]] = {"cpu": {"hidden_size": 96}, "paper": {"hidden_size": 128}}
     largest_inflation = 0.2
 
     def __init__(self, *args: Any, band: int = 0, taper_length: float = 5.0, drift: float = 0.0, **kwargs: Any):

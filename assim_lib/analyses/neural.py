@@ -196,7 +196,7 @@ class RecurrentAnalysis(Analysis):
 
     defaults: ClassVar[Options] = {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12}
     presets: ClassVar[Mapping[str, Options]] = {
-        "quick": {"updates": 150},
+        "quick": {"updates": 300},
         "cpu": {"updates": 8000},
         "paper": {"window": 40, "batch": 64},
     }
