@@ -16,7 +16,12 @@ JOBS        ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Begun first, so that the last job of a run is a short one.
+LONGEST   := $(wildcard $(patsubst %,notebooks/%_*.ipynb,08 03 12 10 09 02 04 07 05 13))
+NOTEBOOKS := $(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS))
 EXECUTED  := $(NOTEBOOKS:%=build/executed/%)
+TESTS     := $(LONGEST) $(patsubst %,tests/test_%.py,papermill site nbval)
+TESTS     += $(filter-out $(TESTS),$(NOTEBOOKS) $(sort $(shell find tests -name 'test_*.py')))
 # What a notebook's outputs depend on, apart from the notebook.
 INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(shell find data -type f 2>/dev/null)
 
@@ -38,10 +43,10 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 book: | $(INSTALLED) ## execute every notebook that is out of date, then render the book
-	+@$(MAKE) --no-print-directory --jobs=$(JOBS) executed
-	@echo "==> rendering the book (a warning is an error)"
-	$(BIN)/python book/build_site.py build/executed/notebooks build/site
-	@echo "==> done: open $(CURDIR)/build/site/_build/html/index.html"
+	+@$(MAKE) --no-print-directory --jobs=$(JOBS) executed; \
+	echo "==> notebooks executed after $$SECONDS s; rendering the book (a warning is an error)"; \
+	$(BIN)/python book/build_site.py build/executed/notebooks build/site; \
+	echo "==> done after $$SECONDS s: open $(CURDIR)/build/site/_build/html/index.html"
 
 executed: $(EXECUTED)
 
@@ -52,10 +57,10 @@ build/executed/notebooks/%.ipynb: notebooks/%.ipynb $(INPUTS) | $(INSTALLED)
 	@$(BIN)/papermill --no-progress-bar --cwd notebooks $< build/executing/$(@F)
 	@mv build/executing/$(@F) $@
 
-# A file's tests, and a notebook's cells, stay together.
+# A file's tests, and a notebook's cells, stay together; the long ones come first.
 test: lint ## lint, then all tests, those of the notebooks' committed outputs and of the rendered site included
 	@echo "==> testing the library, the notebooks and the site"
-	$(BIN)/pytest tests notebooks --nbval --nbval-current-env -n $(JOBS) --dist loadfile $(PYTEST)
+	$(BIN)/pytest $(TESTS) --nbval --nbval-current-env -n $(JOBS) --dist loadfile --no-loadscope-reorder -p slowest $(PYTEST)
 
 lint: | $(INSTALLED) ## style (ruff), types (pyright) and what imports what (import-linter)
 	@echo "==> checking style, types and imports"

@@ -86,7 +86,7 @@ class OriginalAnalysis(MemberByMember):
         "order": "random",
     }
     presets: ClassVar[Mapping[str, Options]] = {
-        "quick": {"updates": 300, "batch": 8},
+        "quick": {"updates": 150, "batch": 8},
         "cpu": {"updates": 16000},
         # As published: a long trajectory in windows of 40 from the truth, errors and masks drawn anew, AdamW as it
         # comes.
@@ -151,7 +151,7 @@ class GatedAnalysis(MemberByMember):
     uses = ("inflation", "band", "other_member")
     defaults: ClassVar[Options] = {"dropout": 0.1, "test_dropout": True, "band": 2, "training_m": 2, "order": "random"}
     presets: ClassVar[Mapping[str, Options]] = {
-        "quick": {"updates": 300, "batch": 8},
+        "quick": {"updates": 150, "batch": 8},
         "cpu": {"updates": 16000, "hidden_size": 64},
         "paper": {"window": 40, "batch": 64, "hidden_size": 64},
     }
