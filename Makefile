@@ -27,7 +27,7 @@ INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install book executed test lint lock address clean test-sets train baselines scores
+.PHONY: help install book executed test lint lock address clean test-sets train baselines scores bench
 
 help: ## list what can be made
 	@echo "make <target>:"
@@ -74,7 +74,8 @@ test-sets: ## freeze the truth and the observations that everything is scored on
 train: ## train one experiment, publish its checkpoint and its scores: ARGS="l96_conv --preset cpu"
 baselines: ## score the classical methods on the frozen test sets
 scores: ## collect all results into data/results/scores.csv
-test-sets train baselines scores: | $(INSTALLED)
+bench: ## measure what a cycle of each method costs: ARGS=--compiled
+test-sets train baselines scores bench: | $(INSTALLED)
 	$(BIN)/python -m assim_lib $@ $(ARGS)
 
 lock: | $(INSTALLED) ## write constraints.txt and environment.yml from the versions in .venv

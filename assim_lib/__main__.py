@@ -6,6 +6,7 @@ assimilate  run a published filter along observations of your own
 score       score published filters again, after a change of the library
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
+bench       measure what a cycle of each method costs
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 forecasts   forecast from the analyses of the best filter of each kind, and from the truth
 scores      collect data/results/*.json into data/results/scores.csv
@@ -189,6 +190,18 @@ def ablate(variant: list[str], seed: list[int], runs: Path, threads: int) -> Wor
     return lambda: (ablation.ablate(name, number, runs) for name, number in wanted)
 
 
+def bench_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compiled", action="store_true", help="measure compiled filters as well: some minutes more")
+    parser.add_argument("--repeats", type=positive, default=5, help="of which the median is taken")
+
+
+def bench(compiled: bool, repeats: int) -> Work:
+    from assim_lib.study.cost import write_cycle_costs
+
+    _set_threads(1)
+    return lambda: [write_cycle_costs(compiled, repeats)]
+
+
 def baselines_parser(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Tune and score classical methods: those that are not scored yet, of the settings, methods and sizes that are "
@@ -253,6 +266,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "score": ("score published filters again", score_parser, score),
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
+    "bench": ("what a cycle of each method costs, on this machine", bench_parser, bench),
     "baselines": ("tune and score classical methods", baselines_parser, baselines),
     "forecasts": ("how well the model forecasts from analyses", forecasts_parser, forecasts),
     "scores": ("collect the results into one table", scores_parser, scores),

@@ -62,6 +62,7 @@ def prepare_record(
     members: bool = False,
     any_mask: bool = False,
     drop_outliers: bool = False,
+    compiled: bool = False,
     variable: str | None = None,
     error: Any = None,
     fill_value: Any = None,
@@ -79,6 +80,7 @@ def prepare_record(
     members : return the members too; of a filter that carries a covariance, draws from it.
     any_mask : use all numbers, also those where the filter's schedule expects none.
     drop_outliers : do not use numbers more than ten expected deviations off their forecast.
+    compiled : compile the filter, which takes a minute: for long records.
     variable, error, fill_value, interval : see :func:`assim_lib.own.record.read_record`.
     first_cycle : number of the record's first cycle in the observation schedule, 0 by default.
     seed : of the cold start and of what is drawn; the filter's own by default.
@@ -120,6 +122,9 @@ def prepare_record(
     first = record.first or 0 if first_cycle is None else first_cycle
     number = kept.number if kept else first
     remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
+
+    if compiled:
+        model = model.compiled(whole=not experiment.test_dropout)
 
     def run(progress: bool = False) -> Assimilated:
         start = kept or cold_state(

@@ -45,6 +45,21 @@ def can_compile() -> bool:
     return True
 
 
+class _Compiled:
+    """A function as one compiled program; where it cannot be one, the function itself, and a warning says why."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.plain, self.function = function, torch.compile(function, fullgraph=True, dynamic=False)
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self.function(*arguments)
+        except Exception as error:  # of many kinds; one of the function itself comes again below
+            warnings.warn(f"Not compiled, slower: {str(error).splitlines()[0]}", stacklevel=4)
+            self.function = self.plain
+            return self.plain(*arguments)
+
+
 class Carry(NamedTuple):
     """What a filter knows before an observation.
 
@@ -66,6 +81,20 @@ class Carry(NamedTuple):
     def tensors(self) -> dict[str, Tensor]:
         """Its parts by name, without one that is not carried."""
         return {name: part for name, part in self._asdict().items() if part is not None}
+
+
+class Received(NamedTuple):
+    """What arrives at a cycle; see :class:`~assim_lib.analyses.AnalysisInput`.
+
+    known : which entries come from an instrument whose operator may be used.
+    """
+
+    observation: Float[Tensor, "*batch channel site"]
+    mask: Float[Tensor, "*batch channel site"]
+    known: Float[Tensor, "*batch channel site"]
+    error: Float[Tensor, "channel site"]
+    error_variance: Float[Tensor, "channel site"]
+    phase: Int[Tensor, "*batch"]
 
 
 class AmortizedFilter(nn.Module):
@@ -107,6 +136,7 @@ class AmortizedFilter(nn.Module):
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
         self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
         self._steps = dynamics.flow
+        self._compiled: Callable[..., Any] | None = None
         self.lag, self.lag_warmup, self.clamp = lag, lag_warmup, clamp
         self.register_buffer("climatology", climatology)
         entries, error = torch.arange(observation_model.period), observation_model.standard_deviation
@@ -149,26 +179,34 @@ class AmortizedFilter(nn.Module):
         other.analysis.members = members
         return other
 
-    def compiled(self) -> "AmortizedFilter":
+    def compiled(self, whole: bool = False) -> "AmortizedFilter":
         """The same filter with its network and its model steps compiled: the same numbers, but for rounding, sooner.
 
         Its weights are shared: what trains one trains the other. The first cycles of every new shape of a batch take
         up to a minute. Without a C++ compiler it is as fast as before, and a warning says so. A network with dropout
         stays as it is: its random draws would break it into many small pieces.
+
+        Parameters
+        ----------
+        whole : compile a cycle as one program, for runs without gradients and without dropout.
         """
         other = self._twin()
-        if can_compile():
-            other._steps = torch.compile(self.dynamics.flow)
-            # A network of a reader's own need not know of dropout.
-            if not getattr(self.analysis.trunk, "dropout", 0.0):
-                other.analysis._modules = dict(self.analysis._modules)
-                other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
+        if not can_compile():
+            return other
+        if whole:
+            other._compiled = _Compiled(other._advance)
+            return other
+        other._steps = torch.compile(self.dynamics.flow)
+        # A network of a reader's own need not know of dropout.
+        if not getattr(self.analysis.trunk, "dropout", 0.0):
+            other.analysis._modules = dict(self.analysis._modules)
+            other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
         return other
 
     def _twin(self) -> "AmortizedFilter":
         # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
         other = copy(self)
-        other._modules = dict(self._modules)
+        other._modules, other._compiled = dict(self._modules), None
         other.analysis = copy(self.analysis)
         return other
 
@@ -239,18 +277,38 @@ class AmortizedFilter(nn.Module):
         grows = age is not None and self.lag_at(age + 1) > lag
         phase = (torch.as_tensor(number, device=carry.base.device) % len(self.schedule)).expand(carry.base.shape[:-3])
         mask = self.schedule[phase] * observation.isfinite()
+        received = Received(
+            observation=torch.where(mask > 0, observation, 0.0),
+            mask=mask,
+            known=self.known[phase],
+            error=self.error if error is None else error,
+            error_variance=self.error_variance if error is None else error.square(),
+            phase=phase,
+        )
+        # While the lag grows every few cycles are another program: not worth compiling.
+        advance = self._advance if self._compiled is None or lag < self.lag or grows else self._compiled
+        following, analysis, base, covariance = advance(carry, received, lag, grows, generator)
+        if sample is not None:
+            ensemble = self.flow(self._bounded(sample(base, covariance)), lag)
+            analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
+        return following, analysis
+
+    def _advance(
+        self, carry: Carry, received: Received, lag: int, grows: bool, generator: torch.Generator | None
+    ) -> tuple[Carry, Tensor, Tensor, Tensor | None]:
+        """A cycle: what is carried on, the analysis, and the corrected base with its covariance."""
         predicted = self.observation_model.operator(carry.forecast)
         if self.observation_model.unknown:
-            predicted = predicted * self.known[phase].unsqueeze(-3)
+            predicted = predicted * received.known.unsqueeze(-3)
         given = AnalysisInput(
             base=carry.base,
             forecast=carry.forecast,
             predicted=predicted,
-            observation=torch.where(mask > 0, observation, 0.0),
-            mask=mask,
-            error=self.error if error is None else error,
-            error_variance=self.error_variance if error is None else error.square(),
-            phase=phase,
+            observation=received.observation,
+            mask=received.mask,
+            error=received.error,
+            error_variance=received.error_variance,
+            phase=received.phase,
             tendency=self.dynamics.tendency(carry.base),
             memory=carry.memory,
             covariance=carry.covariance,
@@ -258,18 +316,14 @@ class AmortizedFilter(nn.Module):
         )
         corrected, memory, covariance = self.analysis(given, generator)
         base = self._bounded(corrected)
-        ensemble = None if sample is None else self.flow(self._bounded(sample(base, covariance)), lag)
-        following = self.flow(base)
+        following, later = self.flow(base), covariance
         if covariance is not None and not grows:
-            following, covariance = self.analysis.forecast(base, covariance, self.flow)
+            following, later = self.analysis.forecast(base, covariance, self.flow)
             following = self._bounded(following)
         path = [base, following]
         for _ in range(lag):
             path.append(self.flow(path[-1]))
-        analysis = path[-2]
-        if ensemble is not None:
-            analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
-        return Carry(path[0 if grows else 1], path[-1], memory, covariance), analysis
+        return Carry(path[0 if grows else 1], path[-1], memory, later), path[-2], base, covariance
 
     @torch.no_grad()
     def spun_up(
@@ -300,6 +354,7 @@ def assimilate(
     near: Float[Tensor, "*batch channel site"] | None = None,
     draws: int = 0,
     progress: bool = False,
+    compiled: bool = False,
 ) -> Float[Tensor, "*batch cycle member channel site"]:
     """Run a filter from a cold start along a record of observations; return the analysis ensembles.
 
@@ -313,12 +368,15 @@ def assimilate(
     near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
     draws : of a filter that carries a covariance in place of members, return so many members that are drawn from it,
         with the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
+    compiled : run a compiled filter, see :meth:`AmortizedFilter.compiled`; it takes a minute to compile one.
 
     Raises
     ------
     ValueError : if the observations are no numbers, or not of the filter's channels and sites.
     """
     observations = as_observations(observations, *model.climatology.shape[-2:])
+    if compiled:
+        model = model.compiled(whole=not dropout)
     batch, device = observations.shape[:-3], model.climatology.device
     carry = model.cold_start(*batch, generator=generator, near=near)
     observations = observations.to(model.climatology)

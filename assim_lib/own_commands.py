@@ -84,6 +84,7 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-outliers", action="store_true", help="leave out what is ten deviations off its forecast"
     )
+    parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in long records")
     with_reading(parser)
     parser.add_argument("--checkpoints", type=Path, help="folder of the filter, if not data/checkpoints")
     parser.add_argument("--first-cycle", type=count, help="number of the first cycle in the observation schedule")
