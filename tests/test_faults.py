@@ -9,17 +9,14 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-import torch
 import xarray as xr
-from small import Quick, generator
+from small import Quick
 from small_runs import tiny
 
 from assim_lib import storage, twin
-from assim_lib.filter import assimilate
 from assim_lib.storage import atomic_path, netcdf_bytes, why_not_writable, write_bytes, write_json
-from assim_lib.systems import register_system
 from assim_lib.training.build import build_filter
-from assim_lib.training.checkpoints import checkpoint_path, load_filter, save_checkpoint
+from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
 from assim_lib.twin import cached, load_trajectories, read_manifest, save_trajectories, simulate
 
 
@@ -131,23 +128,6 @@ def test_a_name_that_leads_out_of_the_project_is_not_followed(home, command, unc
     finally:
         path.unlink()
         path.with_suffix(".json").unlink()
-
-
-def test_a_convolutional_filter_is_used_on_a_larger_ring(home, unchecked_shapes, readers_cell, tmp_path):
-    @register_system
-    @dataclass(frozen=True)
-    class Larger(Quick):
-        sites: int = 60
-        name = "larger"
-
-    chosen = tiny("hybrid", 3)
-    path = checkpoint_path(chosen.name, tmp_path)
-    save_checkpoint(build_filter(chosen), path, {"experiment": chosen.model_dump()})
-    _, model = load_filter(path, system="larger")
-    assert model.climatology.shape[1:] == (1, 60)
-    assert torch.equal(model.climatology, build_filter(chosen.changed(system="larger")).climatology)
-    observations = 2 + 3 * torch.randn((3, 1, 60), generator=generator())
-    assert assimilate(model, observations, generator()).isfinite().all()
 
 
 def test_a_system_of_ones_own_may_have_settings_of_any_type(own_cache, readers_cell):
