@@ -234,7 +234,7 @@ def test_it_rests_while_nobody_looks(visit: Callable[..., Page], address: str):
 
 def test_a_screen_reader_is_told(visit: Callable[..., Page], address: str):
     page = visit(f"{address}/book/live.html")
-    status = page.get_by_role("status")
+    status = page.locator('[data-part="summary"]')
     page.wait_for_function("document.querySelector('[role=status]').textContent.startsWith('Time')")
     first = status.text_content()
     page.wait_for_timeout(1500)

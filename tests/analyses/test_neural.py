@@ -159,3 +159,15 @@ def test_the_recurrent_sees_what_the_forecast_missed():
     x = given(analysis)
     missed = (x.observation - x.predicted) / x.error * x.mask
     assert any(torch.allclose(column, missed[:, 0]) for column in features_of(analysis, x).movedim(-1, 0))
+
+
+def test_the_recurrent_sees_the_error_where_it_is_asked_to():
+    analysis = small_analysis("recurrent", 2, sees_error=True)
+    x = given(analysis)
+    columns = features_of(analysis, x).movedim(-1, 0)
+    assert analysis.weighs_errors
+    assert not small_analysis("recurrent", 2).weighs_errors
+    error = (x.error / analysis.std).expand_as(x.base)[:, 0]
+    missed = ((x.observation - x.predicted) * x.mask / analysis.std)[:, 0]
+    for expected in (error.log(), missed):
+        assert any(torch.allclose(column, expected) for column in columns)
