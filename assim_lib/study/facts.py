@@ -60,7 +60,7 @@ def facts() -> dict[str, str]:
     from assim_lib.study import paper  # it draws on this module's neighbours, and few need it
 
     full, original = Setting("l96"), ["original", "gated"]
-    (row,) = (row for row in paper.reproduction().dropna(subset="published").itertuples())
+    row: Any = next(paper.reproduction().dropna(subset="published").itertuples())
     table = headline().dropna(subset=["classical", "reference"])
     extended = best(full, analysis="extended", method="amortized")
     before, after = score_of_training(FIXED_QUARTER)

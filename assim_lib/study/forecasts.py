@@ -108,7 +108,7 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
         analysis = _analysis(result, twin, progress)
         kinds.append(_told(result.label, file, forecast_errors(analysis, twin)))
         if result.baseline and result.baseline.corrections:
-            own = {name: result.baseline.hyperparameters[name] for name in ("bias", "damping")}
+            own = {name: float(result.baseline.hyperparameters[name]) for name in ("bias", "damping")}
             errors = forecast_errors(analysis, twin, flow=model_flow(setting, **own))
             kinds.append(_told(f"{result.label}, which forecasts", file, errors))
     path = skill_path(setting)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
@@ -34,13 +35,14 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
     """
     rows = table.astype(object)
     for place in range(len(rows)):
-        numbers = pd.to_numeric(table[list(best or ())].iloc[place], errors="coerce").dropna()
-        for name, value in table.iloc[place].items():
+        cells: dict[Any, Any] = table.iloc[place].to_dict()
+        numbers = [cells[name] for name in best or () if not pd.isna(cells[name])]
+        for column, (name, value) in enumerate(cells.items()):
             text = short(value) if isinstance(value, float) else str(value)
-            winner = len(numbers) > 1 and name in numbers.index and value == numbers.min()
-            rows.iat[place, table.columns.get_loc(name)] = f"**{text}**" if winner else text
+            winner = len(numbers) > 1 and name in (best or ()) and value == min(numbers)
+            rows.iat[place, column] = f"**{text}**" if winner else text
     lines = [["", *map(str, rows.columns)], [":---", *["---:"] * len(rows.columns)]]
-    lines += [[str(name), *row] for name, row in zip(rows.index, rows.to_numpy(), strict=True)]
+    lines += [[str(row[0]), *map(str, row[1:])] for row in rows.itertuples()]
     return Markdown("\n".join([f"*{caption}*", "", *(f"| {' | '.join(line)} |" for line in lines)]))
 
 
@@ -54,10 +56,10 @@ def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
     ----------
     scores : rows of the table of scores.
     """
-    chosen = scores.dropna(subset="rmse").sort_values("validation_rmse")
+    chosen = pd.DataFrame(scores.dropna(subset="rmse").sort_values("validation_rmse"))
     kind = chosen.analysis.fillna(chosen.method) + (chosen.m > LARGE).map({True: " large", False: ""})
-    rows = chosen[~kind.duplicated()].sort_values("rmse")
+    rows = pd.DataFrame(chosen[~kind.duplicated()]).sort_values("rmse")
     shown = rows.assign(RMSE=intervals(rows), CRPS=rows.crps, m=rows.m.astype(str))
     shown["spread"] = rows.spread.where(rows.spread > 0)
     shown["before training"] = rows.untrained_rmse
-    return shown.set_index("label")[["m", "RMSE", "before training", "spread", "CRPS"]]
+    return pd.DataFrame(shown.set_index("label")[["m", "RMSE", "before training", "spread", "CRPS"]])
