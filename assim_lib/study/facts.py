@@ -60,7 +60,7 @@ def facts() -> dict[str, str]:
     from assim_lib.study import paper  # it draws on this module's neighbours, and few need it
 
     full, original = Setting("l96"), ["original", "gated"]
-    row: Any = next(paper.reproduction().dropna(subset="published").itertuples())
+    (row,) = paper.reproduction().dropna(subset="published").to_dict("records")
     table = headline().dropna(subset=["classical", "reference"])
     extended = best(full, analysis="extended", method="amortized")
     before, after = score_of_training(FIXED_QUARTER)
@@ -69,8 +69,8 @@ def facts() -> dict[str, str]:
     return {
         "letkf10_full": error(best(full, method="LETKF", m=10)),
         "classical_full": error(best_classical(full)),
-        "paper_published": short(row.published),
-        "paper_here": short(min(row.original, row.gated)),
+        "paper_published": short(row["published"]),
+        "paper_here": short(min(row["original"], row["gated"])),
         "paper_full": error(best(full, analysis=original, method=["amortized", "amortized_original"])),
         "extended_full": error(extended),
         "extended_full_untrained": short(extended.untrained_rmse),
