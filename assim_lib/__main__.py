@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from assim_lib.own_commands import READING, assimilate, assimilate_parser, count, positive, train_on, with_reading
-from assim_lib.storage import IntegrityError
+from assim_lib.storage import IntegrityError, OtherRunError
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
 Work = Callable[[], Iterable[Path]]
 
+# What is found right before anything is computed, and what may still come then: no mistakes of the program.
 _MISTAKES = (ValueError, LookupError, OSError, IntegrityError)
+_ACCIDENTS = (IntegrityError, OtherRunError, OSError, FloatingPointError)
 
 
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -78,7 +80,7 @@ def test_sets(system: str, step_size: float, again: bool) -> Work:
             f"system = {dynamics.name!r} with step_size = {step_size:g} is frozen already, and all its scores refer to "
             "that truth; replace it with --again."
         )
-    return lambda: (freeze(dynamics, step_size, split) for split in wanted)
+    return lambda: (freeze(dynamics, step_size, split, again=again) for split in wanted)
 
 
 def train_parser(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +99,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
     parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
     with_reading(parser)
-    parser.add_argument("--checkpoints", type=Path, help="folder for a filter of your own record (data/checkpoints)")
+    parser.add_argument("--checkpoints", type=_folder, help="folder for a filter of your own record (data/checkpoints)")
     for name, field in Experiment.model_fields.items():
         if name in ("experiment", "record"):
             continue
@@ -297,14 +299,19 @@ def main() -> None:
     try:
         for path in work():
             print("wrote", path)
-    # A full disk and a training that learns nothing are no mistakes of the program.
-    except (IntegrityError, OSError, FloatingPointError) as error:
+    except _ACCIDENTS as error:
         _refuse(name, error)
 
 
 def _refuse(name: str, error: Exception) -> NoReturn:
     """End as argparse does where an argument is wrong."""
-    print(f"assim_lib {name}: {error}", file=sys.stderr)
+    sentence = str(error)
+    if isinstance(error, OSError) and error.errno:
+        sentence = (
+            f"{error.filename or 'a file'} cannot be read or written: {error.strerror}; see that it may be and that "
+            "there is room, then run the command again."
+        )
+    print(f"assim_lib {name}: {sentence}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 READING = ("variable", "error", "fill_value", "interval")  # how a record is read
 
 
-def count(text: str, least: int = 0) -> int:
-    """A whole number that is not too small, of an argument."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number ≥ {least}")
+def count(text: str, least: int = 0, most: int = 2**32 - 1) -> int:
+    """A whole number within bounds, of an argument."""
+    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} to {most}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number ≥ 1, of an argument."""
-    return count(text, least=1)
+    """A number of threads, processes or repetitions, of an argument."""
+    return count(text, least=1, most=1024)
 
 
 def train_on(

@@ -32,6 +32,10 @@ class IntegrityError(RuntimeError):
     """A stored file is not what its checksum says it should be."""
 
 
+class OtherRunError(ValueError):
+    """What is stored belongs to a run with other options."""
+
+
 def data_dir() -> Path:
     """The folder of frozen test sets, checkpoints and results.
 
@@ -55,8 +59,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     It ends in ``.tmp``, so that nobody who lists the folder's files by their ending meets it. Those that killed runs
     left a day ago or longer are removed.
+
+    Raises
+    ------
+    OSError : if it cannot be written; it names ``path``.
     """
     path = Path(path)
+    try:
+        with _temporary(path) as temporary:
+            yield temporary
+    except OSError as error:
+        # A full disk names no file, and the name of the temporary one says nothing to a reader.
+        if error.errno and (error.filename is None or str(error.filename).endswith(".tmp")):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.stem)}-*.tmp"):
         with suppress(FileNotFoundError):  # another process may sweep as well

@@ -94,15 +94,29 @@ def _attribute(value: Any) -> str | int | float:
     return value if plain else json.dumps(value, default=repr)
 
 
-def save_trajectories(dataset: xr.Dataset, path: Path) -> None:
+def save_trajectories(dataset: xr.Dataset, path: Path, again: bool = True) -> None:
     """Write a trajectory file and its line in the folder's ``SHA256SUMS``, each atomically.
 
     The line is first: killed between the two, a file is missing, and is made again. A file without its line is damage.
     Whoever else writes to the folder waits, so that no line is lost.
+
+    Parameters
+    ----------
+    again : whether another truth may take the place of one that has a line already.
+
+    Raises
+    ------
+    IntegrityError : if it may not, and would.
     """
     content = netcdf_bytes(dataset)
     with _locked(path.parent):
-        sums = read_manifest(path.parent) | {path.name: hashlib.sha256(content).hexdigest()}
+        sums, checksum = read_manifest(path.parent), hashlib.sha256(content).hexdigest()
+        if not again and sums.get(path.name, checksum) != checksum:
+            raise IntegrityError(
+                f"{path.name} is missing, and comes out otherwise on this machine than its line in {MANIFEST} says; "
+                "restore it from the repository, or replace it, and all scores that refer to it, with --again."
+            )
+        sums[path.name] = checksum
         lines = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))
         write_bytes(path.parent / MANIFEST, lines.encode())
         write_bytes(path, content)
@@ -252,11 +266,16 @@ def trajectory_path(system: str, step_size: float, split: str, folder: Path | No
     return (folder or data_dir() / "test_sets") / f"{system}-dt{step_size:g}-{split}.nc"
 
 
-def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None = None) -> Path:
-    """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``)."""
+def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None = None, again: bool = True) -> Path:
+    """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``).
+
+    Parameters
+    ----------
+    again : as in :func:`save_trajectories`.
+    """
     path = trajectory_path(dynamics.name, step_size, split, folder)
     dataset = simulate(dynamics, step_size, BURN_IN + CYCLES[split], 1, FROZEN[split], progress=True)
-    save_trajectories(dataset.assign_attrs(burn_in=BURN_IN, split=split), path)
+    save_trajectories(dataset.assign_attrs(burn_in=BURN_IN, split=split), path, again)
     return path
 
 
@@ -286,8 +305,17 @@ def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
     Parameters
     ----------
     split : ``"test"`` or ``"validation"``.
+
+    Raises
+    ------
+    IntegrityError, FileNotFoundError : if the frozen file is damaged or lost: no other truth takes its place.
     """
     path, frozen = trajectory_path(setting.system, setting.step_size, split), is_frozen(setting, split)
+    if not frozen and any(is_frozen(setting, other) for other in CYCLES):
+        raise IntegrityError(
+            f"{path.name} is missing beside the other truth of its setting; restore it from the repository, or "
+            "complete the two with `python -m assim_lib test-sets`."
+        )
     if frozen:
         dataset = load_trajectories(path)
     else:

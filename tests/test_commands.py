@@ -20,6 +20,8 @@ from assim_lib.training.trainer import NothingLearnedError
     ("line", "sentence"),
     [
         ("test-sets --system l97", "system = 'l97' is not registered (did you mean 'l96'?); known: "),
+        ("test-sets --step-size inf", "step_size = inf must be a positive multiple"),
+        ("test-sets --step-size nan", "step_size = nan must be a positive multiple"),
         ("test-sets --step-size 0.07", "step_size = 0.07 must be a positive multiple"),
         ("test-sets --system ks --step-size 1", "system = 'ks' with step_size = 1 is frozen already"),
         ("train l97", "experiment = 'l97' is not known"),
@@ -46,10 +48,12 @@ def test_what_cannot_be_is_one_sentence(command, line, sentence):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("baselines --processes 0", "'0' must be a whole number ≥ 1"),
-        ("train l96_conv --curve-points -3", "'-3' must be a whole number ≥ 0"),
-        ("train l96_conv --curve-points two", "'two' must be a whole number ≥ 0"),
-        ("stress a --threads 0", "'0' must be a whole number ≥ 1"),
+        ("baselines --processes 0", "'0' must be a whole number from 1 to 1024"),
+        ("train l96_conv --curve-points -3", "'-3' must be a whole number from 0 to 4294967295"),
+        ("train l96_conv --curve-points two", "'two' must be a whole number from 0 to 4294967295"),
+        ("stress a --threads 0", "'0' must be a whole number from 1 to 1024"),
+        ("stress a --threads 99999", "'99999' must be a whole number from 1 to 1024"),
+        ("assimilate a b.nc c.nc --seed 4294967296", "'4294967296' must be a whole number from 0 to 4294967295"),
         ("train", "the following arguments are required: experiment"),
         ("train l96_conv --noize 1", "unrecognized arguments: --noize 1"),
         ("train l96_conv --m ten", "argument --m: invalid int value: 'ten'"),

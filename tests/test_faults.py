@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 
 import pytest
 import xarray as xr
-from small import Quick
+from small import SETTING, Quick
 from small_runs import tiny
 
 from assim_lib import storage, twin
 from assim_lib.storage import atomic_path, netcdf_bytes, why_not_writable, write_bytes, write_json
+from assim_lib.study.results import load_scores
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
-from assim_lib.twin import cached, load_trajectories, read_manifest, save_trajectories, simulate
+from assim_lib.twin import cached, load_trajectories, read_manifest, save_trajectories, simulate, trajectory_path
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +90,12 @@ def test_where_nothing_can_be_written_is_known_before(tmp_path):
     assert why_not_writable(tmp_path / "file" / "x") != ""
 
 
-@pytest.mark.parametrize("line", ["train l96_conv --runs /dev/null/x", "stress a --runs /dev/null/x"])
+@pytest.mark.parametrize("line", ["train l96_conv --runs", "stress a --runs", "train l96_conv --checkpoints"])
 def test_a_run_that_could_not_be_kept_does_not_begin(command, line):
-    code, _, error = command(line)
+    code, _, error = command(f"{line} /dev/null/x")
     assert code == 2
-    assert "argument --runs: '/dev/null/x' cannot be written to: /dev/null is no folder that can" in error
+    option = line.split()[-1]
+    assert f"argument {option}: '/dev/null/x' cannot be written to: /dev/null is no folder that can" in error
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"sha256": 3}', b'{"experiment": {}}'])
@@ -153,3 +155,71 @@ def test_a_console_of_few_letters_shows_the_help(encoding):
     )
     assert shown.returncode == 0, shown.stderr
     assert b"a whole number from 0 to" in b" ".join(shown.stdout.split())
+
+
+def test_a_truth_that_is_lost_is_made_again_as_it_was_or_not_at_all(truth, tmp_path):
+    """Chaos: on another machine it is another one, and the scores refer to that of the line."""
+    path = tmp_path / "truth.nc"
+    save_trajectories(truth, path)
+    path.unlink()
+    with pytest.raises(storage.IntegrityError, match=r"^truth\.nc is missing, and comes out otherwise on this machine"):
+        save_trajectories(truth + 1, path, again=False)
+    assert not path.exists()
+    save_trajectories(truth, path, again=False)
+    xr.testing.assert_identical(load_trajectories(path), truth)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "/x/.a-1.tmp")]
+)
+def test_what_cannot_be_written_is_named_and_in_one_sentence(command, tmp_path, monkeypatch, error):
+    """By the command too; not by its temporary name, whatever the system says."""
+
+    def write():
+        with atomic_path(tmp_path / "a.json"):
+            raise error
+
+    monkeypatch.setattr("assim_lib.study.results.write_scores", write)
+    code, _, said = command("scores")
+    assert code == 2
+    assert said == (
+        f"assim_lib scores: {tmp_path}/a.json cannot be read or written: {error.strerror}; see that it may be and that "
+        "there is room, then run the command again.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_of_another_and_a_damaged_plan_are_one_sentence(command, tmp_path, monkeypatch):
+    def refused(*_):
+        raise storage.OtherRunError("it belongs to another run.")
+
+    plan = tmp_path / "ablation" / "recipe-seed7" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b"{")
+    assert command(f"ablate recipe --seed 7 --runs {tmp_path}")[2].startswith(
+        "assim_lib ablate: plan.json is no Plan: "
+    )
+    monkeypatch.setattr("assim_lib.study.ablation.ablate", refused)
+    assert command("ablate recipe --seed 7")[::2] == (2, "assim_lib ablate: it belongs to another run.\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"step_size,noise\nx,1\n"])
+def test_a_damaged_table_of_scores_is_one_sentence(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "scores.csv").write_bytes(content)
+    with pytest.raises(storage.IntegrityError, match=r"^scores\.csv is damaged \([^\n]+; make it again with [^\n]+$"):
+        load_scores()
+
+
+@pytest.mark.parametrize(("lost", "left"), [("test", "validation"), ("validation", "test")])
+def test_beside_one_frozen_truth_no_other_is_simulated(truth, tmp_path, monkeypatch, lost, left):
+    """File and line are lost; the other split says that they were there."""
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("ASSIM_CACHE", str(tmp_path / "cache"))
+    save_trajectories(truth, trajectory_path("l96", 0.1, left))
+    with pytest.raises(
+        storage.IntegrityError, match=rf"^l96-dt0\.1-{lost}\.nc is missing beside the other truth of its"
+    ):
+        SETTING.load(lost)
+    assert not (tmp_path / "cache").exists()

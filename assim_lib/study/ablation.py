@@ -5,7 +5,6 @@ not the same number of updates: what is slower must be better by that much. Scor
 has no part in the choice of a recipe.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from assim_lib.records import Record, StoredScores
-from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
 from assim_lib.study.results import Provenance
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import stored_experiment
@@ -107,6 +106,13 @@ class Variant(Record):
     scored: Provenance
 
 
+class Plan(Record):
+    """How long an interrupted run was to be when it began."""
+
+    updates: int
+    budget: float
+
+
 def variant(name: str, seed: int = 0, **options: Any) -> Experiment:
     """The experiment of a variant.
 
@@ -151,13 +157,15 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
 
     Raises
     ------
-    ValueError : if the result, or the unfinished run, of that name is of other options than the variant has now.
+    OtherRunError : if the result, or the unfinished run, of that name is of other options than the variant has now.
     """
     path = ablation_path(name, seed)
     if path.exists():
         stored = stored_experiment(Variant.read(path).model_dump())  # options that came later included
         if stored != variant(name, seed, updates=stored.updates):
-            raise ValueError(f"{path} is of other options than {name!r} has now; remove it to have it trained again.")
+            raise OtherRunError(
+                f"{path} is of other options than {name!r} has now; remove it to have it trained again."
+            )
         return path
     folder = runs / "ablation" / path.stem
     # An interrupted run goes on with the number of updates it began with; `train` refuses one that began otherwise.
@@ -165,8 +173,8 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
     if not plan.exists():
         updates = max(1, round(budget / seconds_per_update(variant(name, seed))))
         write_json(plan, {"updates": updates, "budget": budget})
-    planned = json.loads(plan.read_text())
-    experiment = variant(name, seed, updates=planned["updates"])
+    planned = Plan.read(plan)
+    experiment = variant(name, seed, updates=planned.updates)
     model, record = train(experiment, folder, curve_points=10, progress=progress)
     validation, milliseconds = score(experiment, model, "validation")
     result = Variant(
@@ -175,7 +183,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
         changed=VARIANTS[name],
         validation=validation,
         ms_per_cycle=milliseconds,
-        budget=planned["budget"],
+        budget=planned.budget,
         **record,
         scored=Provenance(**provenance(str(experiment.torch_device))),
     )

@@ -20,7 +20,7 @@ from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.records import Record
 from assim_lib.seeds import STRESS
-from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
 from assim_lib.study.transfer import place_of, transfer
 from assim_lib.systems import system_of
 from assim_lib.tensor_files import load_tensors, save_tensors
@@ -185,7 +185,7 @@ class _Runs:
     def load(self, path: Path) -> None:
         header, tensors = load_tensors(path, "state of a long run")
         if header.get("owner") != self.owner or len(tensors["truth"]) != len(self.truth):
-            raise ValueError(
+            raise OtherRunError(
                 f"{path} belongs to a run of another filter, or of other starts; remove it to begin again."
             )
         self.blocks = json.loads(header["blocks"])

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from assim_lib.classical.baseline import Baseline, Hyperparameters
 from assim_lib.records import Number, Record, StoredScores
 from assim_lib.setting import SETTING_COLUMNS, Setting
-from assim_lib.storage import atomic_path, data_dir, write_json
+from assim_lib.storage import IntegrityError, atomic_path, data_dir, write_json
 
 COLUMNS = [
     *SETTING_COLUMNS, "method", "m", "label", "analysis", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
@@ -187,8 +187,20 @@ def write_scores() -> Path:
 
 
 def load_scores(**wanted: Any) -> pd.DataFrame:
-    """The rows of ``scores.csv`` that are wanted, e.g. ``load_scores(system="l96", method=["LETKF", "iEnKS"])``."""
-    return select(pd.read_csv(results_dir() / "scores.csv", dtype={"step_size": float, "noise": float}), **wanted)
+    """The rows of ``scores.csv`` that are wanted, e.g. ``load_scores(system="l96", method=["LETKF", "iEnKS"])``.
+
+    Raises
+    ------
+    IntegrityError : if the file is no table of scores.
+    """
+    path = results_dir() / "scores.csv"
+    try:
+        table = pd.read_csv(path, dtype={"step_size": float, "noise": float})
+    except ValueError as error:  # whatever pandas makes of a damaged file
+        raise IntegrityError(
+            f"{path.name} is damaged ({str(error).splitlines()[0]}); make it again with `python -m assim_lib scores`."
+        ) from None
+    return select(table, **wanted)
 
 
 def select(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

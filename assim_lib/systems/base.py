@@ -11,6 +11,7 @@ that none of them suits has its own ``flow``, as :class:`~assim_lib.systems.kura
 does.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, TypeVar
@@ -81,7 +82,7 @@ class Dynamics(ABC):
         ------
         ValueError : if ``step_size`` is not a whole, positive multiple of ``dt``.
         """
-        steps = round(step_size / self.dt)
+        steps = round(step_size / self.dt) if math.isfinite(step_size / self.dt) else 0
         if steps < 1 or abs(steps * self.dt - step_size) > 1e-9:
             raise ValueError(f"step_size = {step_size} must be a positive multiple of the integration step {self.dt}.")
         return steps
@@ -153,7 +154,7 @@ def system_of(name: str, dt: float | None = None) -> Dynamics:
     system = SYSTEMS.find(name)()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings
     if dt is None:
         return system
-    if not dt > 0:
+    if not 0 < dt < math.inf:
         raise ValueError(f"dt = {dt} must be greater than 0.")
     return replace(system, dt=dt)
 

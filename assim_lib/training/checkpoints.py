@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assim_lib.analyses import Normalization
 from assim_lib.filter import AmortizedFilter
-from assim_lib.storage import IntegrityError, atomic_path, data_dir, sha256, verify, write_json
+from assim_lib.storage import IntegrityError, OtherRunError, atomic_path, data_dir, sha256, verify, write_json
 from assim_lib.tensor_files import load_tensors
 from assim_lib.training.build import build_filter
 from assim_lib.training.experiment import Experiment, ParameterError, validated
@@ -135,7 +135,7 @@ def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict
 
     Raises
     ------
-    ValueError : if the file belongs to a run with other options.
+    OtherRunError : if the file belongs to a run with other options.
     IntegrityError : if it is no such file, or damaged.
     """
     header, tensors = load_tensors(path, "state of a run")
@@ -144,5 +144,5 @@ def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict
     except ValidationError:
         same = False
     if not same:
-        raise ValueError(f"{path} belongs to a run with other options; choose another folder, or remove it.")
+        raise OtherRunError(f"{path} belongs to a run with other options; choose another folder, or remove it.")
     return header, tensors
