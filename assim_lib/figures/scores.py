@@ -239,7 +239,7 @@ def forecast_skill(table: pd.DataFrame) -> Figure:
         later = rows[rows.lead > 0].set_index("lead").rmse
         ratio.plot(later / reference[later.index], **line)
     error.set(xlabel="lead (cycles)", ylabel="RMSE of the forecast")
-    ratio.set(xlabel="lead (cycles)", ylabel=f"divided by that from {groups[0][0]}", yscale="log")
+    ratio.set(xlabel="lead (cycles)", ylabel=f"relative to {groups[0][0]}", yscale="log")
     plain_numbers(ratio.yaxis)
     legend_of_all(figure, loc="outside upper center", ncols=2)
     return figure
