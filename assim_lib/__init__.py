@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from assim_lib.training.experiment import Experiment, ParameterError, configure
     from assim_lib.training.run import train
     from assim_lib.training.validation import run_filter, score
-    from assim_lib.twin import TwinExperiment, simulate
+    from assim_lib.trajectories import simulate
+    from assim_lib.twin import TwinExperiment
 
 _WHERE = {
     "analyses": ("Analysis", "AnalysisInput", "Corrected", "register_analysis"),
@@ -41,7 +42,8 @@ _WHERE = {
     "training.experiment": ("Experiment", "ParameterError", "configure"),
     "training.run": ("train",),
     "training.validation": ("run_filter", "score"),
-    "twin": ("TwinExperiment", "simulate"),
+    "trajectories": ("simulate",),
+    "twin": ("TwinExperiment",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

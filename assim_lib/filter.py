@@ -16,10 +16,9 @@ With :math:`L=0` this is the textbook forecast–analysis cycle. With :math:`L>0
 of a model trajectory, and an observation corrects the past through the dynamics, as in the iEnKS.
 """
 
-import warnings
 from collections.abc import Callable
 from copy import copy
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -29,35 +28,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from assim_lib.analyses import Analysis, AnalysisInput
+from assim_lib.compiled import Compiled, can_compile
 from assim_lib.door import remark_on_what_is_far
 from assim_lib.observations import ObservationModel, as_observations
 from assim_lib.systems import Dynamics
-
-
-@cache
-def can_compile() -> bool:
-    """Whether PyTorch can compile on this machine; a warning says why not."""
-    try:
-        torch.compile(torch.square)(torch.ones(1))
-    except Exception as error:  # of many kinds: no compiler, a broken one, a platform that is not supported
-        warnings.warn(f"Not compiled, slower: {str(error).splitlines()[0]}", stacklevel=3)
-        return False
-    return True
-
-
-class _Compiled:
-    """A function as one compiled program; where it cannot be one, the function itself, and a warning says why."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.plain, self.function = function, torch.compile(function, fullgraph=True, dynamic=False)
-
-    def __call__(self, *arguments: Any) -> Any:
-        try:
-            return self.function(*arguments)
-        except Exception as error:  # of many kinds; one of the function itself comes again below
-            warnings.warn(f"Not compiled, slower: {str(error).splitlines()[0]}", stacklevel=4)
-            self.function = self.plain
-            return self.plain(*arguments)
 
 
 class Carry(NamedTuple):
@@ -194,7 +168,7 @@ class AmortizedFilter(nn.Module):
         if not can_compile():
             return other
         if whole:
-            other._compiled = _Compiled(other._advance)
+            other._compiled = Compiled(other._advance)
             return other
         other._steps = torch.compile(self.dynamics.flow)
         # A network of a reader's own need not know of dropout.

@@ -19,7 +19,8 @@ from assim_lib.networks import NETWORKS
 from assim_lib.observations import OBS_CONFS
 from assim_lib.storage import PACKAGE
 from assim_lib.systems import SYSTEMS
-from assim_lib.twin import BURN_IN, TwinExperiment, load_trajectories, save_trajectories
+from assim_lib.trajectories import load_trajectories, save_trajectories
+from assim_lib.twin import BURN_IN, TwinExperiment
 
 # Sums in another order round differently: tests that compare bits need one thread.
 torch.set_num_threads(1)

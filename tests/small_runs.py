@@ -16,7 +16,7 @@ from assim_lib.training.experiment import Experiment, configure
 from assim_lib.training.many_settings import training_settings
 from assim_lib.training.pool import FilterPool
 from assim_lib.training.trainer import Trainer
-from assim_lib.twin import observed, simulate
+from assim_lib.trajectories import observed, simulate
 
 PARTIAL = "every_4th_dim_partial_obs"
 NETWORK = {"hidden_size": 6, "blocks": 1, "kernel": 3, "memory": 3}

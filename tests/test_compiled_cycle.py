@@ -8,7 +8,8 @@ import torch
 from small import generator, shaken, small_filter
 from test_filter import PARTIAL, record
 
-from assim_lib.filter import assimilate, can_compile
+from assim_lib.compiled import can_compile
+from assim_lib.filter import assimilate
 
 
 @pytest.fixture

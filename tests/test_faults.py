@@ -13,12 +13,13 @@ import xarray as xr
 from small import SETTING, Quick
 from small_runs import tiny
 
-from assim_lib import storage, twin
+from assim_lib import storage, trajectories
 from assim_lib.storage import atomic_path, netcdf_bytes, why_not_writable, write_bytes, write_json
 from assim_lib.study.results import load_scores
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
-from assim_lib.twin import cached, load_trajectories, read_manifest, save_trajectories, simulate, trajectory_path
+from assim_lib.trajectories import cached, load_trajectories, read_manifest, save_trajectories, simulate
+from assim_lib.twin import trajectory_path
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_killed_between_two_writes_a_truth_is_made_again(truth, tmp_path, monkey
         write_bytes(where, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(twin, "write_bytes", write)
+        patch.setattr(trajectories, "write_bytes", write)
         if boundary < 2:
             with pytest.raises(KilledError):
                 save_trajectories(truth + 1, path)

@@ -17,20 +17,16 @@ from assim_lib.seeds import FROZEN
 from assim_lib.setting import Setting
 from assim_lib.storage import IntegrityError, data_dir, verify
 from assim_lib.systems import Lorenz96, TwoLevelLorenz96, forecast_model_of, register_system, system_of
-from assim_lib.twin import (
-    BURN_IN,
-    CYCLES,
+from assim_lib.trajectories import (
     MANIFEST,
     cached,
-    freeze,
     load_trajectories,
-    load_twin,
     observed,
     read_manifest,
     save_trajectories,
     simulate,
-    trajectory_path,
 )
+from assim_lib.twin import BURN_IN, CYCLES, freeze, load_twin, trajectory_path
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -21,7 +21,8 @@ from assim_lib.training.checkpoints import (
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import in_settings, scored_settings
 from assim_lib.training.validation import run_filter, score
-from assim_lib.twin import CYCLES, is_frozen, load_trajectories, trajectory_path
+from assim_lib.trajectories import load_trajectories
+from assim_lib.twin import CYCLES, is_frozen, trajectory_path
 
 RAREST_AGE = 1e-3  # the share of entries from which on an age is reported
 

@@ -18,7 +18,7 @@ from assim_lib.seeds import STRESS
 from assim_lib.systems import Dynamics, system_of
 from assim_lib.training.checkpoints import load_filter
 from assim_lib.training.experiment import Experiment
-from assim_lib.twin import observed, simulate
+from assim_lib.trajectories import observed, simulate
 
 SEGMENTS, CYCLES, SPINUP = 32, 300, 100  # of the short runs; the first cycles do not count
 

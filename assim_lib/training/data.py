@@ -11,7 +11,7 @@ from assim_lib.observations import observation_model
 from assim_lib.seeds import Purpose, generator_for, seed_for
 from assim_lib.systems import system_of
 from assim_lib.training.experiment import Experiment
-from assim_lib.twin import cached, observed
+from assim_lib.trajectories import cached, observed
 
 
 class TrainingData(NamedTuple):

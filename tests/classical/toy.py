@@ -8,7 +8,8 @@ from assim_lib.classical.baseline import Baseline
 from assim_lib.observations import observation_model
 from assim_lib.setting import Setting
 from assim_lib.systems import Lorenz96
-from assim_lib.twin import TwinExperiment, observed, simulate
+from assim_lib.trajectories import observed, simulate
+from assim_lib.twin import TwinExperiment
 
 FULL, PARTIAL = "full_obs", "every_4th_dim_partial_obs"
 STEP_SIZE = 0.1

@@ -16,7 +16,7 @@ from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, save_checkpoint
 from assim_lib.training.experiment import ParameterError
-from assim_lib.twin import observed, simulate
+from assim_lib.trajectories import observed, simulate
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from small_runs import advance, ring_data, ring_experiment, ring_filter
 from torch import nn
 
-from assim_lib.filter import can_compile
+from assim_lib.compiled import can_compile
 from assim_lib.networks import register_network
 from assim_lib.training.trainer import Trainer
 

@@ -10,7 +10,7 @@ from assim_lib.seeds import Purpose, seed_for
 from assim_lib.systems import Lorenz96
 from assim_lib.training.data import TrainingData, training_data
 from assim_lib.training.many_settings import training_settings
-from assim_lib.twin import cached
+from assim_lib.trajectories import cached
 
 pytestmark = pytest.mark.usefixtures("home")
 

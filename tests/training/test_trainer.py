@@ -26,7 +26,7 @@ from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.muon import Muon
 from assim_lib.training.trainer import NothingLearnedError, Trainer
-from assim_lib.twin import observed
+from assim_lib.trajectories import observed
 
 # Every analysis, with and without lag, a single member, dropout where it draws from the run's generator.
 OPTIONS = ({"dropout": 0.2}, {"lag": 2}, {"lag": 2}, {}, {"lag": 2}, {"lag": 2}, {"lag": 2})

@@ -1,0 +1,78 @@
+"""What networks are built of: sizes, windows on a ring, dropout; and the names that experiments call them by."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from assim_lib.registry import Registry
+
+
+class TrunkSizes(NamedTuple):
+    """What a trunk may need to know to be built.
+
+    sites : on the ring.
+    operators : period of the observation schedule.
+    hidden : width.
+    blocks : number of residual blocks; of the original networks, number of hidden layers.
+    kernel : window of each convolution, in sites, odd.
+    dropout : share of hidden channels dropped, whole channels at a time; only where a generator is given.
+    """
+
+    sites: int
+    operators: int = 1
+    hidden: int = 32
+    blocks: int = 3
+    kernel: int = 5
+    dropout: float = 0.0
+
+
+NETWORKS: Registry[type[nn.Module]] = Registry("network")
+register_network = NETWORKS.register
+
+
+class RingConv(nn.Module):
+    """A convolution over a ring, channels last.
+
+    Parameters
+    ----------
+    inputs, outputs : number of channels.
+    kernel : width of the window in sites, odd.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int):
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel = {kernel} must be odd, so that the window has a centre.")
+        self.reach = kernel // 2
+        self.linear = nn.Linear(inputs * kernel, outputs)
+        self._entries: dict[tuple[int, torch.device], Tensor] = {}
+
+    def forward(self, x: Float[Tensor, "*batch site inputs"]) -> Float[Tensor, "*batch site outputs"]:
+        windows = x.index_select(-2, self._windows(x.shape[-2], x.device))
+        return self.linear(windows.unflatten(-2, (x.shape[-2], -1)).flatten(-2))
+
+    def _windows(self, sites: int, device: torch.device) -> Int[Tensor, " entry"]:
+        """The sites around each site, one window after the other."""
+        if (sites, device) not in self._entries:
+            around = torch.arange(sites)[:, None] + torch.arange(-self.reach, self.reach + 1)
+            self._entries[sites, device] = (around % sites).flatten().to(device)
+        return self._entries[sites, device]
+
+
+def dropped(h: Tensor, shape: torch.Size, share: float, generator: torch.Generator | None) -> Tensor:
+    """Numbers dropped at random, as many alike as ``shape`` leaves out, and the others larger; none without a
+    generator.
+    """
+    if share == 0 or generator is None:
+        return h
+    kept = torch.rand(shape, generator=generator, device=generator.device) >= share
+    return h * kept.to(h.device) / (1 - share)
+
+
+def drop_channels(
+    h: Float[Tensor, "*batch site hidden"], share: float, generator: torch.Generator | None
+) -> Float[Tensor, "*batch site hidden"]:
+    """Dropout of whole channels, at all sites alike; none without a generator."""
+    return dropped(h, torch.Size((*h.shape[:-2], 1, h.shape[-1])), share, generator)
