@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from small import generator, shaken, small_filter
+from small import SITES, generator, shaken, small_filter
 from test_filter import PARTIAL, record
 
 from assim_lib.compiled import can_compile
@@ -62,8 +62,13 @@ def test_what_cannot_be_one_program_runs_as_it_is_and_a_sentence_says_so():
 
 
 @pytest.mark.usefixtures("unchecked_shapes", "traced")
-def test_a_mistake_in_a_compiled_cycle_is_still_a_mistake():
+def test_a_mistake_in_a_compiled_cycle_is_still_a_mistake(monkeypatch):
+    def mistaken(self, given, generator=None):
+        raise ValueError("a mistake of the analysis")
+
     model = small_filter()
+    monkeypatch.setattr(type(model.analysis), "forward", mistaken)
     carry = model.cold_start(generator=generator())
-    with pytest.warns(UserWarning, match="Not compiled"), pytest.raises(RuntimeError):
-        model.compiled(whole=True).cycle(carry, torch.zeros(1, 5, dtype=torch.float64), 0)
+    observation = torch.zeros(1, SITES, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="Not compiled"), pytest.raises(ValueError, match="a mistake of the analysis"):
+        model.compiled(whole=True).cycle(carry, observation, 0)
