@@ -64,6 +64,7 @@ STARTS: dict[tuple[str, str], dict[str, Any]] = {
         "leads": 2,
         "window": 10,
         "n_settings": 72,
+        "batch": 16,
         "pool": 16,
         "restart": 0.02,
     },
