@@ -1,8 +1,10 @@
 """From features to increments: networks that know nothing of time, ensembles or observations."""
 
 from assim_lib.networks.base import NETWORKS, RingConv, TrunkSizes, drop_channels, register_network
-from assim_lib.networks.original import OriginalEarlyTrunk, OriginalFeedForwardTrunk, OriginalTrunk
 from assim_lib.networks.residual import FeedForwardBank, FeedForwardTrunk, ResidualTrunk, RingConvTrunk
+
+# isort: split -- lists of networks begin with the usual one
+from assim_lib.networks.original import OriginalEarlyTrunk, OriginalFeedForwardTrunk, OriginalTrunk
 
 __all__ = [
     "NETWORKS",
