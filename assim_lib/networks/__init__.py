@@ -3,7 +3,8 @@
 from assim_lib.networks.base import NETWORKS, RingConv, TrunkSizes, drop_channels, register_network
 from assim_lib.networks.residual import FeedForwardBank, FeedForwardTrunk, ResidualTrunk, RingConvTrunk
 
-# isort: split -- lists of networks begin with the usual one
+# Lists of networks begin with the usual one.
+# isort: split
 from assim_lib.networks.original import OriginalEarlyTrunk, OriginalFeedForwardTrunk, OriginalTrunk
 
 __all__ = [
