@@ -27,7 +27,7 @@ INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install book executed test lint lock address clean test-sets train baselines scores bench
+.PHONY: help install book executed test lint lock address clean test-sets train baselines scores bench verify
 
 help: ## list what can be made
 	@echo "make <target>:"
@@ -75,7 +75,8 @@ train: ## train one experiment, publish its checkpoint and its scores: ARGS="l96
 baselines: ## score the classical methods on the frozen test sets
 scores: ## collect all results into data/results/scores.csv
 bench: ## measure what a cycle of each method costs: ARGS=--compiled
-test-sets train baselines scores bench: | $(INSTALLED)
+verify: ## score every published filter again, and name what has drifted: an hour; ARGS="--cycles 500" takes minutes
+test-sets train baselines scores bench verify: | $(INSTALLED)
 	$(BIN)/python -m assim_lib $@ $(ARGS)
 
 lock: | $(INSTALLED) ## write constraints.txt and environment.yml from the versions in .venv

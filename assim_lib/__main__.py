@@ -4,6 +4,7 @@ test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
 assimilate  run a published filter along observations of your own
 score       score published filters again, after a change of the library
+verify      score published filters again, and compare with what is stored; exit status 1 where one has drifted
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
 bench       measure what a cycle of each method costs
@@ -164,6 +165,33 @@ def score(name: list[str]) -> Work:
     return lambda: map(publish_again, name)
 
 
+def verify_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="*", help="of a checkpoint, without the ending; all by default")
+    parser.add_argument(
+        "--cycles", type=partial(count, least=200), help="scored cycles to compare, at least 200; all by default"
+    )
+
+
+def verify(name: list[str], cycles: int | None) -> Work:
+    from assim_lib.study.verify import HEADER, to_verify, verify
+
+    _set_threads(1)
+    results = to_verify(name)
+
+    def work() -> Iterator[Path]:
+        print(HEADER)
+        drifted = 0
+        for verified in verify(results, cycles):
+            print(verified, flush=True)
+            drifted += verified.drifted
+        print(f"{drifted} of {len(results)} scores have drifted")
+        if drifted:
+            sys.exit(1)
+        yield from ()
+
+    return work
+
+
 def stress_parser(parser: argparse.ArgumentParser) -> None:
     _with_runs(parser).add_argument("name", help="of a checkpoint, without the ending")
 
@@ -266,6 +294,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "train": ("train an experiment and publish it", train_parser, train),
     "assimilate": ("run a published filter along observations of your own", assimilate_parser, assimilate),
     "score": ("score published filters again", score_parser, score),
+    "verify": ("whether published filters still have their scores", verify_parser, verify),
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
     "bench": ("what a cycle of each method costs, on this machine", bench_parser, bench),

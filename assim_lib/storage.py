@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -184,6 +185,19 @@ def _commit(package: Path) -> str:
     return f"{commit}-dirty" if changed else commit
 
 
+@cache
+def cpu_model() -> str:
+    """What processor this is, as far as it says: on the same one, sums are rounded in the same way."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
+    said = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", first, re.MULTILINE))
+    if "model name" not in said:
+        return platform.processor() or platform.machine()
+    return f"{said['model name']}, family {said.get('cpu family', '?')}, model {said.get('model', '?')}"
+
+
 def provenance(device: str = "cpu") -> dict[str, Any]:
     """What a result must say about its origin: git commit, package versions, machine."""
     versions = {}
@@ -198,4 +212,5 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "versions": versions,
         "device": device,
         "processor": platform.machine(),
+        "cpu": cpu_model(),
     }

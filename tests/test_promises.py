@@ -4,6 +4,8 @@ import re
 
 from small import ROOT
 
+from assim_lib.study.verify import ELSEWHERE, SAME
+
 PAGE = (ROOT / "book" / "promises.md").read_text()
 ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ") and "`tests/" in line]
 
@@ -29,3 +31,5 @@ def test_its_numbers_are_those_of_the_tests():
     bits = re.search(r"range\((\d+)\)", (ROOT / "tests" / "test_tensor_files.py").read_text())
     assert bits is not None
     assert f"Any of {bits[1]} flipped bits" in PAGE
+    assert (SAME, ELSEWHERE) == (1e-6, 0.01)
+    assert "to 10⁻⁶ of its RMSE on the same processor and PyTorch, to 1 % elsewhere" in PAGE

@@ -26,13 +26,14 @@ COLUMNS = [
 
 
 class Provenance(Record):
-    """Where a number comes from, see :func:`assim_lib.storage.provenance`."""
+    """Where a number comes from, see :func:`assim_lib.storage.provenance`; ``cpu`` is "" where it was not asked for."""
 
     commit: str
     python: str
     versions: dict[str, str | None]
     device: str
     processor: str
+    cpu: str = ""
 
 
 class Failure(Record):
