@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
+from tqdm import tqdm
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import identity
-from assim_lib.own.cycling import DRAWS, cold_state, run_along
-from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
-from assim_lib.own.output import as_dataset, check_destination, write_netcdf
+from assim_lib.own.cycling import DRAWS, cold_state, members_of, run_along
+from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
+from assim_lib.own.output import check_destination, layout, opened, read_back, written
 from assim_lib.own.record import OwnRecord, read_record
-from assim_lib.own.remarks import remark_on_innovations, remark_on_mask, usable_error
+from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
+from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.storage import data_dir
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, stored_experiment
@@ -24,7 +26,8 @@ from assim_lib.training.experiment import Experiment, ParameterError
 
 
 class Assimilated(NamedTuple):
-    """What comes of a record: ``analysis``, a dataset with mean, spread and innovations; ``scores`` of the innovations
+    """What comes of a record: ``analysis``, a dataset with mean, spread and innovations (of a file, read when
+    it is looked at); ``scores`` of the innovations
     (without the first cycles after a cold start); ``state``, where the filter stands at the end."""
 
     analysis: xr.Dataset
@@ -42,7 +45,7 @@ def assimilate_record(
     name : of a filter in ``data/checkpoints``, or the path of its weights.
     observations : a path (netCDF, .zarr, .csv) or numbers in memory, (time, site) or (time, channel, site); see
         :func:`assim_lib.own.record.read_record`.
-    output : netCDF file for the analysis; None: it is only returned.
+    output : file for the analysis, netCDF or, where it ends in ``.zarr``, Zarr; None: it is only returned.
     options : those of :func:`prepare_record`.
 
     Raises
@@ -70,6 +73,7 @@ def prepare_record(
     first_cycle: int | None = None,
     seed: int | None = None,
     checkpoints: Path | None = None,
+    chunk: int | None = None,
     **changed: Any,
 ) -> Callable[[bool], Assimilated]:
     """Check everything that can be checked; what is returned (of ``progress``) then does it.
@@ -85,6 +89,8 @@ def prepare_record(
     first_cycle : number of the record's first cycle in the observation schedule, 0 by default.
     seed : of the cold start and of what is drawn; the filter's own by default.
     checkpoints : folder of the filter, if not ``data/checkpoints``.
+    chunk : so many cycles are in memory at a time, of a record that is a netCDF or Zarr file (1000 by default); the
+        numbers are the same.
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
     path = known_filter(name, checkpoints)
@@ -101,9 +107,10 @@ def prepare_record(
     kept = _kept_state(state, path.stem, stored["sha256"], asked)
     if kept and first_cycle is not None:
         raise ParameterError(f"first_cycle = {first_cycle} would be ignored: {state} says which cycle is the next.")
+    shape = model.climatology.shape[-2:]
     record = read_record(
         observations,
-        tuple(model.climatology.shape[-2:]),
+        tuple(shape),
         experiment.step_size,
         variable=variable,
         error=error,
@@ -118,7 +125,7 @@ def prepare_record(
     read = observations if isinstance(observations, str | Path) else None
     if read is not None and output is not None and _same_file(read, output):
         raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
-    own_error = usable_error(record, model, experiment.analysis)
+    weighed = usable_error(record, model, experiment.analysis)
     first = record.first or 0 if first_cycle is None else first_cycle
     number = kept.number if kept else first
     remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
@@ -127,23 +134,41 @@ def prepare_record(
         model = model.compiled(whole=not experiment.test_dropout)
 
     def run(progress: bool = False) -> Assimilated:
-        start = kept or cold_state(
+        at = kept or cold_state(
             model, experiment.seed if seed is None else seed, number, _near(experiment, model, record)
         )
-        cycled = run_along(
-            model, record.values, start, own_error, experiment.test_dropout, members, drop_outliers, progress
-        )
-        counted = slice(max(0, SETTLING + model.spinup - start.age), None)
-        scores = innovation_scores(cycled.innovation[counted], cycled.expected[counted])
-        remark_on_innovations(cycled, scores, model, drop_outliers)
         about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
-        analysis = as_dataset(cycled, record, scores, about)
-        end = replace(cycled.state, clock=record.clock, filter=path.stem, weights=stored["sha256"], options=asked)
-        if output is not None:
-            write_netcdf(analysis, Path(output).expanduser())
+        planned = layout(record, number, tuple(shape), members_of(at.carry) if members else 0, about)
+        destination = None if output is None else Path(output).expanduser()
+        if destination is None:
+            planned = planned.copy(deep=True)
+        sums, outliers = InnovationSums(), Outliers()
+        with (
+            opened(planned, destination) as sink,
+            tqdm(total=record.cycles, desc="assimilate", unit="cycle", disable=not progress) as bar,
+        ):
+            for first, values, own_error in record.parts(chunk or PART):
+                counted = slice(max(0, SETTLING + model.spinup - at.age), None)
+                cycled = run_along(
+                    model,
+                    values,
+                    at,
+                    own_error if weighed else None,
+                    experiment.test_dropout,
+                    members,
+                    drop_outliers,
+                    bar.update,
+                )
+                at = cycled.state
+                sums.add(cycled.innovation[counted], cycled.expected[counted])
+                outliers.add(first, cycled.outlier)
+                sink.write(first, written(cycled))
+            sink.finish(sums.scores)
+        remark_on_innovations(outliers, sums.scores, model, drop_outliers)
+        end = replace(at, clock=record.clock, filter=path.stem, weights=stored["sha256"], options=asked)
         if state is not None:  # last: a run that is stopped before it begins again where it began
             save_state(end, Path(state).expanduser())
-        return Assimilated(analysis, scores, end)
+        return Assimilated(planned if destination is None else read_back(destination), sums.scores, end)
 
     return run
 
@@ -203,7 +228,7 @@ def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord) -> 
     """Filters that start around the truth know the first observation at best."""
     if experiment.start == "climatology" or model.observation_model.operator is not identity:
         return None
-    first = torch.from_numpy(record.values[0])
+    first = torch.from_numpy(record.part(0, 1).values[0])
     return torch.where(model.schedule[0].cpu() > 0, first, torch.nan)
 
 

@@ -26,6 +26,11 @@ def positive(text: str) -> int:
     return count(text, least=1, most=1024)
 
 
+def chunk(text: str) -> int:
+    """A number of cycles, of an argument."""
+    return count(text, least=1, most=10**6)
+
+
 def train_on(
     record: Path,
     reading: dict[str, Any],
@@ -77,7 +82,7 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", help="of a checkpoint, without the ending")
     parser.add_argument("observations", type=Path, help=".nc, .zarr or .csv")
-    parser.add_argument("analysis", type=Path, help="netCDF file to write")
+    parser.add_argument("analysis", type=Path, help="file to write: netCDF, or Zarr where it ends in .zarr")
     parser.add_argument("--state", type=Path, help="file from which a run goes on, and where it is kept at the end")
     parser.add_argument("--members", action="store_true", help="write the members as well")
     parser.add_argument("--any-mask", action="store_true", help="use numbers where the filter expects none as well")
@@ -85,6 +90,7 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
         "--drop-outliers", action="store_true", help="leave out what is ten deviations off its forecast"
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in long records")
+    parser.add_argument("--chunk", type=chunk, help="so many cycles are in memory at a time (1000)")
     with_reading(parser)
     parser.add_argument("--checkpoints", type=Path, help="folder of the filter, if not data/checkpoints")
     parser.add_argument("--first-cycle", type=count, help="number of the first cycle in the observation schedule")

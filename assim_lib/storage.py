@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import Any
 
 PACKAGE = Path(__file__).parent
@@ -79,10 +80,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.stem)}-*.tmp"):
-        with suppress(FileNotFoundError):  # another process may sweep as well
-            if time.time() - left.stat().st_mtime > STALE:
-                left.unlink()
+    _sweep(path)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as handle:
         temporary = Path(handle.name)
     try:
@@ -91,6 +89,38 @@ def _temporary(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.stem)}-*.tmp"):
+        with suppress(FileNotFoundError):  # another process may sweep as well
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """As :func:`atomic_path`, for a folder with all that is in it.
+
+    One of that name steps aside before, and is removed after. Killed between the two renames, the name is missing; the
+    next run puts the old folder back.
+    """
+    path = Path(path)
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    _sweep(path)
+    temporary = Path(mkdtemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path | str, content: Any) -> None:

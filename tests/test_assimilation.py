@@ -2,9 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import tracemalloc
 import warnings
 from dataclasses import replace
 
+import h5netcdf
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,7 @@ import xarray as xr
 from small_runs import PARTIAL, tiny
 
 from assim_lib import assimilate, assimilate_record
+from assim_lib.assimilation import prepare_record
 from assim_lib.own.record import RecordError
 from assim_lib.own.state import load_state
 from assim_lib.storage import IntegrityError, provenance, sha256
@@ -217,7 +222,7 @@ def test_the_command_writes_what_the_function_returns(command, names, values, tm
         ),
         (
             "{hybrid} narrow.csv out.nc",
-            "narrow.csv of shape (3, 2), dimensions ('time', 'site') and type float64 must be",
+            "narrow.csv of shape (3, 2), dimensions ('time', 'site') and type int64 must be",
         ),
     ],
 )
@@ -282,3 +287,71 @@ def test_states_know_where_they_are(names, values):
     assert (end.number, end.age) == (CYCLES, CYCLES)
     assert json.loads(end.options) == {"any_mask": False}
     assert replace(end, age=0).weights == sha256(checkpoint_path(names["hybrid"]))
+
+
+@pytest.mark.parametrize("case", ["hybrid", "extended"])
+@pytest.mark.parametrize("ending", ["nc", "zarr"])
+def test_chunks_of_any_length_are_the_whole(names, values, tmp_path, case, ending):
+    """From file to file; with dates, a gap, errors and members."""
+    dates = np.datetime64("2026-01-01", "ns") + np.delete(np.arange(CYCLES + 1), 7) * np.timedelta64(6, "h")
+    error = ("time", np.linspace(0.5, 2, CYCLES))
+    record = xr.Dataset({"wind": (("time", "site"), values), "error": error}, {"time": dates})
+    record.to_zarr(tmp_path / "in.zarr", zarr_format=2) if ending == "zarr" else record.to_netcdf(tmp_path / "in.nc")
+    whole = assimilate_record(names[case], record, members=True)
+    for chunk in (1, 5, 100):
+        path = tmp_path / f"out.{ending}"
+        made = assimilate_record(names[case], tmp_path / f"in.{ending}", path, members=True, chunk=chunk)
+        read = (xr.open_zarr if ending == "zarr" else xr.open_dataset)(path).load()
+        xr.testing.assert_identical(read.drop_attrs(), whole.analysis.drop_attrs())
+        xr.testing.assert_identical(read.drop_attrs(), made.analysis.load().drop_attrs())
+        assert read["mean"].attrs == whole.analysis["mean"].attrs
+        assert made.scores == whole.scores or np.isnan(made.scores.rmse)
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted([f"in.{ending}", path.name])
+        made.analysis.close()
+
+
+def test_memory_does_not_grow_with_the_record(names, tmp_path):
+    """Of numbers that are read and written, a few chunks at a time; times are in memory."""
+    peaks = []
+    for cycles in (400, 1600):
+        path = tmp_path / f"{cycles}.nc"
+        with h5netcdf.File(path, "w") as file:
+            file.dimensions = {"time": cycles, "site": 40}
+            file.create_variable("wind", ("time", "site"), "f8")[:] = np.ones((cycles, 40))
+        run = prepare_record(names["recurrent"], path, tmp_path / "out.nc", members=True, chunk=50)
+        tracemalloc.start()
+        run()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    grown = (peaks[1] - peaks[0]) / (1600 - 400)
+    assert grown < 100  # bytes a cycle, whose numbers are 40 × 8 that are read and 200 × 4 that are written
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np, xarray as xr
+from assim_lib.own.clock import Clock
+from assim_lib.own.output import layout, opened
+from assim_lib.own.record import OwnRecord
+record = OwnRecord(4000, None, Clock("cycle", 3999, 1), None, "a", "b")
+planned = layout(record, 0, (1, 40), 0, {})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+part = np.ones((500, 1, 40), np.float32)
+try:
+    with opened(planned, Path(sys.argv[1])) as sink:
+        for first in range(0, 4000, 500):
+            sink.write(first, {name: part for name in planned.data_vars})
+except OSError as error:
+    print(type(error).__name__, error.errno)
+"""
+
+
+def test_a_full_disk_in_the_middle_leaves_nothing_and_ends_in_a_sentence(tmp_path):
+    """The netCDF library would end the program by a segmentation fault."""
+    made = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path / "out.nc"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == "OSError 27\n"
+    assert list(tmp_path.iterdir()) == []

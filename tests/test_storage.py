@@ -13,6 +13,7 @@ import pytest
 from assim_lib import storage
 from assim_lib.storage import (
     IntegrityError,
+    atomic_folder,
     atomic_path,
     cache_dir,
     content_key,
@@ -49,6 +50,30 @@ def test_a_complete_file_gets_its_name(folder):
         assert not list(folder.glob("*.txt"))  # who lists the folder meets nothing that is half there
     assert contents(folder) == {"a.txt": "new"}
     assert (folder / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def write_folder(path, text, broken=False):
+    with atomic_folder(path) as temporary:
+        (temporary / "part").write_text(text)
+        if broken:
+            raise ValueError
+
+
+def test_a_folder_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    write_folder(path, "old")
+    with pytest.raises(ValueError, match=r"^$"):
+        write_folder(path, "torn", broken=True)
+    assert (path / "part").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
+    # As it is after a kill between the two renames.
+    path.rename(tmp_path / ".a.zarr.old")
+    with pytest.raises(ValueError, match=r"^$"):
+        write_folder(path, "torn", broken=True)
+    assert (path / "part").read_text() == "old"
+    write_folder(path, "new")
+    assert (path / "part").read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

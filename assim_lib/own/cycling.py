@@ -1,5 +1,6 @@
 """A filter along a record, cycle by cycle: from a cold start, or from where it stood."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -7,9 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
-from assim_lib.filter import AmortizedFilter
+from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.own.state import FilterState
 
 DRAWS = 20  # members that are drawn from a covariance, where a filter carries one in place of members
@@ -54,6 +54,11 @@ def cold_state(
     return FilterState(carry, variance, generator.get_state(), number, age=0)
 
 
+def members_of(carry: Carry) -> int:
+    """Number of members that stand for what a filter knows."""
+    return carry.base.shape[-3] if carry.covariance is None else DRAWS
+
+
 @torch.no_grad()
 def run_along(
     model: AmortizedFilter,
@@ -63,7 +68,7 @@ def run_along(
     dropout: bool = False,
     keep_members: bool = False,
     drop_outliers: bool = False,
-    progress: bool = False,
+    told: Callable[[], object] = lambda: None,
 ) -> Cycled:
     """Run a filter along observations.
 
@@ -75,6 +80,7 @@ def run_along(
     dropout : keep dropout on.
     keep_members : return the members; of a filter that carries a covariance, :data:`DRAWS` drawn from it.
     drop_outliers : do not use observations whose innovation is more than :data:`OUTLIER` expected deviations.
+    told : called after each cycle.
     """
     like = model.climatology
     generator = torch.Generator()
@@ -87,11 +93,11 @@ def run_along(
     if drawn:
         sample = partial(model.analysis.sample_members, members=DRAWS, generator=generator)
     shape = values.shape
-    count = DRAWS if drawn else carry.base.shape[-3]
+    count = members_of(carry)
     mean, spread, innovation, expected = (np.full(shape, np.nan, np.float32) for _ in range(4))
     members = np.empty((shape[0], count, *shape[1:]), np.float32) if keep_members else None
     outlier = np.zeros(shape, bool)
-    for k in tqdm(range(shape[0]), desc="assimilate", unit="cycle", disable=not progress):
+    for k in range(shape[0]):
         y = torch.from_numpy(values[k]).to(like)
         number, age = state.number + k, state.age + k
         phase = number % len(model.schedule)
@@ -126,6 +132,7 @@ def run_along(
             spread[k] = analysis.std(-3).cpu().numpy()
         if members is not None:
             members[k] = analysis.cpu().numpy()
+        told()
     expected[np.isnan(innovation)] = np.nan
     end = FilterState(carry, variance, generator.get_state(), state.number + shape[0], state.age + shape[0])
     return Cycled(mean, spread, members, innovation, expected, outlier, end)

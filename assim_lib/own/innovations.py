@@ -52,42 +52,82 @@ class InnovationScores:
         return f"{size}, {white}; {counted}"
 
 
+class InnovationSums:
+    """What the scores of innovations are made of, added up part by part of a record."""
+
+    def __init__(self) -> None:
+        self.numbers = self.cycles = 0
+        self.squared = self.expected = self.normalized = 0.0
+        self.plain, self.white = _Products(), _Products()
+
+    def add(
+        self, innovation: Float[np.ndarray, "cycle channel site"], expected: Float[np.ndarray, "cycle channel site"]
+    ) -> None:
+        """Add the next cycles.
+
+        Parameters
+        ----------
+        innovation : NaN where nothing was seen.
+        expected : its expected standard deviation; NaN where that is not known.
+        """
+        d, s = (part.astype(np.float64).reshape(len(part), np.prod(part.shape[1:])) for part in (innovation, expected))
+        seen = ~np.isnan(d)
+        self.numbers += int(seen.sum())
+        self.cycles += int(seen.any(1).sum())
+        with np.errstate(invalid="ignore"):  # a forecast may be no number
+            self.squared += float(np.sum(d[seen] ** 2))
+            self.expected += float(np.sum(s[seen] ** 2))
+            self.normalized += float(np.sum((d / s)[seen] ** 2))
+            self.plain.add(d, seen)
+            self.white.add(d / s, seen)
+
+    @property
+    def scores(self) -> InnovationScores:
+        """Of all that was added."""
+        n, nan = self.numbers, float("nan")
+        if not n:
+            return InnovationScores(nan, nan, nan, nan, 0, 0)
+        if not np.isfinite(self.squared):  # a forecast was no number
+            return InnovationScores(np.inf, nan, np.inf, nan, n, self.cycles)
+        known = np.isfinite(self.expected)
+        return InnovationScores(
+            rmse=(self.squared / n) ** 0.5,
+            expected=(self.expected / n) ** 0.5 if known else nan,
+            chi2=self.normalized / n if known else nan,
+            autocorrelation=(self.white if known else self.plain).correlation(n),
+            numbers=n,
+            cycles=self.cycles,
+        )
+
+
+class _Products:
+    """Of each number and the next one of the same place, however many cycles later that came."""
+
+    def __init__(self) -> None:
+        self.products = self.squares = 0.0
+        self.pairs = 0
+        self.last: dict[int, float] = {}
+
+    def add(self, values: np.ndarray, seen: np.ndarray) -> None:
+        for place in np.flatnonzero(seen.any(0)).tolist():
+            series = values[seen[:, place], place]
+            self.squares += float(series @ series)
+            if place in self.last:
+                series = np.concatenate([[self.last[place]], series])
+            self.products += float(series[1:] @ series[:-1])
+            self.pairs += len(series) - 1
+            self.last[place] = series[-1]
+
+    def correlation(self, count: int) -> float:
+        if not self.pairs or not self.squares:
+            return float("nan")
+        return self.products / self.pairs / (self.squares / count)
+
+
 def innovation_scores(
     innovation: Float[np.ndarray, "cycle channel site"], expected: Float[np.ndarray, "cycle channel site"]
 ) -> InnovationScores:
-    """Scores of the innovations of some cycles.
-
-    Parameters
-    ----------
-    innovation : NaN where nothing was seen.
-    expected : its expected standard deviation; NaN where that is not known.
-    """
-    d, s = (part.astype(np.float64).reshape(len(part), np.prod(part.shape[1:])) for part in (innovation, expected))
-    seen = ~np.isnan(d)
-    if not seen.any():
-        return InnovationScores(np.nan, np.nan, np.nan, np.nan, 0, 0)
-    known = bool(np.isfinite(s[seen]).all())
-    normalized = d / s if known else d
-    if not np.isfinite(d[seen]).all():  # a forecast was no number
-        return InnovationScores(np.inf, np.nan, np.inf, np.nan, int(seen.sum()), int(seen.any(1).sum()))
-    return InnovationScores(
-        rmse=float(np.sqrt(np.mean(d[seen] ** 2))),
-        expected=float(np.sqrt(np.mean(s[seen] ** 2))) if known else float("nan"),
-        chi2=float(np.mean(normalized[seen] ** 2)) if known else float("nan"),
-        autocorrelation=_autocorrelation(normalized, seen),
-        numbers=int(seen.sum()),
-        cycles=int(seen.any(1).sum()),
-    )
-
-
-def _autocorrelation(values: np.ndarray, seen: np.ndarray) -> float:
-    """Between each number and the next one of the same place, however many cycles later that came."""
-    products, squares, pairs = 0.0, 0.0, 0
-    for place in range(values.shape[1]):
-        series = values[seen[:, place], place]
-        products += float(series[1:] @ series[:-1])
-        pairs += max(len(series) - 1, 0)
-        squares += float(series @ series)
-    if not pairs or not squares:
-        return float("nan")
-    return float(products / pairs / (squares / seen.sum()))
+    """Scores of the innovations of some cycles, see :meth:`InnovationSums.add`."""
+    sums = InnovationSums()
+    sums.add(innovation, expected)
+    return sums.scores

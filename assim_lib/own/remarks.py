@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.own.cycling import OUTLIER, Cycled
+from assim_lib.own.cycling import OUTLIER
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
 from assim_lib.own.sources import RecordError
@@ -14,27 +14,28 @@ from assim_lib.own.sources import RecordError
 SAME = 1e-6  # up to which relative difference two errors are one
 
 
-def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> np.ndarray | None:
-    """The errors of a record, where they are other than those of the filter.
+def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> bool:
+    """Whether the errors of a record are used: where they are other than those of the filter.
 
     Raises
     ------
     RecordError : if the filter has learned its own.
     """
-    if record.error is None:
-        return None
     trained = model.error.cpu().numpy()
-    given = np.where(np.isfinite(record.error), record.error, trained)
-    if np.allclose(given, trained, rtol=SAME):
-        return None
-    if not model.analysis.weighs_errors:
-        values = np.unique(record.error[np.isfinite(record.error)])
+    errors = (part.error for part in record.parts())
+    other = [error for error in errors if error is not None and not _close(error, trained)][:1]
+    if other and not model.analysis.weighs_errors:
+        values = np.unique(other[0][np.isfinite(other[0])])
         raise RecordError(
             f"error = {values[0]:g} … {values[-1]:g} cannot be weighed by analysis = {analysis!r}, which "
             f"has learned errors of {trained.min():g} … {trained.max():g}; take a filter that is 'hybrid', 'covariant' "
             "or 'extended', or train one for them."
         )
-    return record.error
+    return bool(other)
+
+
+def _close(given: np.ndarray, trained: np.ndarray) -> bool:
+    return np.allclose(np.where(np.isfinite(given), given, trained), trained, rtol=SAME)
 
 
 def remark_on_mask(
@@ -46,9 +47,11 @@ def remark_on_mask(
     ----------
     number : of the record's first cycle in the schedule.
     """
-    received = np.isfinite(record.values)
-    expected = schedule[(number + np.arange(len(received))) % len(schedule)]
-    ignored, total = int((received & ~expected).sum()), int(received.sum())
+    ignored = total = 0
+    for part in record.parts():
+        received = np.isfinite(part.values)
+        expected = schedule[(number + part.first + np.arange(len(received))) % len(schedule)]
+        ignored, total = ignored + int((received & ~expected).sum()), total + int(received.sum())
     if not total:
         warnings.warn(f"{record.label} holds no number: its analysis is a forecast.", stacklevel=4)
     if ignored:
@@ -59,11 +62,23 @@ def remark_on_mask(
         )
 
 
-def remark_on_innovations(cycled: Cycled, scores: InnovationScores, model: AmortizedFilter, dropped: bool) -> None:
+class Outliers:
+    """How many there are, and the (cycle, channel, site) of the first."""
+
+    count, first = 0, (0, 0, 0)
+
+    def add(self, cycle: int, outlier: Bool[np.ndarray, "cycle channel site"]) -> None:
+        """Count those of the cycles from a number on."""
+        if not self.count and outlier.any():
+            k, *place = np.argwhere(outlier)[0].tolist()
+            self.first = (cycle + k, *place)
+        self.count += int(outlier.sum())
+
+
+def remark_on_innovations(outliers: Outliers, scores: InnovationScores, model: AmortizedFilter, dropped: bool) -> None:
     """Warn of outliers, and of a filter that has lost the truth."""
-    far = int(cycled.outlier.sum())
+    far, where = outliers.count, outliers.first
     if far:
-        where = tuple(int(i) for i in np.argwhere(cycled.outlier)[0])
         done = "were not used" if dropped else "were used all the same; drop_outliers (--drop-outliers) leaves them out"
         warnings.warn(
             f"{far} numbers are more than {OUTLIER:g} expected deviations off their forecast, the first at (cycle, "

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from assim_lib.storage import sha256
 
 NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".h5")
 NO_NUMBER = 9.9e35  # netCDF's own fill value, 9.97e36, where a file does not name one; no observation is that large
+PART = 1000  # times that are in memory at a time
 ERROR = "error"  # the variable that holds the errors' standard deviation
 # What a dimension may be called; one of another name is known by its place among the others.
 DIMENSIONS = {
@@ -38,7 +40,7 @@ class Source(NamedTuple):
     ----------
     label : what it is called in sentences and attributes.
     checksum : SHA-256 of the file, or of the numbers in memory.
-    values : as they came, missing ones NaN.
+    values : as they came; of netCDF and Zarr, not read before a part of it is asked for.
     error : the errors' standard deviation, if there are any of its own.
     """
 
@@ -65,27 +67,35 @@ def open_source(observations: Any, variable: str | None = None) -> Source:
         if not path.exists():
             raise FileNotFoundError(f"observations = {str(observations)!r}: there is no such file.")
         label, dataset = path.name, _opened(path)
-        checksum = sha256(path) if path.is_file() else _of_numbers(dataset)
+        checksum = sha256(path) if path.is_file() else _of_numbers(dataset, label)
     else:
         label, dataset = "observations", _in_memory(observations)
-        checksum = _of_numbers(dataset)
+        checksum = _of_numbers(dataset, label)
     values = _chosen(dataset, variable, label)
     error = dataset.get(ERROR)
-    return Source(
-        label, checksum, numbers(values, label), None if error is None else numbers(error, f"error of {label}")
-    )
+    refuse_no_numbers(values, label)
+    if error is not None:
+        refuse_no_numbers(error, f"error of {label}")
+    return Source(label, checksum, values, error)
+
+
+def refuse_no_numbers(array: xr.DataArray, label: str) -> None:
+    """Raise :class:`RecordError` if it holds no real numbers."""
+    if array.dtype.kind not in "iuf":
+        raise RecordError(f"{label} is of type {array.dtype}; it must hold real numbers.")
 
 
 def numbers(array: xr.DataArray, label: str) -> xr.DataArray:
-    """The array in double precision, NaN for what is missing or beyond what can be meant.
+    """Read an array in double precision, NaN for what is missing or beyond what can be meant.
 
     Raises
     ------
-    RecordError : if it holds no real numbers.
+    RecordError : if its file is damaged.
     """
-    if array.dtype.kind not in "iuf":
-        raise RecordError(f"{label} is of type {array.dtype}; it must hold real numbers.")
-    converted = array.astype(np.float64)
+    try:
+        converted = array.astype(np.float64)
+    except Exception as error:  # of many kinds: whatever a damaged file does to its reader
+        raise _unreadable(label, error) from None
     if "scale_factor" not in array.encoding:  # else the limits are those of the packed numbers
         low, high = array.attrs.get("valid_range", (-np.inf, np.inf))
         low, high = array.attrs.get("valid_min", low), array.attrs.get("valid_max", high)
@@ -99,21 +109,23 @@ def _opened(path: Path) -> xr.Dataset:
         if suffix == ".csv":
             return _of_table(pd.read_csv(path))
         if suffix in NETCDF:
-            with xr.open_dataset(path, decode_timedelta=False) as dataset:
-                return dataset.load()
+            return xr.open_dataset(path, decode_timedelta=False, cache=False)
         if suffix == ".zarr":
-            with xr.open_zarr(path, decode_timedelta=False) as dataset:
-                return dataset.load()
+            if find_spec("zarr") is None:
+                raise RecordError("it needs the package zarr, which is not installed; write netCDF or CSV.")
+            return xr.open_dataset(path, engine="zarr", decode_timedelta=False, cache=False)
     except RecordError as error:
         raise RecordError(f"{path.name}: {error}") from None
-    except ImportError:
-        raise RecordError(f"{path.name} needs the package zarr, which is not installed; write netCDF or CSV.") from None
     except Exception as error:  # of many kinds: whatever a damaged file does to its reader
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise RecordError(f"{path.name} cannot be read: {reason}.") from None
+        raise _unreadable(path.name, error) from None
     raise RecordError(
         f"{path.name} ends in {suffix or 'nothing'!r}; observations are netCDF ({', '.join(NETCDF)}), .zarr or .csv."
     )
+
+
+def _unreadable(label: str, error: Exception) -> RecordError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return RecordError(f"{label} cannot be read: {reason}.")
 
 
 def _in_memory(observations: Any) -> xr.Dataset:
@@ -198,10 +210,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "no variable"
 
 
-def _of_numbers(dataset: xr.Dataset) -> str:
+def _of_numbers(dataset: xr.Dataset, label: str) -> str:
     digest = hashlib.sha256()
-    for name in sorted(map(str, dataset.variables)):
-        values = np.ascontiguousarray(dataset[name].to_numpy())
-        digest.update(f"{name} {values.dtype} {values.shape}".encode())
-        digest.update(values.tobytes())
+    try:
+        for name in sorted(map(str, dataset.variables)):
+            variable = dataset[name].variable
+            digest.update(f"{name} {variable.dtype} {variable.shape}".encode())
+            rows = variable.shape[0] if variable.ndim else 1
+            for first in range(0, rows, PART):
+                part = variable[first : first + PART] if variable.ndim else variable
+                digest.update(np.ascontiguousarray(part.to_numpy()).tobytes())
+    except Exception as error:  # see above
+        raise _unreadable(label, error) from None
     return digest.hexdigest()

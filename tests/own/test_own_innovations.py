@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from assim_lib.own.innovations import innovation_scores
+from assim_lib.own.innovations import InnovationSums, innovation_scores
 
 
 def drawn(cycles=4000, sites=5, colour=0.0):
@@ -44,3 +44,14 @@ def test_what_is_not_known_or_not_there():
     lost = drawn()
     lost[7] = np.inf
     assert innovation_scores(lost, np.ones_like(lost)).rmse == np.inf
+
+
+def test_parts_add_up_to_the_whole():
+    coloured = drawn(300, colour=0.6)
+    coloured[np.random.RandomState(1).random_sample(coloured.shape) < 0.5] = np.nan
+    expected = np.full_like(coloured, 2.0)
+    sums = InnovationSums()
+    for first, last in ((0, 1), (1, 130), (130, 300)):
+        sums.add(coloured[first:last], expected[first:last])
+    whole = innovation_scores(coloured, expected)
+    assert sums.scores.as_dict() == pytest.approx(whole.as_dict(), rel=1e-12)
