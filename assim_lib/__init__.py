@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from assim_lib.assimilation import assimilate_record
     from assim_lib.evaluation import Scores
     from assim_lib.filter import AmortizedFilter, Carry, assimilate
+    from assim_lib.instruments import LinearInstruments
     from assim_lib.networks import register_network
     from assim_lib.observations import ObservationModel, register_obs_conf
     from assim_lib.setting import Setting
@@ -34,6 +35,7 @@ _WHERE = {
     "assimilation": ("assimilate_record",),
     "evaluation": ("Scores",),
     "filter": ("AmortizedFilter", "Carry", "assimilate"),
+    "instruments": ("LinearInstruments",),
     "networks": ("register_network",),
     "observations": ("ObservationModel", "register_obs_conf"),
     "setting": ("Setting",),
@@ -55,6 +57,7 @@ __all__ = [
     "Corrected",
     "Dynamics",
     "Experiment",
+    "LinearInstruments",
     "ObservationModel",
     "ParameterError",
     "Scores",

@@ -36,12 +36,13 @@ def identity(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ObservationModel:
-    """A periodic schedule of masks and a pointwise operator.
+    """A periodic schedule of masks and an operator.
 
     Attributes
     ----------
     schedule : ``(period, channel, site)`` boolean; entry ``k % period`` says what cycle ``k`` expects to see.
-    operator : pointwise map from state to observed quantity, same shape (the identity by default).
+    operator : map from state to observed quantities, same shape (the identity by default): pointwise, or such that each
+        entry measures mostly what is near it, see :mod:`~assim_lib.instruments`.
     error : standard deviation of the errors, a number or a tensor that broadcasts to ``(channel, site)``, in the
         observation's unit.
     unknown : by entry of the schedule, the ``(channel · site, channel · site)`` matrices that stand for ``operator``
