@@ -30,7 +30,7 @@ from assim_lib.storage import IntegrityError, OtherRunError
 Work = Callable[[], Iterable[Path]]
 
 # What is found right before anything is computed, and what may still come then: no mistakes of the program.
-_MISTAKES = (ValueError, LookupError, OSError, IntegrityError)
+_MISTAKES = (ValueError, LookupError, OSError, IntegrityError, ImportError)
 _ACCIDENTS = (IntegrityError, OtherRunError, OSError, FloatingPointError)
 
 
@@ -246,9 +246,11 @@ def baselines_parser(parser: argparse.ArgumentParser) -> None:
 
 def baselines(processes: int, again: bool, **wanted: list[Any] | None) -> Work:
     from assim_lib.classical.contenders import choose
+    from assim_lib.classical.dapper_bridge import import_dapper
     from assim_lib.study.benchmark import compare_all
 
     chosen = choose(**{name: values for name, values in wanted.items() if values})
+    import_dapper()
     return lambda: chain(compare_all(chosen, processes, again), _table())
 
 

@@ -191,8 +191,17 @@ def verify(path: Path | str, expected: str) -> None:
 
 def content_key(configuration: dict[str, Any]) -> str:
     """A short name for a configuration: equal configurations, and only they, share it."""
-    text = json.dumps(configuration, sort_keys=True, default=repr)
+    text = json.dumps(configuration, sort_keys=True, default=_told_apart)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _told_apart(value: Any) -> Any:
+    """Of an array all numbers count, and NumPy and PyTorch show some of them."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if getattr(value, "ndim", 0) and hasattr(value, "tobytes"):
+        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    return repr(value)
 
 
 @cache

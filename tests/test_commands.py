@@ -1,6 +1,7 @@
 """``python -m assim_lib``: what it does is said, and what it cannot do is one sentence."""
 
 import shlex
+import sys
 
 import pytest
 from small import write_result
@@ -148,3 +149,12 @@ def test_a_training_that_learns_nothing_is_one_sentence(command, monkeypatch, tm
     monkeypatch.setattr("assim_lib.training.run.train", train)
     code, _, said = command(f"train l96_conv --seed 77 --runs {tmp_path}")
     assert (code, said) == (2, "assim_lib train: no update was of use.\n")
+
+
+def test_baselines_without_dapper_are_one_sentence(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dapper.da_methods", None)
+    code, _, said = command("baselines --system ks")
+    assert code == 2
+    assert said.startswith("assim_lib baselines: The baselines need DAPPER, which could not be imported (")
+    assert said.endswith("install the extra `baselines`.\n")
+    assert said.count("\n") == 1

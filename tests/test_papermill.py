@@ -81,7 +81,7 @@ def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tm
     [
         ("lr: 1e-3", "lr = '1e-3' (of type str) is not allowed; lr is the learning rate of the hidden matrices"),
         ("noise: -1", "noise = -1 (of type int) is not allowed; noise is the observation error's standard deviation"),
-        ("m: 0", "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number ≥ 1."),
+        ("m: 0", "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number from 1 to 10,000."),
         ("obs_conf: ful_obs", "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?)"),
     ],
 )

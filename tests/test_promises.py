@@ -24,8 +24,11 @@ def test_every_promise_has_a_test():
 
 def test_its_numbers_are_those_of_the_tests():
     *wrong, valid = examples()
-    options, parameters, records = wrong
-    said = f"Of {sum(wrong):,} wrong inputs ({options} options, {parameters} parameters, {records} records) none"
+    options, parameters, records, sizes = wrong
+    said = (
+        f"Of {sum(wrong):,} wrong inputs ({options} options, {parameters} parameters, {records} records, {sizes} sizes "
+        "far too large) none"
+    )
     assert said in PAGE
     assert f"| {valid} valid experiments" in PAGE
     bits = re.search(r"range\((\d+)\)", (ROOT / "tests" / "test_tensor_files.py").read_text())

@@ -1,5 +1,7 @@
 """Inputs that nobody thought of: wrong ones end in a sentence that names the field, valid ones run."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -81,6 +83,24 @@ def test_a_record_of_another_form_is_described(no_computing, shape, kind):
     with pytest.raises(RecordError) as error:
         read_record(torch.zeros(shape).numpy().astype(kind), (1, 4), 0.1)
     one_sentence(error, "")
+
+
+# The options that are numbers, and of which kind; some may be None as well.
+NUMBERS = {
+    name: kind
+    for name, field in Experiment.model_fields.items()
+    for kind in (int, float)
+    if kind in (field.annotation, *get_args(field.annotation))
+}
+
+
+@settings(max_examples=300, **QUIET)
+@given(name=some.sampled_from(sorted(NUMBERS)), value=some.integers(10**13, 10**30))
+def test_a_number_that_is_far_too_large_is_named(no_computing, name, value):
+    kind = NUMBERS[name]
+    with pytest.raises(ParameterError) as error:
+        configure("l96_conv", **{name: kind(value)})
+    one_sentence(error, name)
 
 
 VALID = some.fixed_dictionaries(

@@ -8,7 +8,9 @@ from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from assim_lib import storage
 from assim_lib.storage import (
@@ -131,6 +133,17 @@ def test_equal_configurations_share_a_key_and_only_they():
     assert content_key(base) == content_key(dict(reversed(base.items())))
     changed = [{**base, "dt": 0.0500001}, {**base, "seed": [1, 1]}, {**base, "cycles": "10"}, {**base, "extra": None}]
     assert len({content_key(c) for c in (base, *changed)}) == 5
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_of_a_large_array_every_number_counts(kind):
+    """Shown, they would look the same."""
+    base = np.zeros(10_000)
+    changed = [base.copy() for _ in range(2)]
+    changed[0][5000] = 1e-9
+    changed[1] = changed[1].reshape(100, 100)
+    assert len({content_key({"field": kind(array)}) for array in (base, *changed)}) == 3
+    assert content_key({"field": kind(base)}) == content_key({"field": kind(base.copy())})
 
 
 def test_data_are_beside_the_package_in_a_checkout_and_inside_it_when_installed(tmp_path, monkeypatch):

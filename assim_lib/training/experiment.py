@@ -51,9 +51,13 @@ class Experiment(BaseModel):
     system: str = option("l96", "the name of a system")
 
     obs_conf: str = option("full_obs", "the name of a registered observation configuration")
-    step_size: float = option(0.1, "the observation interval, a positive multiple of the integration step", gt=0)
-    dt: float | None = option(None, "the forecast model's integration step, a number > 0, or None for its own", gt=0)
-    noise: float = option(1.0, "the observation error's standard deviation, a number > 0", gt=0)
+    step_size: float = option(
+        0.1, "the observation interval, a positive multiple of the integration step, at most 10,000 of it", gt=0
+    )
+    dt: float | None = option(
+        None, "the forecast model's integration step, a number > 0, at most 10⁶, or None for its own", gt=0, le=1e6
+    )
+    noise: float = option(1.0, "the observation error's standard deviation, a number from 10⁻⁶ to 10⁶", ge=1e-6, le=1e6)
 
     analysis: str = option(
         "original", "the name of an analysis: 'original', 'gated', 'recurrent', 'hybrid', 'covariant' or 'extended'"
@@ -61,23 +65,29 @@ class Experiment(BaseModel):
     network: str = option(
         "conv", "the name of a network: 'conv', 'ff', 'ff_per_operator', 'original', 'original_early' or 'ff_original'"
     )
-    m: int = option(10, "the ensemble size, a whole number ≥ 1", ge=1)
+    m: int = option(10, "the ensemble size, a whole number from 1 to 10,000", ge=1, le=10000)
     training_m: int | None = option(
-        None, "the ensemble size while training, a whole number ≥ 1, or None for the same", ge=1
+        None, "the ensemble size while training, a whole number from 1 to 10,000, or None for the same", ge=1, le=10000
     )
     lag: int = option(
         0, "cycles between the corrected state and the observation, a whole number from 0 to 20", ge=0, le=20
     )
     lag_warmup: int = option(
-        0, "cycles after which the lag of a new filter grows by one, a whole number ≥ 0 (0: full-grown at once)", ge=0
+        0,
+        "cycles after which the lag of a new filter grows by one, a whole number from 0 to 200 (0: full-grown at once)",
+        ge=0,
+        le=200,
     )
-    hidden_size: int = option(32, "the network's width, a whole number ≥ 1", ge=1)
+    hidden_size: int = option(32, "the network's width, a whole number from 1 to 10,000", ge=1, le=10000)
     blocks: int = option(
-        3, "the number of residual blocks ('original': of hidden layers, two a block), a whole number ≥ 0", ge=0
+        3,
+        "the number of residual blocks ('original': of hidden layers, two a block), a whole number from 0 to 100",
+        ge=0,
+        le=100,
     )
-    kernel: int = option(5, "the convolution window in sites, an odd number ≥ 1", ge=1)
-    memory: int = option(6, "memory channels per site, a whole number ≥ 1", ge=1)
-    band: int = option(0, "reach of the covariance features in sites, a whole number ≥ 0", ge=0)
+    kernel: int = option(5, "the convolution window in sites, an odd number from 1 to 999", ge=1, le=999)
+    memory: int = option(6, "memory channels per site, a whole number from 1 to 1,000", ge=1, le=1000)
+    band: int = option(0, "reach of the covariance features in sites, a whole number from 0 to 100", ge=0, le=100)
     tendency: bool = option(True, "True or False: whether 'original' sees the tendency")
     other_member: bool = option(
         True, "True or False: whether 'gated' sees another member's forecast where nothing is observed"
@@ -94,17 +104,23 @@ class Experiment(BaseModel):
     taper_length: float = option(
         5.0,
         "the reach of the localization that 'hybrid', 'covariant' and 'extended' learn on from, in sites "
-        "(of 'extended': where the expected error is that of the climatology), a number > 0",
-        gt=0,
+        "(of 'extended': where the expected error is that of the climatology), a number from 10⁻³ to 10⁶",
+        ge=1e-3,
+        le=1e6,
     )
     drift: float = option(
         0.0,
-        "sites per cycle by which the localization of 'hybrid' moves with the news, toward larger indices, a number",
+        "sites per cycle by which the localization of 'hybrid' moves with the news, toward larger indices, a number "
+        "from −1,000 to 1,000",
+        ge=-1e3,
+        le=1e3,
     )
     start: Literal["climatology", "first_observation", "truth"] = option(
         "climatology", "'climatology', 'first_observation' or 'truth': what a filter's members start around"
     )
-    clamp: float = option(4.0, "the largest state allowed, in climatological standard deviations, a number ≥ 3", ge=3)
+    clamp: float = option(
+        4.0, "the largest state allowed, in climatological standard deviations, a number from 3 to 10⁶", ge=3, le=1e6
+    )
 
     loss: Literal["ss_forecast", "ss_analysis", "clean_analysis"] = option(
         "ss_forecast", "'ss_forecast', 'ss_analysis' or 'clean_analysis'"
@@ -120,13 +136,20 @@ class Experiment(BaseModel):
     restart: float = option(
         0.003, "the share of filters that start anew after each window, a number from 0 to 1", ge=0, le=1
     )
-    window: int = option(10, "cycles unrolled for one gradient, a whole number ≥ 1", ge=1)
-    batch: int = option(16, "trajectories per update, a whole number ≥ 1", ge=1)
-    pool: int = option(128, "filters trained in turn in each setting, a whole number of at least one batch", ge=1)
-    updates: int = option(1000, "gradient updates, a whole number ≥ 1", ge=1)
+    window: int = option(10, "cycles unrolled for one gradient, a whole number from 1 to 10,000", ge=1, le=10000)
+    batch: int = option(16, "trajectories per update, a whole number from 1 to 100,000", ge=1, le=100000)
+    pool: int = option(
+        128,
+        "filters trained in turn in each setting, a whole number of at least one batch, and at most 1,000,000",
+        ge=1,
+        le=1000000,
+    )
+    updates: int = option(1000, "gradient updates, a whole number from 1 to 1,000,000,000", ge=1, le=1000000000)
     optimizer: Literal["muon", "adamw"] = option("muon", "'muon' or 'adamw': what trains the hidden matrices")
-    lr: float = option(1.5e-3, "the learning rate of the hidden matrices, a number > 0", gt=0)
-    adamw_lr: float = option(1e-3, "AdamW's learning rate for the other parameters, a number > 0", gt=0)
+    lr: float = option(1.5e-3, "the learning rate of the hidden matrices, a number > 0, at most 10⁶", gt=0, le=1e6)
+    adamw_lr: float = option(
+        1e-3, "AdamW's learning rate for the other parameters, a number > 0, at most 10⁶", gt=0, le=1e6
+    )
     rates: Literal["cosine", "steps"] = option(
         "cosine", "'cosine' (warm-up, then down to zero) or 'steps' (up over a tenth, halved at 40 % and at 80 %)"
     )
@@ -137,16 +160,22 @@ class Experiment(BaseModel):
         lt=1,
     )
     weight_decay: float = option(
-        0.01, "the decay of the hidden matrices per update, in learning rates, a number ≥ 0", ge=0
+        0.01, "the decay of the hidden matrices per update, in learning rates, a number from 0 to 10³", ge=0, le=1e3
     )
-    clip_norm: float = option(0.3, "the largest gradient norm, a number > 0", gt=0)
+    clip_norm: float = option(0.3, "the largest gradient norm, a number > 0, at most 10¹²", gt=0, le=1e12)
     n_settings: int = option(
         0,
-        "the number of settings that one filter is trained in, drawn at random, a whole number ≥ 0 (0: its own alone)",
+        "the number of settings that one filter is trained in, drawn at random, a whole number from 0 to 10,000 "
+        "(0: its own alone)",
         ge=0,
+        le=10000,
     )
-    segments: int = option(64, "independent training trajectories in each setting, a whole number ≥ 1", ge=1)
-    cycles: int = option(3750, "cycles per training trajectory, more than the window", ge=2)
+    segments: int = option(
+        64, "independent training trajectories in each setting, a whole number from 1 to 1,000,000", ge=1, le=1000000
+    )
+    cycles: int = option(
+        3750, "cycles per training trajectory, more than the window and at most 100,000,000", ge=2, le=10**8
+    )
     pretrained: str = option(
         "",
         "the name of a published filter whose weights are trained further, or '' to start from nothing",

@@ -12,12 +12,15 @@ from assim_lib.analyses import ANALYSES, Analysis
 from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import ObservationModel, identity, observation_model
-from assim_lib.systems import system_of
+from assim_lib.systems import Dynamics, system_of
 from assim_lib.training.presets import EXPERIMENTS
 from assim_lib.twin import BURN_IN
 
 if TYPE_CHECKING:
     from assim_lib.training.experiment import Experiment
+
+LARGEST = 2 * 10**9  # numbers in memory, 8 GB in single precision
+MOST_STEPS = 10_000  # of integration, in a cycle
 
 
 def problems(options: "Experiment") -> Iterator[str]:
@@ -32,8 +35,14 @@ def problems(options: "Experiment") -> Iterator[str]:
     analysis, dynamics = ANALYSES.find(options.analysis), options.forecast_model
     NETWORKS.find(options.network)
     instruments = observation_model(options.obs_conf, dynamics.channels, dynamics.sites, options.noise)
-    system_of(options.system).steps_per_cycle(options.step_size)
-    dynamics.steps_per_cycle(options.step_size)
+    for model in (system_of(options.system), dynamics):
+        steps = model.steps_per_cycle(options.step_size)
+        if steps > MOST_STEPS:
+            yield (
+                f"step_size = {options.step_size:g} is {steps} integration steps of {model.dt:g}, and may be at most "
+                f"{MOST_STEPS}; take a shorter interval, or another dt."
+            )
+    yield from _of_size(options, dynamics)
     for name, m in {"m": options.m, "training_m": options.training_m or options.m}.items():
         if not analysis.minimum_members <= m <= analysis.maximum_members:
             yield f"{name} = {m} does not work with analysis = {options.analysis!r}; {analysis.allowed_members()}."
@@ -59,6 +68,20 @@ def problems(options: "Experiment") -> Iterator[str]:
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         yield "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'."
+
+
+def _of_size(options: "Experiment", dynamics: Dynamics) -> Iterator[str]:
+    """Sizes that are allowed one by one, and together fit no memory."""
+    state = dynamics.channels * dynamics.sites
+    simulated = max(options.n_settings, 1) * options.segments * options.cycles
+    together = {
+        f"segments = {options.segments} of cycles = {options.cycles}": simulated,
+        f"pool = {options.pool} of m = {options.m}": options.pool * options.m,
+        f"batch = {options.batch} of m = {options.m}": options.batch * options.m * options.window,
+    }
+    for what, size in together.items():
+        if size * state > LARGEST:
+            yield f"{what} make {size * state:.1e} numbers, and at most {LARGEST:.0e} may be; take fewer."
 
 
 def _idle_options(options: "Experiment", analysis: type[Analysis]) -> Iterator[str]:
