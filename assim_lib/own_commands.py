@@ -42,7 +42,7 @@ def train_on(
     checkpoints: Path | None,
 ) -> Callable[[], Iterable[Path]]:
     """Train on a record of one's own; ``train`` is :func:`~assim_lib.training.run.train`, told how."""
-    from assim_lib.study.publish import refuse_other_training
+    from assim_lib.study.publish import refuse_other_training, refuse_unwritable
     from assim_lib.training.checkpoints import checkpoint_path, read_state
     from assim_lib.training.own_record import on_record, save_on_record
 
@@ -50,6 +50,7 @@ def train_on(
     with _said_in_a_line():
         configured, data = on_record(configured, record, **reading)
     path = checkpoint_path(configured.name, checkpoints)
+    refuse_unwritable(path)
     if not again:
         refuse_other_training(configured, path)
     folder = runs / configured.name

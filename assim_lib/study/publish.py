@@ -50,13 +50,23 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
                 )
             load_trajectories(trajectory_path(scored.system, scored.step_size, split))
     path = checkpoint_path(experiment.name)
+    refuse_unwritable(path)
+    if not again:
+        refuse_other_training(experiment, path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Ask whether a filter can be stored there.
+
+    Raises
+    ------
+    PermissionError : if not.
+    """
     if reason := why_not_writable(path):
         raise PermissionError(
             f"{path} cannot be written ({reason}); copy {data_dir()} to a folder of your own, and name it by the "
             "environment variable ASSIM_DATA."
         )
-    if not again:
-        refuse_other_training(experiment, path)
 
 
 def refuse_other_training(experiment: Experiment, path: Path) -> None:
