@@ -86,7 +86,7 @@ def prepare_record(
     drop_outliers : do not use numbers more than ten expected deviations off their forecast.
     compiled : compile the filter, which takes a minute: for long records.
     variable, error, fill_value, interval : see :func:`assim_lib.own.record.read_record`.
-    first_cycle : number of the record's first cycle in the observation schedule, 0 by default.
+    first_cycle : number of the record's first cycle in the observation schedule, and in time, 0 by default.
     seed : of the cold start and of what is drawn; the filter's own by default.
     checkpoints : folder of the filter, if not ``data/checkpoints``.
     chunk : so many cycles are in memory at a time, of a record that is a netCDF or Zarr file (1000 by default); the
@@ -126,7 +126,7 @@ def prepare_record(
     if read is not None and output is not None and _same_file(read, output):
         raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
     weighed = usable_error(record, model, experiment.analysis)
-    first = record.first or 0 if first_cycle is None else first_cycle
+    first = record.begins(model.dynamics.depends_on_time) if first_cycle is None else first_cycle
     number = kept.number if kept else first
     remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
 

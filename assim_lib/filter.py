@@ -61,6 +61,7 @@ class Received(NamedTuple):
     """What arrives at a cycle; see :class:`~assim_lib.analyses.AnalysisInput`.
 
     known : which entries come from an instrument whose operator may be used.
+    number : of the cycle in time.
     """
 
     observation: Float[Tensor, "*batch channel site"]
@@ -69,6 +70,7 @@ class Received(NamedTuple):
     error: Float[Tensor, "channel site"]
     error_variance: Float[Tensor, "channel site"]
     phase: Int[Tensor, "*batch"]
+    number: Int[Tensor, "*batch"]
 
 
 class AmortizedFilter(nn.Module):
@@ -193,15 +195,35 @@ class AmortizedFilter(nn.Module):
         """Number of cycles in which the lag of a new filter grows."""
         return self.lag_warmup * self.lag
 
-    def flow(self, states: Tensor, cycles: int = 1) -> Tensor:
-        """The model over so many cycles."""
-        return self._steps(states, cycles * self.steps)
+    def flow(self, states: Tensor, cycles: int = 1, number: Int[Tensor, "*batch"] | int | None = None) -> Tensor:
+        """The model over so many cycles.
+
+        Parameters
+        ----------
+        number : of the cycle that the states (…, member, channel, site) are of, for a model that depends on time.
+
+        Raises
+        ------
+        ValueError : if it does, and no number is given.
+        """
+        time = self._time(number)
+        return self._steps(states, cycles * self.steps, *(() if time is None else (time,)))
+
+    def _time(self, number: Int[Tensor, "*batch"] | int | None) -> Tensor | None:
+        if number is None or not self.dynamics.depends_on_time:
+            return None
+        time = self.dynamics.cycle_time(number, self.step_size)
+        return None if time is None else time[..., None, :, :]  # of all members
 
     def _bounded(self, states: Tensor) -> Tensor:
         return states.clamp(self.lowest, self.highest)
 
     def cold_start(
-        self, *batch: int, generator: torch.Generator, near: Float[Tensor, "*batch channel site"] | None = None
+        self,
+        *batch: int,
+        generator: torch.Generator,
+        near: Float[Tensor, "*batch channel site"] | None = None,
+        number: Int[Tensor, "*batch"] | int = 0,
     ) -> Carry:
         """Ensembles of random climatological states, and an empty memory.
 
@@ -210,6 +232,7 @@ class AmortizedFilter(nn.Module):
         batch : shape of the batch; none for a single filter.
         generator : a CPU generator, from which the members are drawn.
         near : where this is a number and not NaN, members start from it instead, each with an error of its own.
+        number : of the first cycle.
         """
         shape, device = (*batch, self.analysis.members), self.climatology.device
         chosen = torch.randint(len(self.climatology), shape, generator=generator)
@@ -220,7 +243,7 @@ class AmortizedFilter(nn.Module):
             base = torch.where(around.isnan(), base, around)
         return Carry(
             base,
-            self.flow(base, self.lag_at(0)),
+            self.flow(base, self.lag_at(0), number - self.lag_at(0)),
             self.analysis.initial_memory(*batch, climatology=self.climatology),
             self.analysis.initial_covariance(*batch, climatology=self.climatology),
         )
@@ -234,6 +257,7 @@ class AmortizedFilter(nn.Module):
         age: int | None = None,
         sample: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         error: Float[Tensor, "channel site"] | None = None,
+        moment: Int[Tensor, "*batch"] | int | None = None,
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
@@ -246,7 +270,9 @@ class AmortizedFilter(nn.Module):
         sample : makes an ensemble of the corrected base and its covariance, which takes the place of the analysis; its
             mean is moved to that of the analysis.
         error : standard deviation of the errors of this observation, where they are not those of the model.
+        moment : number of the cycle in time, where it is not that in the schedule.
         """
+        moment = torch.as_tensor(number if moment is None else moment, device=carry.base.device)
         lag = self.lag_at(age)
         grows = age is not None and self.lag_at(age + 1) > lag
         phase = (torch.as_tensor(number, device=carry.base.device) % len(self.schedule)).expand(carry.base.shape[:-3])
@@ -258,12 +284,13 @@ class AmortizedFilter(nn.Module):
             error=self.error if error is None else error,
             error_variance=self.error_variance if error is None else error.square(),
             phase=phase,
+            number=moment,
         )
         # While the lag grows every few cycles are another program: not worth compiling.
         advance = self._advance if self._compiled is None or lag < self.lag or grows else self._compiled
         following, analysis, base, covariance = advance(carry, received, lag, grows, generator)
         if sample is not None:
-            ensemble = self.flow(self._bounded(sample(base, covariance)), lag)
+            ensemble = self.flow(self._bounded(sample(base, covariance)), lag, moment - lag)
             analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
         return following, analysis
 
@@ -271,6 +298,7 @@ class AmortizedFilter(nn.Module):
         self, carry: Carry, received: Received, lag: int, grows: bool, generator: torch.Generator | None
     ) -> tuple[Carry, Tensor, Tensor, Tensor | None]:
         """A cycle: what is carried on, the analysis, and the corrected base with its covariance."""
+        number = received.number - lag  # of the base
         predicted = self.observation_model.operator(carry.forecast)
         if self.observation_model.unknown:
             predicted = predicted * received.known.unsqueeze(-3)
@@ -283,20 +311,20 @@ class AmortizedFilter(nn.Module):
             error=received.error,
             error_variance=received.error_variance,
             phase=received.phase,
-            tendency=self.dynamics.tendency(carry.base),
+            tendency=self.dynamics.tendency_at(carry.base, self._time(number)),
             memory=carry.memory,
             covariance=carry.covariance,
-            predict=lambda states: self.observation_model.operator(self.flow(states, lag)),
+            predict=lambda states: self.observation_model.operator(self.flow(states, lag, number)),
         )
         corrected, memory, covariance = self.analysis(given, generator)
         base = self._bounded(corrected)
-        following, later = self.flow(base), covariance
+        following, later = self.flow(base, 1, number), covariance
         if covariance is not None and not grows:
-            following, later = self.analysis.forecast(base, covariance, self.flow)
+            following, later = self.analysis.forecast(base, covariance, partial(self.flow, number=number))
             following = self._bounded(following)
         path = [base, following]
-        for _ in range(lag):
-            path.append(self.flow(path[-1]))
+        for cycle in range(lag):
+            path.append(self.flow(path[-1], 1, number + 1 + cycle))
         return Carry(path[0 if grows else 1], path[-1], memory, later), path[-2], base, covariance
 
     @torch.no_grad()
@@ -305,6 +333,7 @@ class AmortizedFilter(nn.Module):
         carry: Carry,
         observations: Float[Tensor, "*batch cycle channel site"],
         phase: Int[Tensor, "*batch cycle"],
+        moment: Int[Tensor, "*batch cycle"] | None = None,
     ) -> Carry:
         """A cold start after the first :attr:`spinup` observations, its lag full-grown.
 
@@ -312,9 +341,12 @@ class AmortizedFilter(nn.Module):
         ----------
         observations : NaN where nothing was received.
         phase : entries of the observation schedule that they are of.
+        moment : numbers of their cycles in time, where these are others.
         """
+        moment = phase if moment is None else moment
         for age in range(self.spinup):
-            carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], age=age)
+            at = {"age": age, "moment": moment[..., age]}
+            carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], **at)
         return carry
 
 
@@ -352,10 +384,10 @@ def assimilate(
     if compiled:
         model = model.compiled(whole=not dropout)
     batch, device = observations.shape[:-3], model.climatology.device
-    carry = model.cold_start(*batch, generator=generator, near=near)
+    first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
+    carry = model.cold_start(*batch, generator=generator, near=near, number=first_cycle)
     observations = observations.to(model.climatology)
     remark_on_what_is_far(model, observations)
-    first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
     sample = None
     if draws and carry.covariance is not None:
         sample = partial(model.analysis.sample_members, members=draws, generator=generator)

@@ -25,6 +25,7 @@ from assim_lib.storage import IntegrityError, cache_dir, content_key, netcdf_byt
 from assim_lib.systems import Dynamics
 
 MANIFEST = "SHA256SUMS"
+PROBED = (0, 1, 2, 3, 7, 19, 101, 997)  # cycles at which an equation that depends on time is asked for its numbers
 
 
 def simulate(
@@ -51,12 +52,16 @@ def simulate(
     ValueError : if states do not stay finite.
     """
     steps = dynamics.steps_per_cycle(step_size)
-    x = dynamics.on_attractor(segments, torch.Generator().manual_seed(seed))
+    # The first observation is of cycle 0; the state before it is that of one interval earlier.
+    source = torch.Generator().manual_seed(seed)
+    timed = dynamics.depends_on_time
+    x = dynamics.on_attractor(segments, source, until=-step_size) if timed else dynamics.on_attractor(segments, source)
     resolved = dynamics.resolved(x).shape[-2:]
     truth = np.empty((segments, cycles + 1, *resolved), dtype=np.float32)
     for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
         truth[:, k] = dynamics.resolved(x).numpy()
-        x = dynamics.flow(x, steps)
+        time = dynamics.cycle_time(k - 1, step_size)
+        x = dynamics.flow(x, steps) if time is None else dynamics.flow(x, steps, time)
     dynamics.refuse_unbounded(x)  # what is not finite once remains so
     random = np.random.RandomState(seed if seed < 2**32 else [seed >> 32, seed % 2**32])
     noise = random.standard_normal((segments, cycles, *resolved)).astype(np.float32)
@@ -175,7 +180,11 @@ def cached(
     """
     # A system that is defined in a notebook may change its equation under the same name: ask the equation too.
     probe = dynamics.rest() + torch.arange(dynamics.rest().numel()).sin().view_as(dynamics.rest())
-    answers = (dynamics.tendency(probe), dynamics.resolved(dynamics.flow(probe, 1)))
+    answers: list[Tensor] = []
+    for number in PROBED if dynamics.depends_on_time else (0,):
+        time = dynamics.cycle_time(number, step_size)
+        advanced = dynamics.flow(probe, 1) if time is None else dynamics.flow(probe, 1, time)
+        answers += [dynamics.tendency_at(probe, time), dynamics.resolved(advanced)]
     configuration: dict[str, Any] = {
         **dynamics.describe(),
         "equation": [f"{value:.6g}" for value in torch.cat([part.flatten() for part in answers])],

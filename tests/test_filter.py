@@ -95,7 +95,7 @@ def model(case, lag):
 def test_a_cold_start_is_drawn_from_the_climatology_by_its_generator_alone(model, batch):
     # Neither truth nor observations can enter if it is not told more.
     parameters = inspect.signature(AmortizedFilter.cold_start).parameters
-    assert list(parameters) == ["self", "batch", "generator", "near"]
+    assert list(parameters) == ["self", "batch", "generator", "near", "number"]
     assert parameters["near"].default is None
     carry, again, other = (model.cold_start(*batch, generator=generator(seed)) for seed in (1, 1, 2))
     assert_same(carry, again)

@@ -116,6 +116,8 @@ def run_baseline(
             "direct observations only."
         )
     dynamics = dynamics or forecast_model_of(twin.setting.system)
+    if dynamics.depends_on_time:
+        raise ValueError(f"dynamics = {dynamics.name} depends on time, of which the baselines here know nothing.")
     if (dynamics.channels, dynamics.sites) != shape:
         state = dynamics.channels, dynamics.sites
         raise ValueError(f"dynamics = {dynamics.name}: its states are {state}, those of {twin.name} are {shape}.")

@@ -47,7 +47,7 @@ def cold_state(
     """A filter that knows the climatology only, or something ``near`` (NaN elsewhere); ``number`` is that of its first
     cycle in the observation schedule."""
     generator = torch.Generator().manual_seed(seed)
-    carry = model.cold_start(generator=generator, near=near)
+    carry = model.cold_start(generator=generator, near=near, number=number)
     variance = _variance(model, carry.forecast)
     if carry.covariance is not None:
         variance = model.observation_model.operator(model.climatology).var(0)
@@ -126,7 +126,7 @@ def run_along(
             sample=sample,
             error=None if error is None else used_error,
         )
-        variance = _variance(model, model.flow(analysis) if drawn else carry.forecast)
+        variance = _variance(model, model.flow(analysis, 1, number) if drawn else carry.forecast)
         mean[k] = analysis.mean(-3).cpu().numpy()
         if count > 1:
             spread[k] = analysis.std(-3).cpu().numpy()

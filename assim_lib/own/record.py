@@ -66,6 +66,17 @@ class OwnRecord:
         """All errors, in memory."""
         return self.part(0, self.cycles).error
 
+    def begins(self, timed: bool) -> int:
+        """Number of its first cycle: what whole-number times say, else 0.
+
+        Parameters
+        ----------
+        timed : whether the model depends on time; then times in its unit say it as well.
+        """
+        if timed and self.clock.kind == "number":
+            return round(self.clock.now / self.clock.interval) + 1 - self.cycles
+        return self.first or 0
+
     @property
     def times(self) -> np.ndarray:
         """Of its cycles: dates, durations, numbers in the system's unit, or numbers of cycles."""

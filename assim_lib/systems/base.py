@@ -9,19 +9,23 @@ To add a system, also from a notebook, subclass :class:`Dynamics` with a ``name`
 :func:`register_system`: experiments then know it by its name. Its ``method`` may be any of torchdiffeq's solvers; one
 that none of them suits has its own ``flow``, as :class:`~assim_lib.systems.kuramoto_sivashinsky.KuramotoSivashinsky`
 does.
+
+The tendency may **depend on time**, as under seasons or tides: ``tendency(self, x, t)``. Time is that of
+:meth:`Dynamics.cycle_time`, :math:`k` intervals at cycle :math:`k`; filters count their cycles, and so know it.
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from assim_lib.registry import Registry
-from assim_lib.systems.integrators import integrate
+from assim_lib.systems.integrators import at_time, integrate
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ class Dynamics(ABC):
     method, adjoint : of :meth:`flow`, see :func:`~assim_lib.systems.integrators.integrate`. An adaptive solver takes
         steps of its own; ``dt`` then only counts the time.
     forecast_model : name of the system that filters forecast with, if not this one.
-    spinup : time after which a perturbed rest state is on the attractor.
+    spinup : time after which a perturbed rest state is on the attractor. The climatology of a system that depends on
+        time is that of as long a time, which should hold a whole season.
     perturbation : standard deviation of the perturbations of the rest state.
+    depends_on_time : whether the tendency does; it then takes a second argument.
     """
 
     sites: int
@@ -48,6 +54,10 @@ class Dynamics(ABC):
     forecast_model: ClassVar[str] = ""
     spinup: ClassVar[float] = 50.0
     perturbation: ClassVar[float] = 1.0
+    depends_on_time: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.depends_on_time = len(inspect.signature(cls.tendency).parameters) > 2  # self, x, t
 
     @property
     def channels(self) -> int:
@@ -56,7 +66,26 @@ class Dynamics(ABC):
 
     @abstractmethod
     def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
-        """The time derivative of ``x``."""
+        """The time derivative of ``x``; of a system that depends on time, of ``x`` and ``t``, which is float64 and
+        broadcasts to ``x``."""
+
+    def tendency_at(
+        self, x: Float[Tensor, "*batch channel site"], time: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*batch channel site"]:
+        """The time derivative of states of a time, see :meth:`flow`."""
+        start = self._start(time)
+        return self.tendency(x) if start is None else at_time(self.tendency, start)(x)
+
+    def cycle_time(self, number: Int[Tensor, "*batch"] | int, step_size: float) -> Float[Tensor, "*batch 1 1"] | None:
+        """The time of cycles, which broadcasts to their states; None if the system does not depend on it.
+
+        Parameters
+        ----------
+        number : of the cycle; in a trajectory the first observation is of cycle 0.
+        """
+        if not self.depends_on_time:
+            return None
+        return (torch.as_tensor(number, dtype=torch.float64) * step_size)[..., None, None]
 
     @abstractmethod
     def rest(self) -> Float[Tensor, "channel site"]:
@@ -66,9 +95,27 @@ class Dynamics(ABC):
         """The part of a state that the forecast model has, and that is observed: all of it, if not said otherwise."""
         return x
 
-    def flow(self, x: Float[Tensor, "*batch channel site"], steps: int = 1) -> Float[Tensor, "*batch channel site"]:
-        """Advance ``x`` by ``steps`` whole integration steps."""
-        return integrate(self.tendency, x, self.dt, steps, self.method, self.adjoint)
+    def flow(
+        self, x: Float[Tensor, "*batch channel site"], steps: int = 1, time: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*batch channel site"]:
+        """Advance ``x`` by ``steps`` whole integration steps.
+
+        Parameters
+        ----------
+        time : of ``x``, in float64, broadcasts to it; for a system that depends on time.
+
+        Raises
+        ------
+        ValueError : if it does, and no time is given.
+        """
+        return integrate(self.tendency, x, self.dt, steps, self.method, self.adjoint, start=self._start(time))
+
+    def _start(self, time: Tensor | None) -> Tensor | None:
+        if not self.depends_on_time:
+            return None
+        if time is None:
+            raise ValueError(f"system = {self.name!r} depends on time, and the time of its states is not given.")
+        return time
 
     @property
     def integrator(self) -> str:
@@ -88,7 +135,11 @@ class Dynamics(ABC):
         return steps
 
     def on_attractor(
-        self, batch: int, generator: torch.Generator, spinup: float | None = None
+        self,
+        batch: int,
+        generator: torch.Generator,
+        spinup: float | None = None,
+        until: float | Float[Tensor, " batch"] = 0.0,
     ) -> Float[Tensor, "batch channel site"]:
         """Independent states of the free-running system, float64: its climatology.
 
@@ -97,6 +148,7 @@ class Dynamics(ABC):
         batch : how many states.
         generator : source of the initial perturbations.
         spinup : time for which each perturbed rest state is run, in the system's unit; by default the system's own.
+        until : the time of the states, or of each, where the system depends on it.
 
         Raises
         ------
@@ -104,8 +156,13 @@ class Dynamics(ABC):
         """
         start = self.rest()
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
-        time = self.spinup if spinup is None else spinup
-        states = self.flow(start + self.perturbation * noise, round(time / self.dt))
+        steps = round((self.spinup if spinup is None else spinup) / self.dt)
+        first = start + self.perturbation * noise
+        if self.depends_on_time:
+            end = torch.as_tensor(until, dtype=torch.float64)[..., None, None]
+            states = self.flow(first, steps, end - steps * self.dt)
+        else:
+            states = self.flow(first, steps)
         self.refuse_unbounded(states)
         return states
 

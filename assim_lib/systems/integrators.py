@@ -28,7 +28,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
-Tendency = Callable[[Tensor], Tensor]
+Tendency = Callable[..., Tensor]  # of a state, and of a time where it depends on it
 _FIXED_STEP = ("euler", "midpoint", "heun2", "rk4_38")
 _ADAPTIVE = ("bosh3", "fehlberg2", "adaptive_heun", "dopri5", "dopri8")
 METHODS = ("rk4", *_FIXED_STEP, *_ADAPTIVE)
@@ -39,7 +39,12 @@ def _check(steps: int) -> None:
         raise ValueError(f"steps = {steps}: the number of steps must be at least 0.")
 
 
-def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float) -> Float[Tensor, "*shape"]:
+def at_time(tendency: Tendency, time: Float[Tensor, "..."]) -> Tendency:
+    """A tendency that depends on time, as one of a state and of how much later it is; in the state's precision."""
+    return lambda x, later=0.0: tendency(x, time + later).to(x.dtype)
+
+
+def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float, timed: bool = False) -> Float[Tensor, "*shape"]:
     """One step of the classical fourth-order Runge–Kutta method (the "1/6, 2/6, 2/6, 1/6" rule).
 
     Parameters
@@ -47,7 +52,14 @@ def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float) -> Float
     tendency : maps a state to its time derivative, same shape.
     x : the state, any shape.
     dt : the step, in the time unit of the tendency.
+    timed : whether it depends on time, and is told how much later than the step's beginning a state is.
     """
+    if timed:
+        k1 = tendency(x, 0.0)
+        k2 = tendency(x + (0.5 * dt) * k1, 0.5 * dt)
+        k3 = tendency(x + (0.5 * dt) * k2, 0.5 * dt)
+        k4 = tendency(x + dt * k3, dt)
+        return x + (dt / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
     k1 = tendency(x)
     k2 = tendency(x + (0.5 * dt) * k1)
     k3 = tendency(x + (0.5 * dt) * k2)
@@ -136,12 +148,14 @@ class ETDRK4:
 
 class _AsModule(torch.nn.Module):
     # The adjoint solver looks for parameters, and therefore insists on a module.
-    def __init__(self, tendency: Tendency, unit: float):
+    def __init__(self, tendency: Tendency, unit: float, start: Tensor | None):
         super().__init__()
-        self.tendency, self.unit = tendency, unit
+        self.tendency, self.unit, self.start = tendency, unit, start
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        return self.unit * self.tendency(x)
+        if self.start is None:
+            return self.unit * self.tendency(x)
+        return self.unit * at_time(self.tendency, self.start)(x, self.unit * t.double())
 
 
 def integrate(
@@ -153,6 +167,7 @@ def integrate(
     adjoint: bool = False,
     rtol: float | None = None,
     atol: float | None = None,
+    start: Float[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """Advance ``x`` by ``steps`` steps of length ``dt``.
 
@@ -164,6 +179,8 @@ def integrate(
     adjoint : compute gradients by torchdiffeq's adjoint equations, in constant memory (not with ``"rk4"``).
     rtol, atol : relative and absolute error that an adaptive method allows itself in a step; by default 1e-7 and 1e-9,
         in single precision 1e-5 and 1e-6.
+    start : time of ``x`` (float64, broadcasts to it), of a tendency that depends on time and is called with a state and
+        its time; None: it does not.
 
     Raises
     ------
@@ -177,8 +194,11 @@ def integrate(
             raise ValueError(
                 "adjoint = True is not available for method = 'rk4'; choose an odeint method such as 'dopri5'."
             )
-        for _ in range(steps):
-            x = rk4_step(tendency, x, dt)
+        for step in range(steps):
+            if start is None:
+                x = rk4_step(tendency, x, dt)
+            else:
+                x = rk4_step(at_time(tendency, start + step * dt), x, dt, timed=True)
         return x
     if steps == 0:
         return x
@@ -188,7 +208,7 @@ def integrate(
     times = torch.tensor([0.0, end], dtype=x.dtype, device=x.device)
     name = "rk4" if method == "rk4_38" else method
     path: Tensor = solver(  # pyright: ignore[reportAssignmentType]
-        _AsModule(tendency, unit),
+        _AsModule(tendency, unit, start),
         x,
         times,
         rtol=rtol or (1e-7 if double else 1e-5),

@@ -65,14 +65,20 @@ class KuramotoSivashinsky(Dynamics):
         v = torch.fft.rfft(x)
         return torch.fft.irfft(self._growth.like(x) * v + self._advection(v)(v), self.sites)
 
-    def flow(self, x: Float[Tensor, "*batch channel site"], steps: int = 1) -> Float[Tensor, "*batch channel site"]:
+    def flow(
+        self, x: Float[Tensor, "*batch channel site"], steps: int = 1, time: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*batch channel site"]:
         v = torch.fft.rfft(x)
         return torch.fft.irfft(self._etdrk4(self._advection(v), v, steps), self.sites)
 
     def on_attractor(
-        self, batch: int, generator: torch.Generator, spinup: float | None = None
+        self,
+        batch: int,
+        generator: torch.Generator,
+        spinup: float | None = None,
+        until: float | Float[Tensor, " batch"] = 0.0,
     ) -> Float[Tensor, "batch channel site"]:
-        x = super().on_attractor(batch, generator, spinup)
+        x = super().on_attractor(batch, generator, spinup, until)
         # The equation looks the same to a moving observer: with the mean goes no more than a constant velocity.
         return x - x.mean(-1, keepdim=True)
 

@@ -8,6 +8,7 @@ from assim_lib.filter import AmortizedFilter
 from assim_lib.networks import NETWORKS, TrunkSizes
 from assim_lib.observations import observation_model
 from assim_lib.seeds import Purpose, generator_for, seed_for
+from assim_lib.systems import Dynamics
 from assim_lib.training.experiment import Experiment
 
 CLIMATOLOGY_STATES = 512
@@ -29,7 +30,7 @@ def build_filter(
     instruments = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites, experiment.noise)
     if climatology is None:
         source = generator_for(Purpose.CLIMATOLOGY, experiment.seed)
-        climatology = dynamics.on_attractor(CLIMATOLOGY_STATES, source).float()
+        climatology = _climatology(dynamics, source).float()
     sizes = TrunkSizes(
         sites=dynamics.sites,
         operators=instruments.period,
@@ -63,6 +64,13 @@ def build_filter(
         lag_warmup=experiment.lag_warmup,
         clamp=experiment.clamp,
     ).to(experiment.torch_device, climatology.dtype)
+
+
+def _climatology(dynamics: Dynamics, source: torch.Generator) -> Tensor:
+    if not dynamics.depends_on_time:
+        return dynamics.on_attractor(CLIMATOLOGY_STATES, source)
+    past = dynamics.spinup * torch.arange(CLIMATOLOGY_STATES) / CLIMATOLOGY_STATES
+    return dynamics.on_attractor(CLIMATOLOGY_STATES, source, until=-past)
 
 
 def _mask_features(experiment: Experiment, schedule: Tensor) -> int:

@@ -24,12 +24,14 @@ class TrainingData(NamedTuple):
     near : what filters start from, NaN where that is the climatology; None if it is everywhere.
     truth : only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`; None for the others.
     phase : (segment, cycle), entries of the observation schedule; None if they come in turn.
+    first : number of the first cycle in time; None: 0.
     """
 
     observations: Float[Tensor, "segment cycle channel site"]
     near: Float[Tensor, "segment cycle channel site"] | None = None
     truth: Float[Tensor, "segment cycle channel site"] | None = None
     phase: Int[Tensor, "segment cycle"] | None = None
+    first: Int[Tensor, ""] | None = None
 
     def to(self, device: torch.device) -> "TrainingData":
         """The same numbers on a device."""

@@ -55,7 +55,8 @@ class OwnData(NamedTuple):
         near = observations if experiment.start == "first_observation" else None
         channels, sites = observations.shape[-2:]
         period = observation_model(experiment.obs_conf, channels, sites).period
-        return TrainingData(observations, near=near, phase=phase % period).to(experiment.torch_device)
+        data = TrainingData(observations, near=near, phase=phase % period, first=torch.tensor(self.first))
+        return data.to(experiment.torch_device)
 
 
 def on_record(experiment: Experiment, observations: Any, **options: Any) -> tuple[Experiment, OwnData]:
@@ -89,7 +90,7 @@ def on_record(experiment: Experiment, observations: Any, **options: Any) -> tupl
     changed: dict[str, Any] = {"record": f"{stem}-{record.checksum[:8]}", "segments": 1, "cycles": trained}
     # Masks come as they were received.
     experiment = experiment.changed(**changed, order="schedule", noise=_noise(experiment, record, shape))
-    data = OwnData(record, record.first or 0, trained)
+    data = OwnData(record, record.begins(dynamics.depends_on_time), trained)
     if record is not observations:  # else that is known already
         _check(data, experiment)
     return experiment, data
@@ -126,7 +127,8 @@ def innovation_rmse(model: AmortizedFilter, data: OwnData) -> float:
     segments = len(held_out) // length
     observations = held_out[: segments * length].unflatten(0, (segments, length))
     number = data.first + data.trained + length * torch.arange(segments, device=held_out.device)
-    carry = model.cold_start(segments, generator=torch.Generator().manual_seed(SHORT_RUNS))
+    source = torch.Generator().manual_seed(SHORT_RUNS)
+    carry = model.cold_start(segments, generator=source, number=number)
     squares, count = 0.0, 0
     for k in range(length):
         y = observations[:, k]

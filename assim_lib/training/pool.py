@@ -9,7 +9,6 @@ from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.losses import LOSSES, NEEDS_TRUTH, LossInputs, trajectory_weight
-from assim_lib.systems.integrators import rollout
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
 
@@ -23,23 +22,27 @@ class Window(NamedTuple):
     received : NaN where nothing was received; of one cycle more than the forecasts reach.
     phase : entries of the observation schedule.
     truth : only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
+    moment : numbers of the cycles in time, of a model that depends on it.
     """
 
     carry: Carry
     received: Float[Tensor, "batch cycle channel site"]
     phase: Int[Tensor, "batch cycle"]
-    truth: Float[Tensor, "batch cycle channel site"] | None
+    truth: Float[Tensor, "batch cycle channel site"] | None = None
+    moment: Int[Tensor, "batch cycle"] | None = None
 
     def tensors(self) -> list[Tensor]:
         """All of its numbers, in an order that does not change."""
-        others = [self.received, self.phase, self.truth]
+        others = [self.received, self.phase, self.truth, self.moment]
         return [*self.carry.tensors().values(), *(part for part in others if part is not None)]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "Window":
         """A window of other numbers, in that order."""
         names, rest = self.carry.tensors(), iter(tensors)
         carry = Carry(**{name: next(rest) for name in names})
-        return Window(carry, next(rest), next(rest), next(rest, None))
+        others = {"truth": self.truth, "moment": self.moment}
+        received, phase = next(rest), next(rest)
+        return Window(carry, received, phase, **{name: next(rest) for name, part in others.items() if part is not None})
 
 
 class FilterPool:
@@ -95,11 +98,20 @@ class FilterPool:
 
     def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
         near = None if self.data.near is None else self.data.near[segment, position]
-        carry = self.model.cold_start(len(segment), generator=self.generator, near=near)
+        first = self._moment(position - self.model.spinup)
+        number = 0 if first is None else first
+        carry = self.model.cold_start(len(segment), generator=self.generator, near=near, number=number)
         if not self.model.spinup:
             return carry
         before = position[:, None] + torch.arange(-self.model.spinup, 0)
-        return self.model.spun_up(carry, *self._received(segment, before))
+        return self.model.spun_up(carry, *self._received(segment, before), self._moment(before))
+
+    def _moment(self, cycles: Tensor) -> Tensor | None:
+        """Numbers in time of the cycles of a trajectory, for a model that depends on it."""
+        if not self.model.dynamics.depends_on_time:
+            return None
+        first = 0 if self.data.first is None else self.data.first
+        return cycles.to(self.data.observations.device) + first
 
     def _received(self, segment: Tensor, cycles: Tensor) -> tuple[Tensor, Tensor]:
         """Observations of some cycles, and the entries of the schedule that they are of."""
@@ -125,7 +137,8 @@ class FilterPool:
         truth = None
         if self.data.truth is not None:
             truth = self.data.truth[self.segment[slots, None].to(device), cycles.to(device)]
-        return Window(self.carry.each(lambda part: part[slots.to(device)]), received, phase, truth)
+        carry = self.carry.each(lambda part: part[slots.to(device)])
+        return Window(carry, received, phase, truth, self._moment(cycles))
 
     def unroll(self, window: Window, generator: torch.Generator | None = None) -> tuple[Tensor, Carry]:
         """The loss of some filters over their next window, and where they end.
@@ -135,17 +148,23 @@ class FilterPool:
         generator : of dropout, where the analysis has any; the pool's by default.
         """
         loss_of, leads = LOSSES[self.experiment.loss], self.experiment.leads
-        carry, received, phase, truth = window
+        carry, received, phase, truth, moment = window
         # What a loss may look at: what was received, of instruments that a filter may know.
         comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
         operator, sigma = self.model.observation_model.operator, self.model.error
         losses = []
         for k in range(self.experiment.window):
             innovation = operator(carry.forecast.mean(-3)) - values[:, k]
-            carry, analysis = self.unrolled.cycle(carry, received[:, k], phase[:, k], generator or self.generator)
+            now = None if moment is None else moment[:, k]
+            carry, analysis = self.unrolled.cycle(
+                carry, received[:, k], phase[:, k], generator or self.generator, moment=now
+            )
+            forecasts = [carry.forecast]
+            for lead in range(1, leads):
+                forecasts.append(self.unrolled.flow(forecasts[-1], 1, None if now is None else now + lead))
             inputs = LossInputs(
                 analysis=analysis,
-                forecasts=rollout(self.unrolled.flow, carry.forecast, leads - 1).movedim(0, 1),
+                forecasts=torch.stack(forecasts, 1),
                 observation=values[:, k],
                 mask=comparable[:, k],
                 next_observations=values[:, k + 1 : k + 1 + leads],

@@ -88,4 +88,4 @@ def test_every_setting_has_data_of_its_own():
 
 def test_data_on_a_device_are_the_same_parts():
     data = TrainingData(torch.zeros(1, 2, 1, 3), phase=torch.zeros(1, 2, dtype=torch.long)).to(torch.device("cpu"))
-    assert [part is None for part in data] == [False, True, True, False]
+    assert [part is None for part in data] == [False, True, True, False, True]
