@@ -10,7 +10,8 @@ from assim_lib.observations import observation_model
 from assim_lib.seeds import Purpose, generator_for, seed_for
 from assim_lib.training.experiment import Experiment
 
-CLIMATOLOGY_STATES = 512
+# Fewer on a large ring, each of which holds as much as several states of a small one.
+CLIMATOLOGY_STATES, FEWEST_STATES, CLIMATOLOGY_NUMBERS = 512, 32, 2**18
 
 
 def build_filter(
@@ -29,7 +30,8 @@ def build_filter(
     instruments = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites, experiment.noise)
     if climatology is None:
         source = generator_for(Purpose.CLIMATOLOGY, experiment.seed)
-        climatology = dynamics.on_attractor(CLIMATOLOGY_STATES, source).float()
+        states = min(CLIMATOLOGY_STATES, CLIMATOLOGY_NUMBERS // (dynamics.channels * dynamics.sites))
+        climatology = dynamics.on_attractor(max(states, FEWEST_STATES), source).float()
     sizes = TrunkSizes(
         sites=dynamics.sites,
         operators=instruments.period,
