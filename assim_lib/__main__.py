@@ -6,7 +6,7 @@ assimilate  run a published filter along observations of your own
 score       score published filters again, after a change of the library
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
-bench       measure what a cycle of each method costs
+bench       measure what a cycle, a larger ring, a simulation and a training cost
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 forecasts   forecast from the analyses of the best filter of each kind, and from the truth
 scores      collect data/results/*.json into data/results/scores.csv
@@ -193,15 +193,20 @@ def ablate(variant: list[str], seed: list[int], runs: Path, threads: int) -> Wor
 
 
 def bench_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="cycles, scaling, simulation, training; all")
     parser.add_argument("--compiled", action="store_true", help="measure compiled filters as well: some minutes more")
     parser.add_argument("--repeats", type=positive, default=5, help="of which the median is taken")
+    parser.add_argument("--largest", type=int, default=4000, help="sites of the largest ring, up to 400000")
 
 
-def bench(compiled: bool, repeats: int) -> Work:
-    from assim_lib.study.cost import write_cycle_costs
+def bench(sections: list[str], compiled: bool, repeats: int, largest: int) -> Work:
+    from assim_lib.study.cost import SECTIONS, Effort, run_sections
 
+    for section in sections:
+        if section not in SECTIONS:
+            raise ValueError(f"section {section!r} is not known; known: {', '.join(SECTIONS)}.")
     _set_threads(1)
-    return lambda: [write_cycle_costs(compiled, repeats)]
+    return lambda: run_sections(sections or SECTIONS, Effort(repeats, compiled, largest))
 
 
 def baselines_parser(parser: argparse.ArgumentParser) -> None:
@@ -268,7 +273,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "score": ("score published filters again", score_parser, score),
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
-    "bench": ("what a cycle of each method costs, on this machine", bench_parser, bench),
+    "bench": ("what cycles, rings, simulations and trainings cost, on this machine", bench_parser, bench),
     "baselines": ("tune and score classical methods", baselines_parser, baselines),
     "forecasts": ("how well the model forecasts from analyses", forecasts_parser, forecasts),
     "scores": ("collect the results into one table", scores_parser, scores),

@@ -68,7 +68,7 @@ class ExtendedAnalysis(CovariantAnalysis):
         yield from ()  # its inflation is that of a covariance
 
     def windows(self, sites: int) -> Windows | None:
-        return Windows.of(sites, core=48, margin=24, least=self.local_from)
+        return Windows.of(sites, core=60, margin=40, least=self.local_from)
 
     def _unit(self, update: KalmanUpdate) -> Tensor:
         # There is little to correct, and where the covariance is small hardly anything.
