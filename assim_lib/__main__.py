@@ -96,6 +96,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--graphed", action="store_true", help="launch an update as one CUDA graph, on a GPU")
+    parser.add_argument("--recompute", action="store_true", help="hold one cycle in memory at a time: a third slower")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
     parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
     with_reading(parser)
@@ -120,6 +121,7 @@ def train(
     again: bool,
     compiled: bool,
     graphed: bool,
+    recompute: bool,
     plugins: str,
     record: Path | None,
     checkpoints: Path | None,
@@ -137,7 +139,7 @@ def train(
     reading = {name: options.pop(name) for name in READING}
     configured = configure(experiment, **options)
     check_graphed(configured, graphed)
-    trained = partial(train, compiled=compiled, graphed=graphed)
+    trained = partial(train, compiled=compiled, graphed=graphed, recompute=recompute)
     if record is not None:
         return train_on(record, reading, configured, runs, curve_points, again, trained, checkpoints)
     for name, value in {**reading, "checkpoints": checkpoints}.items():

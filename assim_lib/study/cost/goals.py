@@ -20,7 +20,8 @@ WHY = {
     "they cannot be moved together: within a lag of ten, news reaches around the ring, and so do the columns of the "
     "covariance's root.",
     "scaling": "Up to a few thousand sites the processor's caches hold everything; beyond, they do not.",
-    "training": "Of a graph for the gradient every intermediate result is kept.",
+    "training": "An update is matrix products, and operations on single numbers between them that wait for memory. "
+    "Recomputed, the carried states of every cycle of a window are still kept, and the observations.",
 }
 
 
@@ -96,13 +97,14 @@ def _of_simulation(table: pd.DataFrame) -> Iterator[Goal]:
 
 
 def _of_training(table: pd.DataFrame) -> Iterator[Goal]:
-    runs = table.set_index("name")
-    ratio = runs.memory["recurrent, window 400"] / runs.memory["recurrent, window 40"]
-    yield Goal("memory with a window of 400 cycles relative to one of 40", 1.1, ratio, why=WHY["training"])
-    paper = runs.loc["original, the paper's sizes"]
-    share = paper.seconds / ORIGINAL_SECONDS
+    runs, paper = table.set_index("name"), "original, the paper's sizes"
+    share = runs.seconds[paper] / ORIGINAL_SECONDS
     yield Goal(
         "an update of the paper's sizes, as a part of that of the original code", 0.7, share, why=WHY["training"]
     )
-    memory = paper.memory
-    yield Goal("memory in MB, the paper's sizes", 1000, memory, why=WHY["training"])
+    again = f"{paper}, recomputed"
+    yield Goal("memory of the paper's sizes, recomputed, in MB", 1000, runs.memory[again], why=WHY["training"])
+    longer = runs.seconds[again] / runs.seconds[paper]
+    yield Goal("time of an update of the paper's sizes, recomputed, relative to ours", 1.4, longer, why=WHY["training"])
+    ratio = runs.memory["recurrent, window 400, recomputed"] / runs.memory["recurrent, window 40, recomputed"]
+    yield Goal("memory of a window of 400 cycles, recomputed, relative to 40", 1.1, ratio, why=WHY["training"])
