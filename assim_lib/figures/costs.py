@@ -1,7 +1,6 @@
 """Figures of what things cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -24,20 +23,12 @@ from assim_lib.figures.style import (
 COLORS = (RED, ORANGE, GREEN, PURPLE, BLACK, BLUE)
 
 
-class Growth(NamedTuple):
-    """Costs by number of sites, and the slope of a straight line through the logarithms of those of large rings."""
-
-    sites: Sequence[float]
-    costs: Sequence[float]
-    exponent: float | None = None
-
-
-def growth(panels: Mapping[str, Mapping[str, Growth]]) -> Figure:
+def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]]) -> Figure:
     """Cost against the number of sites, both logarithmic, one panel a kind of cost.
 
     Parameters
     ----------
-    panels : label of the cost → name of the method → its costs.
+    panels : label of the cost → name of the method → sites, costs, and the exponent, None where there is none.
     """
     figure, axes = new_figure(1, len(panels), figsize=(WIDTH, 3.8), squeeze=False)
     names = list(dict.fromkeys(name for costs in panels.values() for name in costs))

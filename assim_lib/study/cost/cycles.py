@@ -31,6 +31,7 @@ CLASSICAL = {
 }
 BATCHES = {1: 30, 64: 4}  # cycles that are measured at once
 WARM_UP = 20
+PRODUCTS = "matrix products alone"
 HOW = (
     "one thread; milliseconds a cycle and sequence; a batch of 1 by 30 cycles, of 64 by 4, in turns; processor time on "
     "a machine that others may use too: compare within this file only"
@@ -68,9 +69,24 @@ def _learned(compiled: bool) -> dict[Method, Callable[[], float]]:
         experiment, model = load_filter(checkpoint_path(file))
         for batch in BATCHES:
             runs[name, batch, False] = Running(experiment, model, batch)
+        runs[f"{name}, {PRODUCTS}", 1, False] = _products(model)
         if compiled and not experiment.test_dropout:
             runs[name, 1, True] = Running(experiment, model.compiled(whole=True), 1)
     return runs
+
+
+def _products(model: AmortizedFilter) -> Callable[[], float]:
+    """Nothing but the matrix products of a cycle."""
+    members = model.analysis.members if model.analysis.memory_per_member else 1
+    layers = [layer for layer in model.analysis.trunk.modules() if isinstance(layer, torch.nn.Linear)]
+    inputs = [torch.randn(members * model.dynamics.sites, layer.in_features) for layer in layers]
+
+    @torch.no_grad()
+    def products() -> None:
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+
+    return partial(milliseconds, products, BATCHES[1])
 
 
 class Running:

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from assim_lib.classical import dapper_bridge
 from assim_lib.classical.methods import run_baseline
@@ -33,19 +34,21 @@ HOW = (
 )
 
 
-def measure(largest: int) -> list[dict[str, Value]]:
+def measure(largest: int, progress: bool = True) -> list[dict[str, Value]]:
     """Cost and memory of a cycle by number of sites, and RMSE on two of the rings."""
+    rings = [sites for sites in SITES if sites <= largest]
     rows: list[dict[str, Value]] = []
-    for name in NAMES:
-        for sites in (s for s in SITES if s <= largest):
-            ms, memory = alone(cost_of_cycle, FILTERS[name], sites)
-            rows.append({"name": name, "sites": sites, "ms": ms, "memory": memory})
-        small, large = alone(errors, FILTERS[name])
-        rows.append({"name": name, "sites": 40, "rmse": small})
-        rows.append({"name": name, "sites": SCORED_SITES, "rmse": large})
-    for sites in (s for s in LETKF_SITES if s <= largest):
-        rows.append({"name": LETKF, "sites": sites, "ms": alone(cost_of_letkf, sites)})
-    return rows
+    with tqdm(total=len(NAMES) * (len(rings) + 1), desc="scaling", unit="filter", disable=not progress) as bar:
+        for name in NAMES:
+            for sites in rings:
+                ms, memory = alone(cost_of_cycle, FILTERS[name], sites)
+                rows.append({"name": name, "sites": sites, "ms": ms, "memory": memory})
+                bar.update()
+            for sites, rmse in zip((40, SCORED_SITES), alone(errors, FILTERS[name]), strict=True):
+                rows.append({"name": name, "sites": sites, "rmse": rmse})
+            bar.update()
+    rings = [sites for sites in LETKF_SITES if sites <= largest]
+    return rows + [{"name": LETKF, "sites": sites, "ms": alone(cost_of_letkf, sites)} for sites in rings]
 
 
 def widened(model: AmortizedFilter, experiment: Experiment, sites: int) -> AmortizedFilter:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from assim_lib.study.cost.measuring import Value, alone, peak_memory
 from assim_lib.training.build import build_filter
@@ -30,9 +31,10 @@ HOW = (
 )
 
 
-def measure() -> list[dict[str, Value]]:
+def measure(progress: bool = True) -> list[dict[str, Value]]:
     """Measure every run."""
-    return [{"name": name, **alone(cost_of_updates, options)} for name, options in RUNS.items()]
+    runs = tqdm(RUNS.items(), desc="training", unit="run", disable=not progress)
+    return [{"name": name, **alone(cost_of_updates, options)} for name, options in runs]
 
 
 def cost_of_updates(options: dict[str, Any]) -> dict[str, Value]:
