@@ -38,9 +38,7 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
             pen = pens[name]
             axis.loglog(sites, values, color=pen.color, marker=pen.marker, linestyle=pen.line, label=name)
             if exponent is not None:
-                axis.annotate(
-                    f" {exponent:.2f}", (sites[-1], values[-1]), color=pen.color, va="center", fontsize="small"
-                )
+                axis.annotate(f" {exponent:.2f}", (sites[-1], values[-1]), color=pen.color, va="center")
         axis.set(xlabel="sites", ylabel=label)
         axis.margins(x=0.16)
         plain_numbers(axis.yaxis)

@@ -12,7 +12,7 @@ from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import configure
 from assim_lib.training.trainer import Trainer
 
-UPDATES = 3
+UPDATES = 2
 RUNS: dict[str, dict[str, Any]] = {
     "recurrent, cpu": {"preset": "cpu", "analysis": "recurrent", "m": 1},
     "hybrid, cpu": {"preset": "cpu", "analysis": "hybrid"},
