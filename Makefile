@@ -74,7 +74,7 @@ test-sets: ## freeze the truth and the observations that everything is scored on
 train: ## train one experiment, publish its checkpoint and its scores: ARGS="l96_conv --preset cpu"
 baselines: ## score the classical methods on the frozen test sets
 scores: ## collect all results into data/results/scores.csv
-bench: ## measure what a cycle of each method costs: ARGS=--compiled
+bench: ## measure what cycles, rings, simulations and trainings cost: ARGS="cycles --compiled"
 verify: ## score every published filter again, and name what has drifted: an hour; ARGS="--cycles 500" takes minutes
 test-sets train baselines scores bench verify: | $(INSTALLED)
 	$(BIN)/python -m assim_lib $@ $(ARGS)

@@ -7,7 +7,7 @@ score       score published filters again, after a change of the library
 verify      score published filters again, and compare with what is stored; exit status 1 where one has drifted
 stress      run a published filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
-bench       measure what a cycle of each method costs
+bench       measure what a cycle, a larger ring, a simulation and a training cost
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 forecasts   forecast from the analyses of the best filter of each kind, and from the truth
 scores      collect data/results/*.json into data/results/scores.csv
@@ -97,6 +97,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--graphed", action="store_true", help="launch an update as one CUDA graph, on a GPU")
+    parser.add_argument("--recompute", action="store_true", help="hold one cycle in memory at a time: a third slower")
     parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
     parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
     with_reading(parser)
@@ -121,6 +122,7 @@ def train(
     again: bool,
     compiled: bool,
     graphed: bool,
+    recompute: bool,
     plugins: str,
     record: Path | None,
     checkpoints: Path | None,
@@ -138,7 +140,7 @@ def train(
     reading = {name: options.pop(name) for name in READING}
     configured = configure(experiment, **options)
     check_graphed(configured, graphed)
-    trained = partial(train, compiled=compiled, graphed=graphed)
+    trained = partial(train, compiled=compiled, graphed=graphed, recompute=recompute)
     if record is not None:
         return train_on(record, reading, configured, runs, curve_points, again, trained, checkpoints)
     for name, value in {**reading, "checkpoints": checkpoints}.items():
@@ -221,15 +223,20 @@ def ablate(variant: list[str], seed: list[int], runs: Path, threads: int) -> Wor
 
 
 def bench_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="cycles, scaling, simulation, training; all")
     parser.add_argument("--compiled", action="store_true", help="measure compiled filters as well: some minutes more")
     parser.add_argument("--repeats", type=positive, default=5, help="of which the median is taken")
+    parser.add_argument("--largest", type=int, default=4000, help="sites of the largest ring, up to 400000")
 
 
-def bench(compiled: bool, repeats: int) -> Work:
-    from assim_lib.study.cost import write_cycle_costs
+def bench(sections: list[str], compiled: bool, repeats: int, largest: int) -> Work:
+    from assim_lib.study.cost import SECTIONS, Effort, run_sections
 
+    for section in sections:
+        if section not in SECTIONS:
+            raise ValueError(f"section {section!r} is not known; known: {', '.join(SECTIONS)}.")
     _set_threads(1)
-    return lambda: [write_cycle_costs(compiled, repeats)]
+    return lambda: run_sections(sections or SECTIONS, Effort(repeats, compiled, largest))
 
 
 def baselines_parser(parser: argparse.ArgumentParser) -> None:
@@ -299,7 +306,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "verify": ("whether published filters still have their scores", verify_parser, verify),
     "stress": ("what a published filter stands: long runs, other settings", stress_parser, stress),
     "ablate": ("what each part of the recipe is worth; what is stored is not run again", ablate_parser, ablate),
-    "bench": ("what a cycle of each method costs, on this machine", bench_parser, bench),
+    "bench": ("what cycles, rings, simulations and trainings cost, on this machine", bench_parser, bench),
     "baselines": ("tune and score classical methods", baselines_parser, baselines),
     "forecasts": ("how well the model forecasts from analyses", forecasts_parser, forecasts),
     "scores": ("collect the results into one table", scores_parser, scores),

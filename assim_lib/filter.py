@@ -46,7 +46,7 @@ class Carry(NamedTuple):
     base: Float[Tensor, "*batch member channel site"]
     forecast: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
-    covariance: Float[Tensor, "*batch state state"] | None = None
+    covariance: Float[Tensor, "*windows state state"] | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Carry":
         """The same with a change made to each of its parts."""

@@ -148,19 +148,24 @@ class Linear(NamedTuple):
 
 
 def given(
-    analysis: Analysis, batch: tuple[int, ...] = (), seed: int = 0, share: float = 0.5, operators: int = 1
+    analysis: Analysis,
+    batch: tuple[int, ...] = (),
+    seed: int = 0,
+    share: float = 0.5,
+    operators: int = 1,
+    sites: int = SITES,
 ) -> AnalysisInput:
-    """Random numbers in every place for an analysis on :data:`SITES` sites, about a half of which are seen."""
+    """Random numbers in every place for an analysis on a ring, about a half of which are seen."""
     source, channels = generator(seed), analysis.channels
 
     def normal(*shape: int) -> Tensor:
         return torch.randn((*batch, *shape), generator=source, dtype=torch.float64)
 
-    state, size = (analysis.members, channels, SITES), channels * SITES
+    state, size = (analysis.members, channels, sites), channels * sites
     base = 2 + 3 * normal(*state)
     forecast = base + normal(*state) if analysis.lagged else base
     mask = (torch.rand((*batch, *state[1:]), generator=source) < share).double()
-    error = 0.5 + torch.rand((channels, SITES), generator=source, dtype=torch.float64)
+    error = 0.5 + torch.rand((channels, sites), generator=source, dtype=torch.float64)
     states = torch.randn((2 * size, *state[1:]), generator=source, dtype=torch.float64)
     memory = analysis.initial_memory(*batch, climatology=states)
     covariance = analysis.initial_covariance(*batch, climatology=states)

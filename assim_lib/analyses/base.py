@@ -39,7 +39,8 @@ class AnalysisInput(NamedTuple):
     phase : which entry of the observation schedule that is.
     tendency : of ``base``.
     memory : one vector per site (and per member, where an analysis updates members one by one).
-    covariance : of the error of the base in units of the climatology, where it is carried from cycle to cycle.
+    covariance : of the error of the base in units of the climatology, where it is carried from cycle to cycle; on a
+        large ring one for each of its windows.
     predict : what would be observed at t of other states at t − L.
     """
 
@@ -53,7 +54,7 @@ class AnalysisInput(NamedTuple):
     phase: Int[Tensor, "*batch"]
     tendency: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
-    covariance: Float[Tensor, "*batch state state"] | None
+    covariance: Float[Tensor, "*windows state state"] | None
     predict: Callable[[Tensor], Tensor]
 
 
@@ -62,7 +63,7 @@ class Corrected(NamedTuple):
 
     base: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
-    covariance: Float[Tensor, "*batch state state"] | None = None
+    covariance: Float[Tensor, "*windows state state"] | None = None
 
 
 class Normalization(NamedTuple):
@@ -180,13 +181,13 @@ class Analysis(nn.Module, ABC):
 
     def initial_covariance(
         self, *batch: int, climatology: Float[Tensor, "sample channel site"]
-    ) -> Float[Tensor, "*batch state state"] | None:
+    ) -> Float[Tensor, "*windows state state"] | None:
         """Covariance of the error of a state that is drawn from the climatology; None if none is carried."""
         return None
 
     def forecast(
         self, base: Tensor, covariance: Tensor | None, flow: Callable[[Tensor], Tensor]
-    ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*batch state state"] | None]:
+    ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*windows state state"] | None]:
         """The corrected base and the covariance of its error, a cycle later.
 
         Parameters

@@ -14,7 +14,8 @@ diagonal. The ``hybrid`` estimates :math:`P S^\top` and :math:`S P S^\top` from 
 from differences of the model (:func:`central_differences`).
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ from assim_lib.analyses.base import (
     remember,
     sites_last_to_channels_last,
 )
+from assim_lib.analyses.covariances import central_differences, cholesky
+from assim_lib.analyses.windows import Windows
 
 # Of the innovations of a cycle whose covariance is none nothing can be learned: their errors are taken to be huge.
 NO_WEIGHT = 1e3
@@ -49,7 +52,7 @@ class KalmanUpdate(NamedTuple):
     deviations: Float[Tensor, "*batch member channel site"]
     spread: Float[Tensor, "*batch 1 channel site"]
     predicted_spread: Float[Tensor, "*batch 1 channel site"]
-    covariance: Float[Tensor, "*batch state state"] | None = None
+    covariance: Float[Tensor, "*windows state state"] | None = None
 
 
 @register_analysis("hybrid")
@@ -58,6 +61,9 @@ class HybridAnalysis(Analysis):
 
     Taper length (in sites) and inflation are two learned numbers, given here as they start;
     :attr:`largest_inflation` bounds what the network may add to the latter at a site.
+
+    From :attr:`local_from` sites on the gain is that of windows (:mod:`~assim_lib.analyses.windows`), whose margins are
+    so wide that nothing of the localization is lost.
 
     Parameters
     ----------
@@ -71,6 +77,8 @@ class HybridAnalysis(Analysis):
     memory_per_member = False
     needs_operator = True
     weighs_errors = True
+    local_from: ClassVar[int] = 200
+    core, reaches = 40, 10  # sites, and taper lengths
     uses = ("inflation", "band", "taper_length", "drift")
     defaults: ClassVar[Options] = {
         "hidden_size": 64,
@@ -86,8 +94,13 @@ class HybridAnalysis(Analysis):
     def __init__(self, *args: Any, band: int = 0, taper_length: float = 5.0, drift: float = 0.0, **kwargs: Any):
         self.band, self.drift = band, drift
         super().__init__(*args, **kwargs)
+        self.margin = math.ceil(self.reaches * taper_length + abs(drift * self.lag))
         self.log_taper_length = nn.Parameter(torch.tensor(taper_length).log())
         self.log_inflation = nn.Parameter(torch.tensor(self.inflation).log())
+
+    def windows(self, sites: int) -> Windows | None:
+        """In which a ring of so many sites is updated; None: at once."""
+        return Windows.of(sites, self.core, self.margin, self.local_from)
 
     def inputs(self) -> int:
         return self.channels * (6 + 2 * self.lagged + self.band) + self.memory
@@ -152,19 +165,32 @@ class HybridAnalysis(Analysis):
 
     def _gain(self, given: AnalysisInput, deviations: Tensor, observed: Tensor, vectors: Tensor) -> Tensor:
         """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
+        ring = given.mask.shape[-1]
+        if windows := self.windows(ring):
+            a, y, v = (windows.split(x, 3) for x in (deviations, observed, vectors))
+            return windows.join(self._dense_gain(in_windows(given, windows), a, y, v, ring), 3)
+        return self._dense_gain(given, deviations, observed, vectors, ring)
+
+    def _dense_gain(
+        self, given: AnalysisInput, deviations: Tensor, observed: Tensor, vectors: Tensor, ring: int
+    ) -> Tensor:
         a, y, v, mask = deviations.flatten(-2), observed.flatten(-2), vectors.flatten(-2), given.mask
         # What an observation says of the past is found upstream: where news travels, so does the localization.
-        cross = self._taper(mask, self.drift * self.lag) * (a.mT @ y) / (self.members - 1)
-        covariance = self._taper(mask) * (y.mT @ y) / (self.members - 1)
+        cross = self._taper(mask, self.drift * self.lag, ring=ring) * (a.mT @ y) / (self.members - 1)
+        covariance = self._taper(mask, ring=ring) * (y.mT @ y) / (self.members - 1)
         factor = cholesky(covariance + received_error(given), NO_WEIGHT)
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 
-    def _taper(self, like: Tensor, drift: float = 0.0, shorter: Tensor | None = None) -> Tensor:
-        """The localization, (…, state, state); ``shorter`` divides its reach, by filter."""
-        sites = like.shape[-1]
+    def _taper(
+        self, like: Tensor, drift: float = 0.0, shorter: Tensor | None = None, ring: int | None = None
+    ) -> Tensor:
+        """The localization, (…, state, state), of all sites or of some in a row of a longer ``ring``; ``shorter``
+        divides its reach, by filter.
+        """
+        sites, ring = like.shape[-1], ring or like.shape[-1]
         index = torch.arange(sites, device=like.device, dtype=self.log_taper_length.dtype)
         # Through the circle and not along it: a Gaussian of the distance along a circle is no covariance.
-        distance = sites / torch.pi * torch.sin((index - index[:, None] - drift) * (torch.pi / sites))
+        distance = ring / torch.pi * torch.sin((index - index[:, None] - drift) * (torch.pi / ring))
         if shorter is not None:
             distance = distance * shorter[..., None, None]
         taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)
@@ -247,54 +273,20 @@ class CovariantAnalysis(HybridAnalysis):
         return taper * (x.mT @ x) / (self.members - 1)
 
 
-def received_error(given: AnalysisInput) -> Float[Tensor, "*batch state state"]:
+def in_windows(given: AnalysisInput, windows: Windows) -> AnalysisInput:
+    """What a Kalman update needs, by window; a covariance that is carried is so already."""
+    return given._replace(
+        base=windows.split(given.base, 3),
+        mask=windows.split(given.mask),
+        error=windows.split(given.error.unsqueeze(-3), 3),
+        error_variance=windows.split(given.error_variance),
+    )
+
+
+def received_error(given: AnalysisInput) -> Float[Tensor, "*windows state state"]:
     """R of what was received. Rows of what was not are zero elsewhere: a unit variance there changes nothing."""
     variance = given.error_variance.expand(given.mask.shape).where(given.mask > 0, 1.0)
     return torch.diag_embed(variance.flatten(-2))
-
-
-@torch.no_grad()
-def central_differences(
-    function: Callable[[Tensor], Tensor],
-    mean: Float[Tensor, "*batch 1 channel site"],
-    root: Float[Tensor, "*batch column channel site"],
-    share: Float[Tensor, "*batch"],
-) -> tuple[Float[Tensor, "*batch later state"], Float[Tensor, "*batch 1 channel site"]]:
-    """How a function of the state answers to each entry of it.
-
-    By central differences along the columns of a square root of the state's covariance, as far as the state is
-    uncertain: where little is known they are gentler than the derivative, which chaos makes huge and of no use there.
-    No gradient goes through them, which would double the time of training.
-
-    Parameters
-    ----------
-    function : of states, one a member.
-    root, share : see :meth:`CovariantAnalysis.covariance_root`.
-
-    Returns
-    -------
-    The derivative, channels and sites flattened; and by how much the mean over the state's distribution lies off what
-    becomes of its mean, to second order (Nørgaard et al. 2000).
-    """
-    moved = share[..., None, None, None] * root
-    later = function(torch.cat([mean + moved, mean - moved, mean], -3))
-    above, below, centre = later.split([root.shape[-3], root.shape[-3], 1], -3)
-    differences = ((above - below) / (2 * share[..., None, None, None])).flatten(-2).mT
-    derivative = torch.linalg.solve_triangular(root.flatten(-2).mT, differences, upper=False, left=False)
-    # Not scaled up where columns were shortened: a parabola through near points is no guide to far ones.
-    return derivative, (above + below - 2 * centre).sum(-3, keepdim=True) / 2
-
-
-def cholesky(matrix: Tensor, otherwise: float = 1.0) -> Tensor:
-    """The lower factor of a covariance; where it is none, as rounding may leave it, that of its diagonal.
-
-    Parameters
-    ----------
-    otherwise : a factor on the latter.
-    """
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    diagonal = otherwise * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1).sqrt())
-    return torch.where((failed > 0)[..., None, None], diagonal, factor)
 
 
 def _of_members(increment: Tensor, deviations: Tensor, observed: Tensor) -> KalmanUpdate:

@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from assim_lib.analyses.base import AnalysisInput, Options, register_analysis
-from assim_lib.analyses.ensemble_kalman import CovariantAnalysis, KalmanUpdate, central_differences, cholesky
+from assim_lib.analyses.covariances import central_differences, cholesky
+from assim_lib.analyses.ensemble_kalman import CovariantAnalysis, KalmanUpdate, in_windows
+from assim_lib.analyses.windows import Windows
 
 
 @register_analysis("extended")
@@ -27,6 +29,10 @@ class ExtendedAnalysis(CovariantAnalysis):
     The derivative is exact for small errors and says little about large ones, least of all about what is far away. The
     localization therefore follows the expected error: its reach is the taper length divided by the mean
     variance, relative to that of the climatology. And no entry is taken to be less certain than in the climatology.
+
+    From :attr:`local_from` sites on a covariance is carried for each window of the ring
+    (:mod:`~assim_lib.analyses.windows`), and no longer one of all sites. The derivative is that of the model on a ring
+    of the window's sites: its seam lies in the margins, farther from the core than errors travel in a few cycles.
     """
 
     minimum_members = maximum_members = 1
@@ -61,15 +67,22 @@ class ExtendedAnalysis(CovariantAnalysis):
     def problems(cls, options: Any) -> Iterator[str]:
         yield from ()  # its inflation is that of a covariance
 
+    def windows(self, sites: int) -> Windows | None:
+        return Windows.of(sites, core=60, margin=40, least=self.local_from)
+
     def _unit(self, update: KalmanUpdate) -> Tensor:
         # There is little to correct, and where the covariance is small hardly anything.
         return update.spread
 
     def initial_covariance(
         self, *batch: int, climatology: Float[Tensor, "sample channel site"]
-    ) -> Float[Tensor, "*batch state state"]:
+    ) -> Float[Tensor, "*windows state state"]:
         # The error of one random state as a guess of another.
-        return 2 * torch.cov((climatology / self.std).flatten(1).mT).expand(*batch, -1, -1)
+        states, windows = climatology / self.std, self.windows(climatology.shape[-1])
+        if windows is None:
+            return 2 * torch.cov(states.flatten(1).mT).expand(*batch, -1, -1)
+        parts = windows.split(states).unbind(1)
+        return 2 * torch.stack([torch.cov(part.flatten(1).mT) for part in parts]).expand(*batch, -1, -1, -1)
 
     def covariance_root(
         self, base: Tensor, covariance: Tensor | None
@@ -84,18 +97,25 @@ class ExtendedAnalysis(CovariantAnalysis):
     ) -> Float[Tensor, "*batch member channel site"]:
         root = self._root(cast(Tensor, covariance))
         normal = torch.randn((*root.shape[:-2], members, root.shape[-1]), generator=generator).to(root)
-        deviations = (normal @ root.mT).unflatten(-1, base.shape[-2:])
+        deviations = (normal @ root.mT).unflatten(-1, (self.channels, -1))
+        if windows := self.windows(base.shape[-1]):
+            # Cores next to each other are drawn independently of each other.
+            deviations = windows.join(deviations, 3)
         return base + self.std * (deviations - deviations.mean(-3, keepdim=True))
 
     def forecast(
         self, base: Tensor, covariance: Tensor | None, flow: Callable[[Tensor], Tensor]
-    ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*batch state state"]]:
-        derivative, shift = central_differences(flow, base, *self.covariance_root(base, covariance))
+    ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*windows state state"]]:
+        windows = self.windows(base.shape[-1])
+        mean = base if windows is None else windows.split(base, 3)
+        derivative, shift = central_differences(flow, mean, *self.covariance_root(mean, covariance))
+        if windows:
+            shift = windows.join(shift, 3)
         return flow(base) + shift, self.forecast_covariance(cast(Tensor, covariance), derivative)
 
     def forecast_covariance(
-        self, covariance: Float[Tensor, "*batch state state"], derivative: Float[Tensor, "*batch state state"]
-    ) -> Float[Tensor, "*batch state state"]:
+        self, covariance: Float[Tensor, "*windows state state"], derivative: Float[Tensor, "*windows state state"]
+    ) -> Float[Tensor, "*windows state state"]:
         """The covariance a cycle later; ``derivative`` is that of the state then with respect to the state now."""
         units = self.std.expand(self.channels, covariance.shape[-1] // self.channels).flatten()
         derivative = derivative * units / units.unsqueeze(-1)
@@ -104,6 +124,14 @@ class ExtendedAnalysis(CovariantAnalysis):
     def _kalman_update(
         self, given: AnalysisInput, deviations: Tensor, observed: Tensor, innovation: Tensor
     ) -> KalmanUpdate:
+        if windows := self.windows(given.mask.shape[-1]):
+            *fields, covariance = self._dense_update(
+                in_windows(given, windows), windows.split(deviations, 3), windows.split(innovation, 3)
+            )
+            return KalmanUpdate._make([*(windows.join(field, 3) for field in fields), covariance])
+        return self._dense_update(given, deviations, innovation)
+
+    def _dense_update(self, given: AnalysisInput, deviations: Tensor, innovation: Tensor) -> KalmanUpdate:
         shape, observing = given.mask.shape[-2:], self._observing(given)
         prior = self._localized_by_error(given.mask, self._bounded(cast(Tensor, given.covariance)))
         prior = self._surprise_factor(given, observing, prior, innovation) * prior
@@ -137,13 +165,15 @@ class ExtendedAnalysis(CovariantAnalysis):
         2003); it counts from :attr:`surprise` standard deviations above its expectation on.
         """
         mask = given.mask.flatten(-2)
-        expected = ((observing @ prior) * observing).sum(-1) / given.error_variance.flatten()
+        expected = ((observing @ prior) * observing).sum(-1) / given.error_variance.flatten(-2)
         squared = innovation.flatten(-3).square().sum(-1)
         chance = (2 * mask * (1 + expected).square()).sum(-1).sqrt()
         excess = (squared - mask.sum(-1) - self.surprise * chance) / expected.sum(-1).clamp_min(1e-12)
         return excess.clamp(1.0, self.largest_factor)[..., None, None]
 
     def _inflated_covariance(self, covariance: Tensor | None, inflation: Tensor) -> Tensor:
+        if windows := self.windows(inflation.shape[-1]):
+            inflation = windows.split(inflation, 3)
         inflation = inflation.flatten(-3).unsqueeze(-2)
         covariance = inflation * inflation.mT * cast(Tensor, covariance)
         return (covariance + covariance.mT) / 2

@@ -3,9 +3,11 @@
 :mod:`~assim_lib.figures.fields` draws arrays: states, fields, matrices, one run cycle by cycle.
 :mod:`~assim_lib.figures.scores` draws tables of scores: methods and settings beside one another.
 :mod:`~assim_lib.figures.trials` draws what was tried on validation data: trainings, variants, hyperparameters.
+:mod:`~assim_lib.figures.costs` draws what things cost.
 :mod:`~assim_lib.figures.style` holds what they share. None of them imports anything else of this library.
 """
 
+from assim_lib.figures.costs import growth
 from assim_lib.figures.fields import (
     by_value,
     climatology,
@@ -44,6 +46,7 @@ __all__ = [
     "error_by_age",
     "error_growth",
     "forecast_skill",
+    "growth",
     "headline",
     "hovmoller",
     "influence",

@@ -1,7 +1,7 @@
 """The Kuramoto–Sivashinsky equation, in Fourier space."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -57,6 +57,10 @@ class KuramotoSivashinsky(Dynamics):
     def _etdrk4(self) -> ETDRK4:
         return ETDRK4(self._growth.values, self.dt)
 
+    @cache  # noqa: B019  (a few small rings, that live as long as the module)
+    def _with_sites(self, sites: int) -> "KuramotoSivashinsky":
+        return replace(self, sites=sites, length=self.length * sites / self.sites)
+
     def _advection(self, like: Complex[Tensor, "*batch mode"]) -> Tendency:
         factor = self._derivative.like(like)
         return lambda v: factor * torch.fft.rfft(torch.fft.irfft(v, self.sites).square())
@@ -68,6 +72,8 @@ class KuramotoSivashinsky(Dynamics):
     def flow(
         self, x: Float[Tensor, "*batch channel site"], steps: int = 1, time: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "*batch channel site"]:
+        if x.shape[-1] != self.sites:  # some of the sites, closed to a ring
+            return self._with_sites(x.shape[-1]).flow(x, steps)
         v = torch.fft.rfft(x)
         return torch.fft.irfft(self._etdrk4(self._advection(v), v, steps), self.sites)
 

@@ -11,7 +11,8 @@ from assim_lib.seeds import Purpose, generator_for, seed_for
 from assim_lib.systems import Dynamics
 from assim_lib.training.experiment import Experiment
 
-CLIMATOLOGY_STATES = 512
+# Fewer on a large ring, each of which holds as much as several states of a small one.
+CLIMATOLOGY_STATES, FEWEST_STATES, CLIMATOLOGY_NUMBERS = 512, 32, 2**18
 
 
 def build_filter(
@@ -67,10 +68,11 @@ def build_filter(
 
 
 def _climatology(dynamics: Dynamics, source: torch.Generator) -> Tensor:
+    states = max(FEWEST_STATES, min(CLIMATOLOGY_STATES, CLIMATOLOGY_NUMBERS // (dynamics.channels * dynamics.sites)))
     if not dynamics.depends_on_time:
-        return dynamics.on_attractor(CLIMATOLOGY_STATES, source)
-    past = dynamics.spinup * torch.arange(CLIMATOLOGY_STATES) / CLIMATOLOGY_STATES
-    return dynamics.on_attractor(CLIMATOLOGY_STATES, source, until=-past)
+        return dynamics.on_attractor(states, source)
+    past = dynamics.spinup * torch.arange(states) / states
+    return dynamics.on_attractor(states, source, until=-past)
 
 
 def _mask_features(experiment: Experiment, schedule: Tensor) -> int:

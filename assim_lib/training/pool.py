@@ -11,6 +11,7 @@ from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.losses import LOSSES, NEEDS_TRUTH, LossInputs, trajectory_weight
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
+from assim_lib.training.recompute import recomputed
 
 
 class Window(NamedTuple):
@@ -59,6 +60,8 @@ class FilterPool:
     generator : of the run, from which everything is drawn.
     compiled : whether to compile the filter for its windows (see
         :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
+    recompute : whether to keep nothing of a cycle for its gradient, and to compute it again; see
+        :mod:`assim_lib.training.recompute`.
 
     Raises
     ------
@@ -72,12 +75,14 @@ class FilterPool:
         data: TrainingData,
         generator: torch.Generator,
         compiled: bool = False,
+        recompute: bool = False,
     ):
         if (data.truth is not None) != (experiment.loss in NEEDS_TRUTH):
             raise ValueError(
                 f"loss = {experiment.loss!r} and training data {'without' if data.truth is None else 'with'} the truth."
             )
         self.experiment, self.model, self.data, self.generator = experiment, model, data, generator
+        self.recompute = recompute
         # What starts anew comes in batches of any shape, each of which would have to be compiled.
         self.unrolled = model.compiled() if compiled else model
         self.segment, self.position = self._enter(experiment.pool)
@@ -147,35 +152,41 @@ class FilterPool:
         ----------
         generator : of dropout, where the analysis has any; the pool's by default.
         """
+        carry, losses, generator = window.carry, [], generator or self.generator
+        for k in range(self.experiment.window):
+            if self.recompute:
+                loss, carry = recomputed(self._cycle, generator, window, carry, k, generator)
+            else:
+                loss, carry = self._cycle(window, carry, k, generator)
+            losses.append(loss)
+        return torch.stack(losses).mean(), carry.each(torch.detach)
+
+    def _cycle(self, window: Window, carry: Carry, k: int, generator: torch.Generator) -> tuple[Tensor, Carry]:
+        """The loss of a window's cycle ``k``, and what is carried to the next."""
         loss_of, leads = LOSSES[self.experiment.loss], self.experiment.leads
-        carry, received, phase, truth, moment = window
+        received, phase, later = window.received, window.phase, slice(k + 1, k + 1 + leads)
         # What a loss may look at: what was received, of instruments that a filter may know.
         comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
         operator, sigma = self.model.observation_model.operator, self.model.error
-        losses = []
-        for k in range(self.experiment.window):
-            innovation = operator(carry.forecast.mean(-3)) - values[:, k]
-            now = None if moment is None else moment[:, k]
-            carry, analysis = self.unrolled.cycle(
-                carry, received[:, k], phase[:, k], generator or self.generator, moment=now
-            )
-            forecasts = [carry.forecast]
-            for lead in range(1, leads):
-                forecasts.append(self.unrolled.flow(forecasts[-1], 1, None if now is None else now + lead))
-            inputs = LossInputs(
-                analysis=analysis,
-                forecasts=torch.stack(forecasts, 1),
-                observation=values[:, k],
-                mask=comparable[:, k],
-                next_observations=values[:, k + 1 : k + 1 + leads],
-                next_masks=comparable[:, k + 1 : k + 1 + leads],
-                truth=None if truth is None else truth[:, k],
-                operator=operator,
-                sigma=sigma,
-                weight=trajectory_weight(innovation, comparable[:, k], sigma),
-            )
-            losses.append(loss_of(inputs))
-        return torch.stack(losses).mean(), carry.each(torch.detach)
+        innovation = operator(carry.forecast.mean(-3)) - values[:, k]
+        now = None if window.moment is None else window.moment[:, k]
+        carry, analysis = self.unrolled.cycle(carry, received[:, k], phase[:, k], generator, moment=now)
+        forecasts = [carry.forecast]
+        for lead in range(1, leads):
+            forecasts.append(self.unrolled.flow(forecasts[-1], 1, None if now is None else now + lead))
+        inputs = LossInputs(
+            analysis=analysis,
+            forecasts=torch.stack(forecasts, 1),
+            observation=values[:, k],
+            mask=comparable[:, k],
+            next_observations=values[:, later],
+            next_masks=comparable[:, later],
+            truth=None if window.truth is None else window.truth[:, k],
+            operator=operator,
+            sigma=sigma,
+            weight=trajectory_weight(innovation, comparable[:, k], sigma),
+        )
+        return loss_of(inputs), carry
 
     def advance(self, slots: Tensor, carry: Carry) -> None:
         """Put filters back into the pool a window later; some start anew, as all do at the end of their record."""

@@ -47,6 +47,7 @@ def train(
     progress: bool = True,
     compiled: bool = False,
     graphed: bool = False,
+    recompute: bool = False,
     on_metrics: Callable[[dict[str, int | float]], None] | None = None,
     observations: Any = None,
 ) -> tuple[AmortizedFilter, dict[str, Any]]:
@@ -59,6 +60,7 @@ def train(
     curve_points : how many times the averaged weights are scored on validation data (0: never).
     compiled : whether to compile the filter: updates of a small network take two thirds of the time, after a minute.
     graphed : whether to launch an update as one, on a GPU: a quarter of the time for filters without Kalman algebra.
+    recompute : whether to hold one cycle at a time in memory: a third more time, and a fraction of the memory.
     on_metrics : called after every update.
     observations : a record of one's own to train on in place of simulated ones: a path, numbers in memory, or what
         :func:`~assim_lib.own.record.read_record` returns. Its last fifth is held out; the ``history`` then has
@@ -71,7 +73,7 @@ def train(
 
     Raises
     ------
-    ValueError : if ``folder`` holds a run with other options.
+    ValueError : if ``folder`` holds a run with other options, or ``graphed`` and ``recompute`` are both asked for.
     FileNotFoundError, ParameterError : if ``experiment.pretrained`` names no filter, or one of another shape.
     RecordError : if ``observations`` cannot be used.
     """
@@ -94,7 +96,7 @@ def train(
     judged, judge = "validation_rmse", partial(validation_rmse, experiment)
     if own:
         judged, judge = "innovation_rmse", partial(innovation_rmse, data=own)
-    trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed)
+    trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed, recompute=recompute)
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
         "provenance": provenance(str(experiment.torch_device)),

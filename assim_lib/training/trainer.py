@@ -49,11 +49,12 @@ class Trainer:
     data : one for each of the settings that :func:`~assim_lib.training.many_settings.training_settings` names.
     compiled : whether to compile the filter (see :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
     graphed : whether to launch all of an update's operations as one, on a GPU.
+    recompute : whether to hold one cycle at a time in memory, see :mod:`~assim_lib.training.recompute`.
 
     Raises
     ------
     ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one; if
-        ``graphed`` is asked for without a GPU.
+        ``graphed`` is asked for without a GPU, or together with ``recompute``.
     """
 
     def __init__(
@@ -63,14 +64,17 @@ class Trainer:
         *data: TrainingData,
         compiled: bool = False,
         graphed: bool = False,
+        recompute: bool = False,
     ):
         check_graphed(experiment, graphed)
+        if graphed and recompute:
+            raise ValueError("graphed = True and recompute = True exclude each other: a graph keeps what it computes.")
         self.experiment, self.model, self.graphed = experiment, model, graphed
         self.generator = generator_for(Purpose.TRAINING, experiment.seed)
         trained = model.with_members(experiment.training_m or experiment.m)
         settings = in_settings(experiment, trained, training_settings(experiment))
         self.pools = [
-            FilterPool(*setting, record, self.generator, compiled)
+            FilterPool(*setting, record, self.generator, compiled, recompute)
             for setting, record in zip(settings, data, strict=True)
         ]
         self.ema = AveragedModel(model, avg_fn=_moving_average(experiment.averaging))

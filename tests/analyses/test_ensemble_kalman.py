@@ -7,7 +7,8 @@ from small import SITES, climatology, generator, given, normalization, shaken, s
 
 from assim_lib.analyses import Analysis, HybridAnalysis
 from assim_lib.analyses.base import AnalysisInput
-from assim_lib.analyses.ensemble_kalman import central_differences, cholesky, received_error
+from assim_lib.analyses.covariances import central_differences, cholesky
+from assim_lib.analyses.ensemble_kalman import received_error
 from assim_lib.evaluation import rmse
 from assim_lib.setting import Setting
 from assim_lib.training.build import build_filter

@@ -77,6 +77,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "phase_plane": lambda: figures.phase_plane(truth[:, :2], observations[:, :2], analysis[:, :2], "x", "z"),
     "rank_histogram": lambda: figures.rank_histogram({"a": np.full(11, 1 / 11), "b": np.full(6, 1 / 6)}),
     "scoreboard": lambda: figures.scoreboard(scores, 1.0),
+    "growth": lambda: figures.growth({"ms": {"a": ([40.0, 400.0], [1.0, 2.0], 0.3), "b": ([40.0], [1.0], None)}}),
     "sensitivity": lambda: figures.sensitivity(trials, {"infl": "inflation", "loc_rad": "radius"}, ["loc_rad"]),
     "spread_and_error": lambda: figures.spread_and_error(scores),
     "tracking": lambda: frame(),

@@ -1,39 +1,89 @@
-"""What a cycle costs: everything in one run, and goals as ratios within it."""
+"""What things cost: everything in one run, and goals as ratios within it."""
 
 import itertools
 
+import pandas as pd
 import pytest
+import torch
 
 from assim_lib.storage import IntegrityError
-from assim_lib.study import cost
+from assim_lib.study.cost import Costs, Effort, bench, cost_path, cycles, goals, run_sections, scaling
+from assim_lib.study.cost.measuring import in_turns
+from assim_lib.training.checkpoints import checkpoint_path, load_filter
 
 
-@pytest.fixture
-def clocks(monkeypatch):
-    """Methods whose times are known: a goal is met exactly, missed, and met by the compiled form alone."""
-    times = {("fast", False): 1.0, ("slow", False): 4.0, ("slow", True): 2.0, ("classical", False): 10.0}
-    scatter = {key: itertools.cycle([3.0, 1.0, 0.5]) for key in times}
-    runs = {key: lambda key=key: times[key] * next(scatter[key]) for key in times}
-    monkeypatch.setattr(cost, "_classical", lambda: {})
-    monkeypatch.setattr(cost, "_learned", lambda _compiled: runs)
-    monkeypatch.setattr(
-        cost, "GOALS", [("fast", "classical", 10.0), ("slow", "classical", 10.0), ("slow", "classical", 5.0)]
-    )
+def test_medians_of_repeats_in_turn():
+    times = {"fast": itertools.cycle([3.0, 1.0, 0.5]), "slow": itertools.cycle([8.0, 2.0, 4.0])}
+    found = in_turns({key: lambda key=key: next(times[key]) for key in times}, 3, "turns", progress=False)
+    assert found == {"fast": {"ms": 1.0, "least": 0.5}, "slow": {"ms": 4.0, "least": 2.0}}
 
 
-@pytest.mark.usefixtures("clocks")
-def test_medians_of_repeats_in_turn_and_ratios_of_the_best_forms(tmp_path, monkeypatch):
+def test_a_section_is_stored_with_its_machine(tmp_path, monkeypatch):
+    rows = [{"name": "one", "ms": 1.0}]
     monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
-    read = cost.CycleCosts.read(cost.write_cycle_costs(repeats=3))
-    assert [(c.name, c.compiled, c.median, c.least) for c in read.costs][:2] == [
-        ("fast", False, 1.0, 0.5),
-        ("slow", False, 4.0, 2.0),
-    ]
-    assert [(goal.ratio, goal.met) for goal in read.goals] == [(10.0, True), (5.0, False), (5.0, True)]
+    monkeypatch.setitem(bench.SECTIONS, "training", ("how", lambda effort: rows * effort.repeats))
+    (path,) = run_sections(["training"], Effort(repeats=2))
+    read = Costs.read(path)
+    assert (read.section, read.measured, read.rows) == ("training", "how", rows * 2)
+    assert read.machine.cores >= 1
     assert read.provenance.versions["torch"]
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "cycles.json").write_text('{"measured": "how"}')
-    with pytest.raises(IntegrityError, match="is no CycleCosts"):
-        cost.CycleCosts.read(tmp_path / "cycles.json")
+    with pytest.raises(IntegrityError, match="is no Costs"):
+        Costs.read(tmp_path / "cycles.json")
+
+
+def test_goals_are_ratios_of_the_best_forms():
+    """Met exactly, missed, and met by the compiled form alone."""
+    times = {("recurrent", False): 1.0, ("hybrid lag 3", False): 4.0, ("hybrid lag 3", True): 0.5}
+    times |= {("original m=5", False): 0.1, ("LETKF N=10", False): 10.0, ("iEnKS N=30 Lag 3", False): 4.0}
+    times |= {("extended lag 10", False): 6.0, ("iEnKS N=30 Lag 10", False): 5.0}
+    times |= {(f"{name}, {cycles.PRODUCTS}", False): 0.25 for name in ("recurrent", "original m=5", "hybrid lag 3")}
+    table = pd.DataFrame([{"name": n, "batch": 1, "compiled": c, "ms": ms} for (n, c), ms in times.items()])
+    found = {goal.what: (goal.measured, goal.met) for goal in goals._of_cycles(table)}
+    assert found["recurrent: times cheaper than LETKF N=10"] == (10.0, True)
+    assert "alone take 0.25 ms" in next(goals._of_cycles(table)).why
+    assert found["hybrid lag 3: times cheaper than LETKF N=10"] == (20.0, True)
+    assert found["recurrent: times cheaper than iEnKS N=30 Lag 3"] == (4.0, False)
+    assert found["recurrent: ms a cycle at batch 1"] == (1.0, False)
+    assert found["extended lag 10: cost as a part of that of iEnKS N=30 Lag 10"] == (1.2, False)
+
+
+def test_an_exponent_is_that_of_the_large_rings():
+    sites = [40, 400, 4000, 40_000]
+    rows = [{"name": "a", "sites": s, "ms": 5 + s**1.5, "memory": s**2 / 1e6} for s in sites]
+    table = pd.DataFrame([*rows, {"name": "a", "sites": 400, "rmse": 0.2}])
+    assert goals.exponent(*goals.of_large_rings(table, "a", "ms")) == pytest.approx(1.5, abs=1e-3)
+    of_memory, _ = goals.of_large_rings(table, "a", "memory")
+    assert list(of_memory) == [4000, 40_000]  # what is below some megabytes is noise
+
+
+@pytest.mark.parametrize("name", ["recurrent", "hybrid lag 3"])
+def test_a_filter_on_a_ring_that_repeats_itself_does_what_it_does_on_the_small_one(unchecked_shapes, name):
+    experiment, model = load_filter(checkpoint_path(cycles.FILTERS[name]))
+    large = scaling.widened(model, experiment, 240)
+    observations = torch.from_numpy(experiment.setting.load().observations[:12]).float()
+    found = []
+    for one, times in ((model, 1), (large, 6)):
+        carry = one.cold_start(generator=torch.Generator().manual_seed(0))
+        carry = carry._replace(
+            base=model.climatology[: model.analysis.members].repeat(1, 1, times),
+            forecast=model.climatology[: model.analysis.members].repeat(1, 1, times),
+        )
+        with torch.no_grad():
+            for k, received in enumerate(observations[:4]):
+                carry, analysis = one.cycle(carry, received.repeat(1, times), k)
+        found.append(analysis.mean(-3))
+    small, wide = found
+    difference = (wide.unflatten(-1, (6, 40)) - small.unsqueeze(-2)).abs().max()
+    # Around the small ring, where the localization of the hybrid has both ways, it is another filter.
+    assert difference < (1e-3 if name == "recurrent" else 0.5)
+
+
+def test_a_ring_is_made_of_whole_copies():
+    experiment, model = load_filter(checkpoint_path(cycles.FILTERS["recurrent"]))
+    with pytest.raises(ValueError, match="sites = 100 must be a multiple of 40"):
+        scaling.widened(model, experiment, 100)
+    assert cost_path("cycles").name == "cycles.json"

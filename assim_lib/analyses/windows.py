@@ -1,0 +1,52 @@
+"""A large ring in overlapping windows, so that the algebra of covariances costs as the ring grows and not as its cube.
+
+What is far away says nothing of a site. Its analysis is therefore that of a window around it, done with dense matrices
+that have the window's size, and each window gives what it says of the sites in its middle, its core:
+
+    margin | core | margin
+                    margin | core | margin
+
+The windows are one more axis of the batch: code for a ring does for windows as it is.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Windows(NamedTuple):
+    """Windows of a ring; the cores cover it, and the last one may reach beyond its end.
+
+    sites : of the ring.
+    core, margin : number of sites in the middle of a window, and on either side of it.
+    """
+
+    sites: int
+    core: int
+    margin: int
+
+    @classmethod
+    def of(cls, sites: int, core: int, margin: int, least: int) -> "Windows | None":
+        """None for a ring of fewer sites than ``least``: it is best done at once."""
+        return cls(sites, core, margin) if sites >= max(least, core + 2 * margin) else None
+
+    def members(self, device: torch.device) -> Int[Tensor, "window place"]:
+        """Which sites are in each window."""
+        first = torch.arange(-self.margin, self.sites - self.margin, self.core, device=device)
+        return (first[:, None] + torch.arange(self.core + 2 * self.margin, device=device)) % self.sites
+
+    def split(self, x: Float[Tensor, "*fields site"], axes: int = 2) -> Float[Tensor, "*windows place"]:
+        """Fields on the ring as fields on each window.
+
+        Parameters
+        ----------
+        axes : how many of the last ones are a window's; the new axis stands before them.
+        """
+        return x[..., self.members(x.device)].movedim(-2, -1 - axes)
+
+    def join(self, x: Float[Tensor, "*windows place"], axes: int = 2) -> Float[Tensor, "*fields site"]:
+        """Fields on the ring of the cores of fields on each window."""
+        cores = x[..., self.margin : self.margin + self.core]
+        return cores.movedim(-1 - axes, -2).flatten(-2)[..., : self.sites]
