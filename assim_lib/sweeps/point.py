@@ -5,6 +5,7 @@ The notebook has a kernel and an empty folder of its own.
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,6 +79,11 @@ def run_point(text: str, key: str, parameters: dict[str, Any], output: str, time
         folder.write_json(f"points/{key}.json", {"parameters": parameters, **record})
     for name in (f"failed/{key}.ipynb", f"failed/{key}.json"):
         folder.remove(name)
+
+
+def dask_setup(_: Any) -> None:
+    """Leave Ctrl-C to the command; a worker on the same terminal meets it as well. Called by name when one starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_kernels() -> None:

@@ -135,8 +135,12 @@ def _client(scheduler: str | None, workers: int | None, tasks: int) -> Iterator[
     """A client of a scheduler that runs, or of one's own; after an interruption no kernel is left behind."""
     cluster = None
     if scheduler is None:
-        alone = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
-        cluster = LocalCluster(n_workers=min(workers or WORKERS, tasks), **alone)
+        cluster = LocalCluster(
+            n_workers=min(workers or WORKERS, tasks),
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            preload=[run_point.__module__],
+        )
     try:
         try:
             client = Client(cluster or scheduler, timeout=15)
