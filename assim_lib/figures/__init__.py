@@ -31,7 +31,7 @@ from assim_lib.figures.scores import (
     spread_and_error,
     transfer,
 )
-from assim_lib.figures.trials import LiveCurve, learning_curves, sensitivity, variants
+from assim_lib.figures.trials import LiveCurve, grid_scores, learning_curves, scaling, sensitivity, variants
 
 __all__ = [
     "LiveCurve",
@@ -44,6 +44,7 @@ __all__ = [
     "error_by_age",
     "error_growth",
     "forecast_skill",
+    "grid_scores",
     "headline",
     "hovmoller",
     "influence",
@@ -52,6 +53,7 @@ __all__ = [
     "matrices",
     "phase_plane",
     "rank_histogram",
+    "scaling",
     "scoreboard",
     "sensitivity",
     "spread_and_error",
