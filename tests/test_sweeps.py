@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fastparquet
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 import xarray as xr
@@ -21,6 +22,8 @@ from assim_lib.sweeps.grid import Grid
 from assim_lib.sweeps.point import PointError, run_point
 from assim_lib.sweeps.program import Program
 from assim_lib.sweeps.run import Sweep
+from assim_lib.sweeps.schedule import makespan
+from assim_lib.sweeps.table import on_grid
 
 ROOT = Path(__file__).parents[1]
 CHAPTER = ROOT / "notebooks" / "03_l96_conv.ipynb"
@@ -315,7 +318,7 @@ def test_a_lost_scheduler_is_one_sentence_and_a_rerun_completes_the_table(toy, s
         [*dask, "--no-dashboard", "--scheduler-file", str(tmp_path / "s.json")], stderr=subprocess.DEVNULL
     )
     until = time.monotonic() + 60
-    while not (tmp_path / "s.json").exists():
+    while not ((tmp_path / "s.json").exists() and (tmp_path / "s.json").stat().st_size):
         assert time.monotonic() < until
         time.sleep(0.1)
     address = json.loads((tmp_path / "s.json").read_text())["address"]
@@ -392,3 +395,20 @@ def test_the_library_does_without_dask():
     )
     run = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout == "[]\n"
+
+
+# ---- how many workers
+
+
+def test_a_schedule_waits_for_the_last_point_and_for_the_scheduler():
+    assert makespan([1.0] * 4, 2, dispatch=0.0) == 2.0
+    assert makespan([1.0, 1.0, 3.0], 2, dispatch=0.0) == 4.0
+    assert makespan([1.0] * 4, 4, dispatch=0.5) == 4 * 0.5 + 1.0
+    assert makespan([1.0] * 4, 1000, dispatch=0.0, start=2.0) == 3.0
+
+
+def test_none_among_numbers_is_a_coordinate_as_well(tmp_path):
+    table = pd.DataFrame({"m": [None, 10], "rmse": [1.0, 2.0], "failed": "", "key": "k"}, dtype=object)
+    dataset = on_grid(table.astype({"rmse": float}), ["m"])
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    assert dataset.rmse.sel(m=["None", "10"]).values.tolist() == [1.0, 2.0]

@@ -139,7 +139,7 @@ def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, s
     labels : what the two parameters are called.
     """
     figure, axis = new_figure(figsize=(7, 3.6))
-    apart = 0.012 * float(table[x].max() - table[x].min())
+    apart = 0.012 * np.ptp(table[x].to_numpy())
     for number, (pen, (value, rows)) in enumerate(
         told_apart(table.groupby(series), (BLUE, ORANGE, GREEN, PURPLE, RED))
     ):

@@ -24,8 +24,3 @@ def makespan(seconds: Sequence[float], workers: int, dispatch: float = 0.001, st
         heapq.heapreplace(free, ended)
         end = max(end, ended)
     return end
-
-
-def efficiency(seconds: Sequence[float], workers: int, dispatch: float = 0.001, start: float = 0.0) -> float:
-    """What part of the workers' time is spent on points: 1 if twice as many workers take half the time."""
-    return sum(seconds) / (workers * makespan(seconds, workers, dispatch, start))
