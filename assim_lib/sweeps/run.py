@@ -27,6 +27,8 @@ from assim_lib.training.experiment import ParameterError
 # One a core, and not more than memory is there for: a kernel with PyTorch and its worker take a gigabyte.
 WORKERS = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2**30))
 
+CONNECT = 10  # seconds in which a scheduler answers
+
 
 class Outcome(NamedTuple):
     """What a sweep came to: the paths of its tables, and the points that failed: key → why, and where that is shown."""
@@ -111,10 +113,14 @@ class Sweep:
         failed: dict[str, str] = {}
         keys = {point["key"] for point in self.points}
         if todo:
-            bar = tqdm(total=len(keys), initial=len(keys) - len(todo), unit="point", disable=not progress)
             # As many worker deaths as retries: a point that takes its worker along is a point that fails.
             allowed = dask.config.set({"distributed.scheduler.allowed-failures": retries})
-            with bar, allowed, _client(scheduler, workers, len(todo)) as client:
+            done = len(keys) - len(todo)
+            with (
+                allowed,
+                _client(scheduler, workers, len(todo)) as client,
+                tqdm(total=len(keys), initial=done, unit="point", disable=not progress) as bar,
+            ):
                 for key, error in _outcomes(client, self.program.text, todo, self.folder.url, timeout, retries):
                     if error:
                         failed[key] = self._report(key, error)
@@ -143,7 +149,7 @@ def _client(scheduler: str | None, workers: int | None, tasks: int) -> Iterator[
         )
     try:
         try:
-            client = Client(cluster or scheduler, timeout=15)
+            client = Client(cluster or scheduler, timeout=CONNECT)
         except (OSError, ValueError) as error:
             raise ConnectionError(f"scheduler = {scheduler!r} cannot be reached: {error}".splitlines()[0]) from None
         with client:
