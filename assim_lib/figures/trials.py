@@ -155,7 +155,8 @@ def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, s
             markersize=4,
             elinewidth=1,
         )
-    axis.set(xlabel=labels[x], ylabel="RMSE", xticks=sorted(table[x].unique()))
+    axis.set(xlabel=labels[x], ylabel="RMSE", xticks=sorted(table[x].unique()), yscale="log")
+    plain_numbers(axis.yaxis)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
