@@ -49,11 +49,15 @@ if find_spec("google") and find_spec("google.colab") and not find_spec("assim_li
     sys.exit("No public address is set: run `make address URL=…` in the repository.")"""
 
 
-def setup(url: str, dapper: bool) -> str:
-    """The code of the Colab cell; DAPPER, and all that comes with it, only where it is used."""
-    extra, module = ("[baselines]", "dapper") if dapper else ("", "assim_lib")
-    code = INSTALL.replace("@EXTRA@", extra).replace("@MODULE@", module).replace("@URL@", url)
-    return f"{TITLE}\n{code if url else NOTHING}"
+# What a notebook names → the extra that it needs, and a module of it that Colab lacks.
+EXTRAS = {"assim_lib.classical": ("baselines", "dapper"), "assim_lib.sweeps": ("sweep", "fastparquet")}
+
+
+def setup(url: str, code: str) -> str:
+    """The Colab cell of a notebook with this code; an extra, and all that comes with it, only where it is used."""
+    extra, module = next((needed for name, needed in EXTRAS.items() if name in code), ("", "assim_lib"))
+    source = INSTALL.replace("@EXTRA@", f"[{extra}]" if extra else "").replace("@MODULE@", module).replace("@URL@", url)
+    return f"{TITLE}\n{source if url else NOTHING}"
 
 
 def config(text: str, url: str) -> str:
@@ -88,7 +92,7 @@ def notebook(text: str, url: str) -> str:
     counts = [cell["execution_count"] for cell in content["cells"] if cell["id"] == "colab"]
     title, *others = (cell for cell in content["cells"] if cell["id"] != "colab")
     code = "".join("".join(cell["source"]) for cell in others if cell["cell_type"] == "code")
-    source = setup(url, dapper="assim_lib.classical" in code)
+    source = setup(url, code)
     cell = {
         "cell_type": "code",
         "execution_count": counts[0] if counts else None,

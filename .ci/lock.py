@@ -23,7 +23,8 @@ def direct_requirements() -> list[Requirement]:
     """What pyproject.toml asks for, in the core and in every extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+    wanted = [Requirement(line) for group in groups for line in group]
+    return [each for each in wanted if each.name != project["name"]]  # an extra that takes in another
 
 
 def closure(requirements: Iterable[Requirement]) -> dict[str, str]:

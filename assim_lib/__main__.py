@@ -10,6 +10,7 @@ ablate      train variants of the recipe under one budget, one thing changed in 
 bench       measure what a cycle, a larger ring, a simulation and a training cost
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again
 forecasts   forecast from the analyses of the best filter of each kind, and from the truth
+sweep       run a notebook at every point of a grid, on this machine or on many
 scores      collect data/results/*.json into data/results/scores.csv
 """
 
@@ -25,9 +26,10 @@ from typing import Any, NoReturn, get_args
 
 from assim_lib.own_commands import READING, assimilate, assimilate_parser, count, positive, train_on, with_reading
 from assim_lib.storage import IntegrityError, OtherRunError
+from assim_lib.sweeps.command import sweep, sweep_parser
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
-Work = Callable[[], Iterable[Path]]
+Work = Callable[[], Iterable[Path | str]]
 
 # What is found right before anything is computed, and what may still come then: no mistakes of the program.
 _MISTAKES = (ValueError, LookupError, OSError, IntegrityError, ImportError)
@@ -309,6 +311,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "bench": ("what cycles, rings, simulations and trainings cost, on this machine", bench_parser, bench),
     "baselines": ("tune and score classical methods", baselines_parser, baselines),
     "forecasts": ("how well the model forecasts from analyses", forecasts_parser, forecasts),
+    "sweep": ("run a notebook at every point of a grid", sweep_parser, sweep),
     "scores": ("collect the results into one table", scores_parser, scores),
 }
 

@@ -123,10 +123,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def json_bytes(content: Any) -> bytes:
+    """``content`` as indented JSON. What is not a finite number becomes ``null``: JSON has no NaN."""
+    return (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path | str, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically. What is not a finite number becomes ``null``: JSON has no NaN."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    """Write ``content`` as :func:`json_bytes`, atomically."""
+    write_bytes(path, json_bytes(content))
 
 
 def netcdf_bytes(dataset: Any, **options: Any) -> bytes:

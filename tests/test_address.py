@@ -119,7 +119,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     find_spec = importlib.util.find_spec
 
     def find(name: str) -> Any:
-        return None if name in ("assim_lib", "dapper") and not commands else find_spec(name)
+        return None if name in ("assim_lib", "dapper", "fastparquet") and not commands else find_spec(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
     monkeypatch.setattr(subprocess, "check_call", commands.append)
@@ -160,7 +160,7 @@ def test_on_colab_the_cell_installs_what_the_notebook_needs(
     exec(first, namespace)
     (command,) = installed
     assert command[:4] == [sys.executable, "-mpip", "install", "-q"]
-    extra = "[baselines]" if "assim_lib.classical" in "".join(others) else ""
+    extra = next((f"[{extra}]" for name, (extra, _) in address.EXTRAS.items() if name in "".join(others)), "")
     kept = [f"{name}=={version(name)}" for name in ("numpy", "torch")]
     assert command[4:] == [*kept, f"amortized-assimilation{extra} @ git+{URL}"]
     assert capsys.readouterr().out == f"device: {device}\n"
@@ -171,7 +171,7 @@ def test_on_colab_the_cell_installs_what_the_notebook_needs(
 
 def test_without_an_address_the_cell_says_so_on_colab(colab, installed):
     with pytest.raises(SystemExit, match=r"^No public address is set: run `make address URL=…` in the repository\.$"):
-        exec(address.setup("", dapper=False), {})
+        exec(address.setup("", ""), {})
     assert installed == []
 
 

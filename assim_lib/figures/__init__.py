@@ -33,7 +33,7 @@ from assim_lib.figures.scores import (
     spread_and_error,
     transfer,
 )
-from assim_lib.figures.trials import LiveCurve, learning_curves, sensitivity, variants
+from assim_lib.figures.trials import LiveCurve, grid_scores, learning_curves, scaling, sensitivity, variants
 
 __all__ = [
     "LiveCurve",
@@ -46,6 +46,7 @@ __all__ = [
     "error_by_age",
     "error_growth",
     "forecast_skill",
+    "grid_scores",
     "growth",
     "headline",
     "hovmoller",
@@ -55,6 +56,7 @@ __all__ = [
     "matrices",
     "phase_plane",
     "rank_histogram",
+    "scaling",
     "scoreboard",
     "sensitivity",
     "spread_and_error",

@@ -1,4 +1,4 @@
-"""Figures of what was tried on validation data: trainings, variants of a recipe, a search for hyperparameters."""
+"""Figures of what was tried: trainings, variants of a recipe, sweeps, a search for hyperparameters."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -127,6 +127,55 @@ def variants(table: pd.DataFrame, reference: float) -> Figure:
     axis.invert_yaxis()
     axis.set(xlabel="RMSE on validation data")
     figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, str]) -> Figure:
+    """RMSE on a grid of two parameters: a line a series through the means over seeds, each seed with its 95 % interval.
+
+    Parameters
+    ----------
+    table : columns ``x``, ``series``, ``seed``, ``rmse``, ``rmse_lo`` and ``rmse_hi``.
+    labels : what the two parameters are called.
+    """
+    figure, axis = new_figure(figsize=(7, 3.6))
+    apart = 0.012 * np.ptp(table[x].to_numpy())
+    for number, (pen, (value, rows)) in enumerate(
+        told_apart(table.groupby(series), (BLUE, ORANGE, GREEN, PURPLE, RED))
+    ):
+        means = rows.groupby(x).rmse.mean()
+        axis.plot(means.index, means, color=pen.color, linestyle=pen.line, label=f"{labels[series]} = {value}")
+        seeds = rows.seed.rank(method="dense") + (rows.seed.nunique() + 1) * number
+        axis.errorbar(
+            rows[x] + apart * (seeds - seeds.median()),
+            rows.rmse,
+            yerr=[rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse],
+            fmt=pen.marker,
+            color=pen.color,
+            markersize=4,
+            elinewidth=1,
+        )
+    axis.set(xlabel=labels[x], ylabel="RMSE", xticks=sorted(table[x].unique()), yscale="log")
+    plain_numbers(axis.yaxis)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def scaling(speedups: Mapping[str, Mapping[int, float]]) -> Figure:
+    """How many times faster than one worker so many are, beside a thin line for as many times as there are workers.
+
+    Parameters
+    ----------
+    speedups : label → number of workers → speedup.
+    """
+    figure, axis = new_figure(figsize=(7, 3.6))
+    for pen, (label, speedup) in told_apart(speedups.items(), (BLUE, ORANGE, GREEN, PURPLE)):
+        axis.loglog(*zip(*speedup.items(), strict=True), color=pen.color, linestyle=pen.line, label=label)
+    ends = [min(map(min, speedups.values())), max(map(max, speedups.values()))]
+    axis.plot(ends, ends, color=BLACK, linewidth=0.6, zorder=0)
+    axis.set(xlabel="workers", ylabel="speedup")
+    plain_numbers(axis.xaxis, axis.yaxis)
+    figure.legend(loc="outside right upper")
     return figure
 
 

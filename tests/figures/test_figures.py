@@ -43,6 +43,8 @@ history = [{"update": k, "seconds": 9.0 * k, "validation_rmse": 1 / k} for k in 
 transfer = pd.DataFrame(product("abc", ["as trained", "σ = 2"]), columns=["filter", "setting"])
 transfer = transfer.assign(rmse=0.5, standard_error=0.02, climatology=3.6)
 variants = pd.DataFrame(product(["recipe", "lag 0"], range(4)), columns=["variant", "seed"])
+on_grid = pd.DataFrame(product([5, 10], [0.5, 1.0], range(2)), columns=["m", "noise", "seed"])
+on_grid = on_grid.assign(rmse=0.9, rmse_lo=0.8, rmse_hi=1.0)
 variants = variants.assign(rmse=0.9, rmse_lo=0.8, rmse_hi=1.0)
 ages = pd.DataFrame(product(["mask in order", "random order"], range(4)), columns=["filter", "age"])
 ages = ages.assign(rmse=1.2, bias=-0.3)
@@ -82,6 +84,8 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "spread_and_error": lambda: figures.spread_and_error(scores),
     "tracking": lambda: frame(),
     "transfer": lambda: figures.transfer(transfer),
+    "grid_scores": lambda: figures.grid_scores(on_grid, "noise", "m", {"noise": "σ", "m": "members"}),
+    "scaling": lambda: figures.scaling({label: {1: 1.0, 10: 8.0, 100: 20.0} for label in ("10", "100")}),
     "variants": lambda: figures.variants(variants, 0.9),
     "work_precision": lambda: figures.work_precision({k: [(40, 1.0), (80, 0.1)] for k in "abcd"}, "cost", "error"),
 }
