@@ -35,6 +35,8 @@ def stage(notebooks: Path, site: Path) -> None:
     site.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["parse"]["myst_substitutions"] = facts() | reading_times()
+    config["sphinx"]["local_extensions"] = {"abbreviations": str(ROOT / "book")}  # where it is,
+    config["sphinx"]["config"]["extensions"].append("abbreviations")  # and that it is used
     (site / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
     shutil.copy(ROOT / "_toc.yml", site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
@@ -66,6 +68,9 @@ def prune(html: Path) -> None:
             path.unlink()
     for path in (html / "_static").rglob("*.map"):
         path.unlink()
+    # Works are no list items to a screen reader, so that this is no list.
+    works = html / "book" / "bibliography.html"
+    works.write_text(works.read_text().replace('role="list" class="citation-list"', 'class="citation-list"'))
     for path in (html / "_sources" / "notebooks").glob("*.ipynb"):
         notebook = json.loads(path.read_text())
         for cell in notebook["cells"]:

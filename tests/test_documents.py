@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 # Chapters whose findings are made on the page itself.
-WITHOUT_SCORES = {"00", "01", "08", "10", "16", "17"}
+WITHOUT_SCORES = {"08", "10", "17"}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# The solutions of two chapters are prose.
+WITH_SOLUTIONS = [path for path in NOTEBOOKS if path.stem[:2] not in {"10", "17"}]
 PYTHON = [
     pytest.param(block, id=f"{path.parent.name}/{path.name}:{number}")
     for path in DOCUMENTS
@@ -69,13 +72,13 @@ def test_the_reference_lists_every_public_module():
 
 
 def test_every_notebook_has_a_number_of_its_own():
-    numbers = sorted(int(path.stem[:2]) for path in (ROOT / "notebooks").glob("*.ipynb"))
+    numbers = [int(path.stem[:2]) for path in NOTEBOOKS]
     assert numbers == list(range(len(numbers)))
 
 
 def test_every_page_is_short_enough_to_be_read():
     words = {path.name: len(path.read_text().split()) for path in (ROOT / "book").glob("*.md")}
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
+    for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]
         prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
         words[path.name] = len(" ".join(prose).split())
@@ -84,7 +87,7 @@ def test_every_page_is_short_enough_to_be_read():
 
 def test_an_experiments_page_begins_with_what_it_found():
     """In a cell before the parameters, which computes it; and the cell shows a number."""
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
+    for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]
         found = [cell for cell in cells if "facts.say(" in "".join(cell["source"])]
         for cell in found:
@@ -92,3 +95,17 @@ def test_an_experiments_page_begins_with_what_it_found():
             shown = "".join("".join(output["data"]["text/markdown"]) for output in cell["outputs"])
             assert re.match(r"\*\*Found:\*\* .*\d", shown), path.name
         assert found or path.stem[:2] in WITHOUT_SCORES, path.name
+
+
+@pytest.mark.parametrize("path", WITH_SOLUTIONS, ids=lambda path: path.stem)
+def test_exercises_of_a_notebook_have_solutions_that_were_executed(path: Path):
+    """Summary, exercises, folded solutions, what comes next: nbval compares what solutions print."""
+    cells = json.loads(path.read_text())["cells"]
+    (asked,) = (i for i, cell in enumerate(cells) if "## Exercises" in "".join(cell["source"]))
+    solutions = [cell for cell in cells if "solution" in cell["metadata"].get("tags", [])]
+    assert len(re.findall(r"^\d\. ", "".join(cells[asked]["source"]).split("## Exercises")[1], re.MULTILINE)) >= 2
+    assert solutions == cells[asked + 1 : asked + 1 + len(solutions)]
+    assert solutions
+    for cell in solutions:
+        assert "hide-cell" in cell["metadata"]["tags"]
+        assert cell["outputs"]

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from browsing import served
 from playwright.sync_api import Browser
 
@@ -177,3 +179,43 @@ def test_figures_keep_a_light_background_in_the_dark(pages: dict[str, Page], bro
         image = page.locator(".bd-article img[src*='_images/']").first
         assert image.evaluate("i => getComputedStyle(i).backgroundColor") == "rgb(255, 255, 255)"
         assert image.evaluate("i => getComputedStyle(i).filter") == "none"
+
+
+def test_abbreviations_are_spelled_out_for_mouse_and_keyboard(browser: Browser, address: str):
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/notebooks/06_baselines.html")
+        (short,) = [one for one in page.locator(".bd-article abbr").all() if one.inner_text() == "iEnKS"]
+        assert short.get_attribute("title") == "Iterative ensemble Kalman smoother"
+        short.focus()
+        shown = short.evaluate("e => e === document.activeElement && getComputedStyle(e, '::after').content")
+        assert shown == '"Iterative ensemble Kalman smoother"'
+
+
+def test_solutions_are_folded_and_open_with_the_keyboard(browser: Browser, address: str):
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/notebooks/15_recipe.html")
+        cell = page.locator(".cell.tag_solution").first
+        code = cell.locator(".cell_input")
+        assert not code.is_visible()
+        cell.locator("summary").focus()
+        page.keyboard.press("Enter")
+        assert code.is_visible()
+
+
+# Alike everywhere and long, so that one page with them is enough: formulas, code, and entries of the reference.
+ALIKE = "mjx-container, .highlight pre > span, dl.py ~ dl.py"
+IN_FULL = "book/classical"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_keeps_nobody_out(browser: Browser, address: str, name: str, theme: Literal["light", "dark"]):
+    """No serious or critical violation by axe-core: contrast, names of controls, what a keyboard cannot reach."""
+    with browser.new_context(color_scheme=theme) as context, context.new_page() as page:
+        page.goto(f"{address}/{name}.html", wait_until="load")
+        page.evaluate("async () => { await window.MathJax?.startup?.promise }")
+        if name != IN_FULL:
+            page.evaluate("alike => document.querySelectorAll(alike).forEach(e => e.remove())", ALIKE)
+        violations = Axe().run(page).response["violations"]
+        grave = [one for one in violations if one["impact"] in ("serious", "critical")]
+        assert [(one["id"], node["html"][:200]) for one in grave for node in one["nodes"]] == []
