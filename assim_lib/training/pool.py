@@ -164,27 +164,28 @@ class FilterPool:
     def _cycle(self, window: Window, carry: Carry, k: int, generator: torch.Generator) -> tuple[Tensor, Carry]:
         """The loss of a window's cycle ``k``, and what is carried to the next."""
         loss_of, leads = LOSSES[self.experiment.loss], self.experiment.leads
-        received, phase, later = window.received, window.phase, slice(k + 1, k + 1 + leads)
+        needed = slice(k, k + 1 + leads)
+        received, phase = window.received[:, needed], window.phase[:, needed]
         # What a loss may look at: what was received, of instruments that a filter may know.
         comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
         operator, sigma = self.model.observation_model.operator, self.model.error
-        innovation = operator(carry.forecast.mean(-3)) - values[:, k]
+        innovation = operator(carry.forecast.mean(-3)) - values[:, 0]
         now = None if window.moment is None else window.moment[:, k]
-        carry, analysis = self.unrolled.cycle(carry, received[:, k], phase[:, k], generator, moment=now)
+        carry, analysis = self.unrolled.cycle(carry, received[:, 0], phase[:, 0], generator, moment=now)
         forecasts = [carry.forecast]
         for lead in range(1, leads):
             forecasts.append(self.unrolled.flow(forecasts[-1], 1, None if now is None else now + lead))
         inputs = LossInputs(
             analysis=analysis,
             forecasts=torch.stack(forecasts, 1),
-            observation=values[:, k],
-            mask=comparable[:, k],
-            next_observations=values[:, later],
-            next_masks=comparable[:, later],
+            observation=values[:, 0],
+            mask=comparable[:, 0],
+            next_observations=values[:, 1:],
+            next_masks=comparable[:, 1:],
             truth=None if window.truth is None else window.truth[:, k],
             operator=operator,
             sigma=sigma,
-            weight=trajectory_weight(innovation, comparable[:, k], sigma),
+            weight=trajectory_weight(innovation, comparable[:, 0], sigma),
         )
         return loss_of(inputs), carry
 
