@@ -14,10 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 # Chapters whose findings are made on the page itself.
-WITHOUT_SCORES = {"08", "10", "17"}
+WITHOUT_SCORES = {"08", "10"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# The solutions of two chapters are prose.
-WITH_SOLUTIONS = [path for path in NOTEBOOKS if path.stem[:2] not in {"10", "17"}]
 PYTHON = [
     pytest.param(block, id=f"{path.parent.name}/{path.name}:{number}")
     for path in DOCUMENTS
@@ -97,7 +95,7 @@ def test_an_experiments_page_begins_with_what_it_found():
         assert found or path.stem[:2] in WITHOUT_SCORES, path.name
 
 
-@pytest.mark.parametrize("path", WITH_SOLUTIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_exercises_of_a_notebook_have_solutions_that_were_executed(path: Path):
     """Summary, exercises, folded solutions, what comes next: nbval compares what solutions print."""
     cells = json.loads(path.read_text())["cells"]
