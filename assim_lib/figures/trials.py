@@ -139,15 +139,15 @@ def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, s
     labels : what the two parameters are called.
     """
     figure, axis = new_figure(figsize=(7, 3.6))
-    apart = 0.012 * np.ptp(table[x].to_numpy())
+    apart = 0.008 * np.ptp(table[x].to_numpy())
     for number, (pen, (value, rows)) in enumerate(
         told_apart(table.groupby(series), (BLUE, ORANGE, GREEN, PURPLE, RED))
     ):
         means = rows.groupby(x).rmse.mean()
         axis.plot(means.index, means, color=pen.color, linestyle=pen.line, label=f"{labels[series]} = {value}")
-        seeds = rows.seed.rank(method="dense") + (rows.seed.nunique() + 1) * number
+        place = rows.seed.rank(method="dense") + (1 + table.seed.nunique()) * (number - table[series].nunique() / 2)
         axis.errorbar(
-            rows[x] + apart * (seeds - seeds.median()),
+            rows[x] + apart * place,
             rows.rmse,
             yerr=[rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse],
             fmt=pen.marker,
