@@ -39,8 +39,7 @@ class AnalysisInput(NamedTuple):
     phase : which entry of the observation schedule that is.
     tendency : of ``base``.
     memory : one vector per site (and per member, where an analysis updates members one by one).
-    covariance : of the error of the base in units of the climatology, where it is carried from cycle to cycle; on a
-        large ring one for each of its windows.
+    covariance : of the error of the base in units of the climatology, where one is carried; of a large ring, by window.
     predict : what would be observed at t of other states at t − L.
     """
 
