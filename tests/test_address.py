@@ -201,6 +201,8 @@ def test_a_notebook_alone_in_an_empty_folder_installs_the_library_with_its_data(
     for path in (ROOT / "data" / "test_sets").iterdir():
         if path.suffix != ".nc" or path.name.startswith("l96-dt0.1"):
             shutil.copy(path, repository / "data" / "test_sets")
+    (repository / "data" / "results").mkdir()
+    shutil.copy(ROOT / "data" / "results" / "scores.csv", repository / "data" / "results")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "test"]):
         subprocess.run([*git, *command], cwd=repository, check=True)
