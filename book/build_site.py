@@ -66,7 +66,8 @@ def prune(html: Path) -> None:
     for path in mathjax.rglob("*"):
         if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(MATHJAX):
             path.unlink()
-    for path in (html / "_static").rglob("*.map"):
+    # Source maps; and fonts that each browser of the last ten years loads as woff2.
+    for path in [*(html / "_static").rglob("*.map"), *(html / "_static").rglob("*.ttf")]:
         path.unlink()
     # Works are no list items to a screen reader, so that this is no list.
     works = html / "book" / "bibliography.html"
