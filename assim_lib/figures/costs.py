@@ -37,10 +37,15 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
         for name, (sites, values, exponent) in costs.items():
             pen = pens[name]
             axis.loglog(sites, values, color=pen.color, marker=pen.marker, linestyle=pen.line, label=name)
-            if exponent is not None:
-                axis.annotate(f" {exponent:.2f}", (sites[-1], values[-1]), color=pen.color, va="center")
         axis.set(xlabel="sites", ylabel=label)
         axis.margins(x=0.16)
+        lowest, highest = axis.get_ylim()
+        below = 0.0
+        # Upward, each label at the end of its line, or as far above the one below it as it is high.
+        for name, (sites, values, exponent) in sorted(costs.items(), key=lambda cost: cost[1][1][-1]):
+            if exponent is not None:
+                below = max(values[-1], below * (highest / lowest) ** 0.06)
+                axis.annotate(f" {exponent:.2f}", (sites[-1], below), color=pens[name].color, va="center")
         plain_numbers(axis.yaxis)
     legend_of_all(figure, loc="outside lower center", ncols=3)
     return figure
