@@ -34,7 +34,7 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
     names = list(dict.fromkeys(name for costs in panels.values() for name in costs))
     pens = {name: pen for pen, name in told_apart(names, COLORS, LINES, MARKERS)}
     for axis, (label, costs) in zip(axes[0], panels.items(), strict=True):
-        for name, (sites, values, exponent) in costs.items():
+        for name, (sites, values, _) in costs.items():
             pen = pens[name]
             axis.loglog(sites, values, color=pen.color, marker=pen.marker, linestyle=pen.line, label=name)
         axis.set(xlabel="sites", ylabel=label)

@@ -25,7 +25,8 @@ WHY = {
     "rmse": "Networks that normalize over all sites see another ring; what Kalman algebra does window by window leaves "
     "out covariances beyond the margins.",
     "simulation": "On few numbers a step is the price of starting its operations, which NumPy starts sooner.",
-    "scaling": "No profile says yet why; at 400 sites much is still the price of starting operations, at 40,000 nothing is.",
+    "scaling": "No profile says yet why; at 400 sites much is still the price of starting operations, at 40,000 "
+    "nothing is.",
     "training": "An update is matrix products, and operations on single numbers between them that wait for memory. "
     "Recomputed, the carried states of every cycle of a window are still kept, and the observations.",
 }
