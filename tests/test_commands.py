@@ -135,7 +135,7 @@ def test_the_command_of_a_stored_training_repeats_it(monkeypatch):
         words = shlex.split(run.command)
         assert words[:4] == ["python", "-m", "assim_lib", "train"]
         arguments = vars(commands._parser().parse_args(words[3:]))
-        others = ("command", "runs", "curve_points", "again", "threads", "plugins", "compiled", "graphed")
+        others = ("command", "runs", "curve_points", "again", "threads", "plugins", "compiled", "graphed", "recompute")
         options = {name: value for name, value in arguments.items() if name not in others}
         chosen = configure(options.pop("experiment"), **options)
         stored = stored_experiment(load_checkpoint(data_dir() / "checkpoints" / f"{run.name}.safetensors")[1])
