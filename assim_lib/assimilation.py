@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +19,7 @@ from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
-from assim_lib.storage import data_dir
-from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, stored_experiment
+from assim_lib.training.checkpoints import known_filter, load_checkpoint, load_filter, stored_experiment
 from assim_lib.training.experiment import Experiment, ParameterError
 
 
@@ -175,30 +173,6 @@ def prepare_record(
 
 def _same_file(one: str | Path, other: str | Path) -> bool:
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
-def known_filter(name: str | Path, folder: Path | None = None) -> Path:
-    """The path of a filter's weights.
-
-    Parameters
-    ----------
-    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``.
-
-    Raises
-    ------
-    ParameterError : if there is no such filter.
-    """
-    if isinstance(name, Path):
-        if name.suffix != ".safetensors":
-            raise ParameterError(f"name = {str(name)!r} must be the path of weights, which ends in .safetensors.")
-        return name
-    folder = folder or data_dir() / "checkpoints"
-    known = sorted(path.stem for path in folder.glob("*.safetensors"))
-    if name not in known:
-        close = get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ParameterError(f"name = {name!r} is no known filter: {hint}there are {len(known)} in {folder.name}.")
-    return checkpoint_path(name, folder)
 
 
 def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFilter:

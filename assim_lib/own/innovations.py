@@ -43,7 +43,10 @@ class InnovationScores:
 
     def __str__(self) -> str:
         if not self.numbers:
-            return f"no scores: the first {SETTLING} cycles after a cold start do not count, and no number is left"
+            return (
+                f"no scores: {SETTLING} cycles after a cold start do not count, nor those in which the lag grows, "
+                "and no number is left"
+            )
         counted = f"{self.numbers} numbers in {self.cycles} cycles"
         white = f"autocorrelation {self.autocorrelation:+.3f} (0)"
         if np.isnan(self.expected):

@@ -1,6 +1,7 @@
 """Where a record of observations comes from: netCDF, Zarr, CSV, or an array in memory."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,6 +154,13 @@ def _in_memory(observations: Any) -> xr.Dataset:
 def _of_table(table: Any) -> xr.Dataset:
     """A column a site, or a row a number with its time, site and value."""
     table = table.rename(columns=lambda name: str(name).strip())
+    if len(table.columns) == 1 and ";" in table.columns[0]:
+        raise RecordError("its columns are separated by ';'; separate them by commas.")
+    stated = [name for name in table.columns if not name.isdecimal() and not name.startswith("Unnamed: ")]
+    if stated and all(map(_is_number, stated)):
+        raise RecordError(
+            f"its first row holds numbers, such as {stated[0]}; it must name the columns: time, and sites."
+        )
     names = [name for name in table.columns if name.lower() in DIMENSIONS["time"]]
     time = names[0] if names else None
     if time is not None and table[time].dtype.kind not in "iufM":
@@ -174,6 +182,14 @@ def _of_table(table: Any) -> xr.Dataset:
     if all(name.isdecimal() for name in sites.columns):
         coordinates["site"] = sites.columns.astype(int)
     return xr.Dataset({"observations": (("time", "site"), sites.to_numpy())}, coordinates)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(re.sub(r"(?<=\d)\.\d+$", "", name))  # pandas tells equal names apart by a suffix
+    except ValueError:
+        return False
+    return True
 
 
 def _of_rows(table: Any) -> xr.Dataset:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from assim_lib.evaluation import Scores
@@ -124,8 +125,9 @@ def headline() -> pd.DataFrame:
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
     ``learned``
         the better of the last two, on validation data; one that training did not help is none. ``ratio`` is its RMSE
-        over that of ``classical``; ``difference`` is their paired difference, ``ahead`` whether it lies below zero,
-        interval and all; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
+        over that of ``classical``; ``difference`` is their paired difference, ``verdict`` whether it lies below zero,
+        interval and all (``ahead``), above it (``behind``) or neither (``level``), empty where there is nothing to
+        compare; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
     filters = table.method.isin(CLASSICAL[1:])  # the climatology only marks the scale
@@ -148,7 +150,8 @@ def headline() -> pd.DataFrame:
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
     pairs = [_paired(*files) for files in rows[["learned_file", "classical_file"]].itertuples(index=False)]
     rows[["difference", "difference_lo", "difference_hi"]] = pairs
-    rows["ahead"] = rows.difference_hi < 0
+    verdicts = {"ahead": rows.difference_hi < 0, "behind": rows.difference_lo > 0, "level": rows.difference.notna()}
+    rows["verdict"] = np.select(list(verdicts.values()), list(verdicts), default="")
     rows["ratio"] = rows.learned / rows.classical
     rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
     return by_setting(rows.reset_index())

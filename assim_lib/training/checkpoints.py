@@ -1,6 +1,7 @@
 """Trained filters as files: weights in safetensors, which hold no code, and a JSON record beside them."""
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,45 @@ def read_record_of(path: Path) -> dict[str, Any]:
     return record
 
 
-def load_filter(path: Path, **changed: Any) -> tuple[Experiment, AmortizedFilter]:
+def known_filter(name: str | Path, folder: Path | None = None) -> Path:
+    """The path of a filter's weights.
+
+    Parameters
+    ----------
+    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``.
+
+    Raises
+    ------
+    ParameterError : if there is no such filter.
+    """
+    if isinstance(name, Path):
+        if name.suffix != ".safetensors":
+            raise ParameterError(f"name = {str(name)!r} must be the path of weights, which ends in .safetensors.")
+        return name
+    folder = folder or data_dir() / "checkpoints"
+    known = sorted(path.stem for path in folder.glob("*.safetensors"))
+    if name not in known:
+        close = get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ParameterError(f"name = {name!r} is no known filter: {hint}there are {len(known)} in {folder.name}.")
+    return checkpoint_path(name, folder)
+
+
+def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, AmortizedFilter]:
     """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there.
 
     Parameters
     ----------
+    path : of the weights; or, as a text, the name of a published filter.
     changed : options that differ from those it was trained with, e.g. ``noise=2.0``. With a ``system`` of another
         number of sites, the climatology is simulated again; networks that treat all sites alike can have one.
 
     Raises
     ------
-    ParameterError : if the filter cannot have them.
+    ParameterError : if there is no filter of that name, or it cannot have them.
     IntegrityError : if the weights are damaged, or the record is that of another filter.
     """
+    path = known_filter(path) if isinstance(path, str) else path
     weights, record = load_checkpoint(path)
     trained = stored_experiment(record)
     # Files of results are called after it.

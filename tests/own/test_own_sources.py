@@ -148,6 +148,8 @@ def test_an_error_of_any_shape_that_broadcasts(error, expected):
             {},
             "column 'time' holds times that cannot be read, such as 'soon'",
         ),
+        (pd.DataFrame([[0.5, 1.5]], columns=["0.25", "-1.5"]), {}, "its first row holds numbers, such as 0.25;"),
+        (pd.DataFrame({"time;s0;s1": ["0;1;2"]}), {}, "its columns are separated by ';'"),
         (pd.DataFrame({"time": [0], "a": "x"}), {}, "column 'a' is of type "),
         (pd.DataFrame({"site": [0], "value": 1.0}), {}, "a table with a row a number needs the columns time, site"),
         (pd.DataFrame({"time": 0, "site": [1, 1], "value": 1.0}), {}, "the table has several numbers of one place"),
@@ -176,6 +178,12 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     with pytest.raises(RecordError, match=r"^a.zarr cannot be read"):
         read(tmp_path / "a.zarr")
+
+
+def test_a_csv_without_names_of_columns_loses_no_row(tmp_path):
+    np.savetxt(tmp_path / "a.csv", np.full((5, 3), 1.25), delimiter=",")  # equal numbers, which pandas tells apart
+    with pytest.raises(RecordError, match=r"^a.csv: its first row holds numbers"):
+        read(tmp_path / "a.csv")
 
 
 def test_zarr_needs_its_package(tmp_path, monkeypatch):

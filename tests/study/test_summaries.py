@@ -89,7 +89,8 @@ def test_the_headline_chooses_on_validation_data_alone():
         best = min((row[f"{role}_validation"], row[role]) for role in ("trained", "scratch") if row[role] > 0)
         assert row["learned"] == (best[1] if row["helped"] else row["scratch"])
         assert row["ratio"] == pytest.approx(row["learned"] / row["classical"])
-        assert row["ahead"] == (row["difference_hi"] < 0)
+        assert (row["verdict"] == "ahead") == (row["difference_hi"] < 0)
+        assert (row["verdict"] == "behind") == (row["difference_lo"] > 0)
         assert row["difference"] == pytest.approx(row["learned"] - row["classical"], abs=2e-4)  # of five digits each
         checked += 1
     assert checked >= 5
@@ -142,20 +143,20 @@ def rivals(own):
 def test_a_trained_filter_counts_as_learned_where_training_helped(rivals):
     table = summaries.headline().set_index("system")
     l96, ks = table.loc["l96"], table.loc["ks"]
-    assert (l96.learned_label, l96.helped, l96.ahead) == ("hybrid, lag 0", True, True)
+    assert (l96.learned_label, l96.helped, l96.verdict) == ("hybrid, lag 0", True, "ahead")
     assert l96.difference == pytest.approx(-0.02)
     assert l96.untrained == pytest.approx(1.27 / 3, rel=1e-4)
     assert not ks.helped
     assert ks.trained > 0
     assert pd.isna(ks.learned)
-    assert not ks.ahead
+    assert ks.verdict == ""
 
 
 def test_a_filter_from_nothing_is_the_learned_one_where_it_is_better_on_validation_data(rivals):
     write_learned(rivals, "scratch", 0.28, label="recurrent, lag 0", m=1, test=(0.32, 0.50, 0.41))
     write_scores()
     l96 = summaries.headline().set_index("system").loc["l96"]
-    assert (l96.learned_label, l96.learned_m, l96.ahead) == ("recurrent, lag 0", 1, False)
+    assert (l96.learned_label, l96.learned_m, l96.verdict) == ("recurrent, lag 0", 1, "level")
     assert l96.difference > 0
 
 
@@ -164,7 +165,7 @@ def test_scores_without_blocks_say_nothing_of_who_is_ahead(rivals):
     write_scores()
     l96 = summaries.headline().set_index("system").loc["l96"]
     assert pd.isna(l96.difference)
-    assert not l96.ahead
+    assert l96.verdict == ""
 
 
 def test_the_climatology_is_no_classical_filter(own):

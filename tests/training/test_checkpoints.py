@@ -11,7 +11,7 @@ from small_runs import assert_same, ring_trainer, tiny
 
 import assim_lib
 from assim_lib.filter import assimilate
-from assim_lib.storage import PACKAGE, IntegrityError, sha256, write_json
+from assim_lib.storage import PACKAGE, IntegrityError, data_dir, sha256, write_json
 from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, save_checkpoint
@@ -63,6 +63,13 @@ def test_weights_without_a_checksum_are_refused(checkpoint):
     write_json(path.with_suffix(".json"), {"experiment": {}})
     with pytest.raises(IntegrityError, match=r"^filter\.json has no sha256; [^\n]+\.$"):
         load_checkpoint(path)
+
+
+def test_a_published_filter_is_loaded_by_its_name():
+    name = next((data_dir() / "checkpoints").glob("*.safetensors")).stem
+    assert load_filter(name)[0].name == name
+    with pytest.raises(ParameterError, match=f"is no known filter: did you mean {name!r}?"):
+        load_filter(name + "0")
 
 
 def test_a_filter_comes_back_in_its_own_units_and_in_other_settings(tmp_path, home):
