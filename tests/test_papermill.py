@@ -117,6 +117,12 @@ def test_a_papermill_run_writes_metrics_within_tolerance(name, parameters, expec
     assert [name for name in given.keys() & used.keys() if str(used[name]) != given[name]] == []
 
 
+def test_a_setting_without_a_learned_filter_can_be_looked_at_too(tmp_path):
+    run = papermill("12_results", tmp_path, "setting=two_level-full_obs-dt0.1-s2.5", "metrics=m.json")
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads((tmp_path / "m.json").read_text())["ranks"] == {}
+
+
 def test_a_notebook_runs_alone_in_an_empty_folder(tmp_path):
     run = papermill("00_quickstart", tmp_path, "updates=20")
     assert run.returncode == 0, run.stderr[-2000:]
