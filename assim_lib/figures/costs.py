@@ -40,12 +40,13 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
         axis.set(xlabel="sites", ylabel=label)
         axis.margins(x=0.16)
         lowest, highest = axis.get_ylim()
-        below = 0.0
+        below: dict[float, float] = {}
         # Upward, each label at the end of its line, or as far above the one below it as it is high.
         for name, (sites, values, exponent) in sorted(costs.items(), key=lambda cost: cost[1][1][-1]):
             if exponent is not None:
-                below = max(values[-1], below * (highest / lowest) ** 0.06)
-                axis.annotate(f" {exponent:.2f}", (sites[-1], below), color=pens[name].color, va="center")
+                end = sites[-1]
+                below[end] = max(values[-1], below.get(end, 0.0) * (highest / lowest) ** 0.06)
+                axis.annotate(f" {exponent:.2f}", (end, below[end]), color=pens[name].color, va="center")
         plain_numbers(axis.yaxis)
     legend_of_all(figure, loc="outside lower center", ncols=3)
     return figure

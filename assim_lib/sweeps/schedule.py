@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Sequence
 
 
-def makespan(seconds: Sequence[float], workers: int, dispatch: float = 0.001, start: float = 0.0) -> float:
+def makespan(seconds: Sequence[float], workers: int, dispatch: float = 0.004, start: float = 0.0) -> float:
     """Time from the first point to the last, in seconds.
 
     Points are given out in their order, each to the worker that is free first. Two things do not get faster with more
