@@ -196,7 +196,7 @@ class AmortizedFilter(nn.Module):
         return self.lag_warmup * self.lag
 
     def flow(self, states: Tensor, cycles: int = 1, number: Int[Tensor, "*batch"] | int | None = None) -> Tensor:
-        """The model over so many cycles.
+        """The model over so many cycles, its states kept within bounds: none it leads to may end in infinity.
 
         Parameters
         ----------
@@ -206,8 +206,10 @@ class AmortizedFilter(nn.Module):
         ------
         ValueError : if it does, and no number is given.
         """
-        time = self._time(number)
-        return self._steps(states, cycles * self.steps, *(() if time is None else (time,)))
+        for cycle in range(cycles):
+            time = self._time(None if number is None else number + cycle)
+            states = self._bounded(self._steps(states, self.steps, *(() if time is None else (time,))))
+        return states
 
     def _time(self, number: Int[Tensor, "*batch"] | int | None) -> Tensor | None:
         if number is None or not self.dynamics.depends_on_time:

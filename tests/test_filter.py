@@ -129,7 +129,7 @@ def test_a_cold_start_near_numbers_has_the_error_of_each_entry_there(lag, batch)
         assert float(part.std()) == pytest.approx(1, rel=4 / (2 * part.numel()) ** 0.5)
     members = error.movedim(-3, 0).flatten(1)
     assert (torch.corrcoef(members) - torch.eye(8)).abs().max() < 5 / members.shape[1] ** 0.5
-    torch.testing.assert_close(carry.forecast, model.dynamics.flow(carry.base, lag * 2), **EXACT)
+    torch.testing.assert_close(carry.forecast, model.flow(carry.base, lag), **EXACT)
     assert (carry.memory == 0).all()
 
 
@@ -138,6 +138,11 @@ def test_a_cold_start_near_numbers_has_the_error_of_each_entry_there(lag, batch)
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_a_cycle_by_hand(model, lag, batch):
+    def flow(states, cycles=1):
+        for _ in range(cycles):
+            states = model.dynamics.flow(states, 2).clamp(1.0, 4.0)
+        return states
+
     carry = model.cold_start(*batch, generator=generator())
     model.lowest.fill_(1.0)
     model.highest.fill_(4.0)  # much is out of bounds
@@ -156,18 +161,20 @@ def test_a_cycle_by_hand(model, lag, batch):
         tendency=model.dynamics.tendency(carry.base),
         memory=carry.memory,
         covariance=carry.covariance,
-        predict=lambda states: model.dynamics.flow(states, 2 * lag),
+        predict=lambda states: flow(states, lag),
     )
     corrected, memory, covariance = model.analysis(given)
     assert (corrected > 4).any()
     corrected = corrected.clamp(1.0, 4.0)
-    base, covariance = model.analysis.forecast(corrected, covariance, lambda x: model.dynamics.flow(x, 2))
-    base = base.clamp(1.0, 4.0) if covariance is not None else base
-    torch.testing.assert_close(analysis, model.dynamics.flow(base, 2 * lag - 2) if lag else corrected, **EXACT)
-    expected = Carry(base, model.dynamics.flow(base, 2 * lag), memory, covariance)
+    base, covariance = model.analysis.forecast(corrected, covariance, flow)
+    path = [corrected, base]
+    for _ in range(lag):
+        path.append(flow(path[-1]))
+    torch.testing.assert_close(analysis, path[-2], **EXACT)
+    expected = Carry(path[1], path[-1], memory, covariance)
     assert_same(after, expected, **EXACT)
     # The next cycle's forecast is again the flow of its base over the lag.
-    torch.testing.assert_close(after.forecast, model.dynamics.flow(after.base, 2 * lag), **EXACT)
+    torch.testing.assert_close(after.forecast, flow(after.base, lag), **EXACT)
     assert analysis.shape == carry.base.shape
 
 
@@ -368,7 +375,7 @@ def test_drawn_members_change_neither_the_mean_nor_what_is_carried(name, members
     else:
         assert drawn.shape[-3] == 30
         torch.testing.assert_close(drawn.mean(-3, keepdim=True), plain, **EXACT)
-        assert (drawn.std(-3) > 0).all()
+        assert (drawn.std(-3) > 0).double().mean() > 0.9  # but where all are at a bound
 
 
 @pytest.mark.usefixtures("readers_cell")
