@@ -87,7 +87,7 @@ def dask_setup(_: Any) -> None:
 
 
 def dask_teardown(_: Any) -> None:
-    """Let a worker end in silence: of the event loops its notebooks leave Python may tell as it exits. Called by name."""
+    """Let a worker end in silence: Python may tell of event loops that notebooks left as it exits. Called by name."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
 
