@@ -63,8 +63,8 @@ def test_what_cannot_be_is_one_sentence(command, line, sentence):
         ("test-sets --step-size fast", "argument --step-size: invalid float value: 'fast'"),
         ("scores all", "unrecognized arguments: all"),
         ("score", "the following arguments are required: name"),
-        ("examine", "argument command: invalid choice: 'examine'"),
-        ("", "the following arguments are required: command"),
+        ("examine", "argument COMMAND: invalid choice: 'examine'"),
+        ("", "the following arguments are required: COMMAND"),
     ],
 )
 def test_what_is_no_argument_is_told_with_the_usage(command, line, sentence):
@@ -74,11 +74,11 @@ def test_what_is_no_argument_is_told_with_the_usage(command, line, sentence):
 
 
 def test_every_command_says_what_it_does(command):
-    for name, (words, _, _) in commands.COMMANDS.items():
+    for name in commands.COMMANDS:
         code, out, _ = command(f"{name} --help")
         assert code == 0
         assert out.startswith(f"usage: assim_lib {name}")
-        assert words in command("--help")[1].replace("\n" + 24 * " ", " ")
+        assert f"\n{name} " in command("--help")[1]
 
 
 def test_a_damaged_file_is_one_sentence(command, tmp_path, monkeypatch):

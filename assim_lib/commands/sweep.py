@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from assim_lib.own_commands import count, positive
+from assim_lib.commands.arguments import Work, count, positive, positive_seconds
 
 
 def sweep_parser(parser: argparse.ArgumentParser) -> None:
@@ -25,18 +25,7 @@ def sweep_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", type=count, default=1, help="how often a point is tried again that fails")
 
 
-def positive_seconds(text: str) -> float:
-    """A duration, of an argument."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds > 0")
-    return seconds
-
-
-def sweep(notebook: Path, grid: Path, output: str | None, **options: Any) -> Callable[[], Iterable[str]]:
+def sweep(notebook: Path, grid: Path, output: str | None, **options: Any) -> Work:
     """Run a notebook at every point of a grid."""
     try:
         from assim_lib.sweeps.run import Sweep

@@ -1,0 +1,1 @@
+"""The commands: each has its arguments, and returns the work to do once all of them are found right."""
