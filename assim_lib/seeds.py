@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # The frozen truths: initial states and observation errors.
 FROZEN = {"validation": 2, "test": 3}
@@ -47,3 +48,27 @@ def seed_for(purpose: Purpose, *numbers: int) -> int:
 def generator_for(purpose: Purpose, *numbers: int) -> torch.Generator:
     """A CPU generator for a purpose, see :func:`seed_for`."""
     return torch.Generator().manual_seed(seed_for(purpose, *numbers))
+
+
+class SharedGenerator(torch.Generator):
+    """A generator from which several processes draw alike, each of them for its part of a batch.
+
+    Attributes
+    ----------
+    rank, world : number of the process, and of processes.
+    """
+
+    rank, world = 0, 1
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform random numbers from 0 to 1, on the generator's device.
+
+    Parameters
+    ----------
+    shape : the batch comes first. From a :class:`SharedGenerator` the numbers of all processes are drawn, and those of
+        this one are returned.
+    """
+    rank, world = (generator.rank, generator.world) if isinstance(generator, SharedGenerator) else (0, 1)
+    drawn = torch.rand((world * shape[0], *shape[1:]), generator=generator, device=generator.device)
+    return drawn[rank * shape[0] : (rank + 1) * shape[0]]

@@ -104,24 +104,33 @@ def train(
     from assim_lib.training.checkpoints import read_state
     from assim_lib.training.experiment import configure
     from assim_lib.training.graphs import check_graphed
+    from assim_lib.training.processes import Processes, process_group
     from assim_lib.training.run import train
 
     set_threads(threads)
     import_plugins(plugins)
     reading = {name: options.pop(name) for name in READING}
-    configured = configure(experiment, **options)
+    configured, processes = configure(experiment, **options), Processes.launched()
     check_graphed(configured, graphed)
-    trained = partial(train, compiled=compiled, graphed=graphed, recompute=recompute)
+    processes.check(configured)
+    trained = process_group()(partial(train, compiled=compiled, graphed=graphed, recompute=recompute))
+    first = processes.rank == 0
     if record is not None:
-        return train_on(record, reading, configured, runs, curve_points, again, trained, checkpoints)
+        return train_on(record, reading, configured, runs, curve_points, again, trained, checkpoints, first)
     for name, value in {**reading, "checkpoints": checkpoints}.items():
         if value is not None:
             raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
-    check_publishable(configured, again)
+    if first:
+        check_publishable(configured, again)
     folder = runs / configured.name
     if (folder / "state.safetensors").exists():
         read_state(folder / "state.safetensors", configured)
-    return lambda: [publish(configured, *trained(configured, folder, curve_points))]
+
+    def work() -> list[Path]:
+        model, note = trained(configured, folder, curve_points)
+        return [publish(configured, model, note)] if first else []
+
+    return work
 
 
 def train_on(
@@ -133,8 +142,12 @@ def train_on(
     again: bool,
     train: Callable[..., Any],
     checkpoints: Path | None,
+    first: bool,
 ) -> Work:
-    """Train on a record of one's own; ``train`` is :func:`~assim_lib.training.run.train`, told how."""
+    """Train on a record of one's own; ``train`` is :func:`~assim_lib.training.run.train`, told how.
+
+    Of several processes the ``first`` alone stores what they have trained.
+    """
     from assim_lib.study.publish import refuse_other_training, refuse_unwritable
     from assim_lib.training.checkpoints import checkpoint_path, read_state
     from assim_lib.training.own_record import on_record, save_on_record
@@ -143,7 +156,8 @@ def train_on(
     with said_in_a_line():
         configured, data = on_record(configured, record, **reading)
     path = checkpoint_path(configured.name, checkpoints)
-    refuse_unwritable(path)
+    if first:
+        refuse_unwritable(path)
     if not again:
         refuse_other_training(configured, path)
     folder = runs / configured.name
@@ -153,6 +167,8 @@ def train_on(
     def work() -> Iterator[Path]:
         with said_in_a_line():
             model, note = train(configured, folder, curve_points, observations=data.record)
+        if not first:
+            return
         print("held out:", save_on_record(path, configured, model, note, data))
         yield path
 

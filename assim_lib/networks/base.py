@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from assim_lib.registry import Registry
+from assim_lib.seeds import uniform
 
 
 class TrunkSizes(NamedTuple):
@@ -89,7 +90,7 @@ def dropped(h: Tensor, shape: torch.Size, share: float, generator: torch.Generat
     """
     if share == 0 or generator is None:
         return h
-    kept = torch.rand(shape, generator=generator, device=generator.device) >= share
+    kept = uniform(shape, generator) >= share
     return h * kept.to(h.device) / (1 - share)
 
 

@@ -26,7 +26,10 @@ COLUMNS = [
 
 
 class Provenance(Record):
-    """Where a number comes from, see :func:`assim_lib.storage.provenance`; ``cpu`` is "" where it was not asked for."""
+    """Where a number comes from, see :func:`assim_lib.storage.provenance`; ``cpu`` is "" where it was not asked for.
+
+    ``processes`` is how many of them trained a filter together.
+    """
 
     commit: str
     python: str
@@ -34,6 +37,7 @@ class Provenance(Record):
     device: str
     processor: str
     cpu: str = ""
+    processes: int = 1
 
 
 class Failure(Record):

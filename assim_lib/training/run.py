@@ -18,15 +18,18 @@ from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.training.graphs import check_graphed
 from assim_lib.training.many_settings import training_settings
 from assim_lib.training.own_record import innovation_rmse, on_record
+from assim_lib.training.processes import Processes
 from assim_lib.training.trainer import Trainer
 from assim_lib.training.validation import validation_rmse
 
 
 class _Clock:
-    """Adds the time between start and stop to a record; stopped while validating and saving."""
+    """Adds the time between start and stop to a record, that of the processor times the number of processes; stopped
+    while validating and saving.
+    """
 
-    def __init__(self, record: dict[str, Any]):
-        self.record = record
+    def __init__(self, record: dict[str, Any], processes: int):
+        self.record, self.processes = record, processes
         self.start()
 
     def start(self) -> None:
@@ -35,7 +38,7 @@ class _Clock:
     def stop(self) -> None:
         if self.since:
             self.record["seconds"] += time.monotonic() - self.since[0]
-            self.record["core_seconds"] += time.process_time() - self.since[1]
+            self.record["core_seconds"] += self.processes * (time.process_time() - self.since[1])
         self.since = None
 
 
@@ -53,6 +56,9 @@ def train(
 ) -> tuple[AmortizedFilter, dict[str, Any]]:
     """Train a filter; resume if ``folder`` holds an unfinished run of the same experiment.
 
+    In a process group of :mod:`torch.distributed` all processes train it together, see
+    :mod:`~assim_lib.training.processes`. The first of them validates, writes and shows progress; all return the filter.
+
     Parameters
     ----------
     folder : where the state of the run is kept, every ``save_every`` seconds and at the end; a run that was stopped
@@ -69,15 +75,21 @@ def train(
     Returns
     -------
     The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
-    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``.
+    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``, which
+    the first process alone has.
 
     Raises
     ------
-    ValueError : if ``folder`` holds a run with other options, or ``graphed`` and ``recompute`` are both asked for.
+    ValueError : if ``folder`` holds a run with other options, ``graphed`` and ``recompute`` are both asked for, or the
+        batch is no multiple of the number of processes.
     FileNotFoundError, ParameterError : if ``experiment.pretrained`` names no filter, or one of another shape.
     RecordError : if ``observations`` cannot be used.
     """
     check_graphed(experiment, graphed)
+    processes = Processes.met()
+    processes.check(experiment)
+    first = processes.rank == 0
+    progress = progress and first
     own = None
     if observations is not None:
         experiment, own = on_record(experiment, observations)
@@ -97,9 +109,10 @@ def train(
     if own:
         judged, judge = "innovation_rmse", partial(innovation_rmse, data=own)
     trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed, recompute=recompute)
+    several = {"processes": processes.world} if processes.world > 1 else {}
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
-        "provenance": provenance(str(experiment.torch_device)),
+        "provenance": provenance(str(experiment.torch_device)) | several,
         "seconds": 0.0,
         "core_seconds": 0.0,
         "history": [],
@@ -110,8 +123,11 @@ def train(
         losses = note.pop("losses", losses)
         if now not in (note["provenance"], *note.get("resumed", [])):
             note.setdefault("resumed", []).append(now)
+    processes.agree(trainer.update)
+    if not first:
+        state, curve_points = None, 0
     every = max(1, experiment.updates // curve_points) if curve_points else experiment.updates + 1
-    clock, saved = _Clock(note), time.monotonic()
+    clock, saved = _Clock(note, processes.world), time.monotonic()
     bar = tqdm(
         total=experiment.updates,
         initial=trainer.update,
@@ -150,4 +166,5 @@ def train(
         clock.stop()
     if state:
         trainer.save(state, {**note, "losses": losses})
+    processes.wait()  # for what the first has written
     return trainer.averaged, note

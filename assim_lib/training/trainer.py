@@ -1,7 +1,8 @@
 r"""Training: from noisy observations alone, end to end through the dynamics.
 
 An update takes a few filters of a :class:`~assim_lib.training.pool.FilterPool` a window further and applies one
-gradient. One loop, a generator, does all of it. One network may also be trained in many settings at once: each then
+gradient. One loop, a generator, does all of it; several processes may share each update (see
+:mod:`~assim_lib.training.processes`). One network may also be trained in many settings at once: each then
 has a pool of its own, and each update is made in one of them.
 """
 
@@ -27,6 +28,7 @@ from assim_lib.training.graphs import GraphedUnroll, check_graphed
 from assim_lib.training.many_settings import in_settings, training_settings
 from assim_lib.training.muon import Muon
 from assim_lib.training.pool import FilterPool, Window
+from assim_lib.training.processes import Processes
 
 WARMUP = 100
 # Gradients through chaos are sometimes astronomically large; such an update says nothing, and is skipped.
@@ -54,7 +56,8 @@ class Trainer:
     Raises
     ------
     ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one; if
-        ``graphed`` is asked for without a GPU, or together with ``recompute``.
+        ``graphed`` is asked for without a GPU, or together with ``recompute``; if a batch is no multiple of the number
+        of processes.
     """
 
     def __init__(
@@ -70,7 +73,10 @@ class Trainer:
         if graphed and recompute:
             raise ValueError("graphed = True and recompute = True exclude each other: a graph keeps what it computes.")
         self.experiment, self.model, self.graphed = experiment, model, graphed
-        self.generator = generator_for(Purpose.TRAINING, experiment.seed)
+        self.processes = Processes.met()
+        self.processes.check(experiment)
+        self.processes.share(model)
+        self.generator = self.processes.drawing(generator_for(Purpose.TRAINING, experiment.seed))
         trained = model.with_members(experiment.training_m or experiment.m)
         settings = in_settings(experiment, trained, training_settings(experiment))
         self.pools = [
@@ -95,7 +101,7 @@ class Trainer:
         self.weights = list(model.parameters())
         self._graphs: dict[FilterPool, GraphedUnroll] = {}
         if graphed:
-            self.device_generator = torch.Generator(experiment.torch_device)
+            self.device_generator = self.processes.drawing(torch.Generator(experiment.torch_device))
             self.device_generator.manual_seed(seed_for(Purpose.TRAINING, experiment.seed))
 
     @property
@@ -129,7 +135,8 @@ class Trainer:
         rate = self._set_learning_rate()
         pool = self._choose_pool()
         slots = pool.choose()
-        loss, carry = self._unroll(pool, pool.window(slots))
+        loss, carry = self._unroll(pool, self.processes.part(pool.window(slots)))
+        loss, carry = self.processes.average(loss, self.weights), self.processes.whole(carry)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.clip_norm)
         usable = bool(norm < max(LARGEST_GRADIENT, self.experiment.clip_norm))  # False for a NaN as well
         if usable:

@@ -1,0 +1,137 @@
+"""Two processes train as one does: the same weights, and a state that either goes on from."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from small import ROOT
+from small_runs import QUIET, advance, many_settings_trainer, ring_trainer, tiny
+
+from assim_lib.training.run import train
+
+RATES = {"lr": 1.5e-3, "adamw_lr": 1e-3, "updates": 20}
+# What differs in how a batch is drawn, carried and stepped.
+CASES = {
+    "recurrent": (ring_trainer, ("recurrent", 4), {**RATES, "restart": 0.3, "noise_draws": "each"}),
+    "dropout": (ring_trainer, ("original", 4), {**RATES, "dropout": 0.2, "optimizer": "adamw"}),
+    "covariance": (ring_trainer, ("extended", 1, 1), RATES),
+    "settings": (many_settings_trainer, (), RATES),
+}
+RUNS = ("one", "two", "begun by one", "begun by two")
+
+
+class Stopped(BaseException):
+    """Like KeyboardInterrupt."""
+
+
+def stop(metrics):
+    if metrics["update"] == 3:
+        raise Stopped
+
+
+def begin(folder):
+    """A run that is stopped in its third update."""
+    with suppress(Stopped):
+        train(tiny(), folder, save_every=0.0, on_metrics=stop, **QUIET)
+
+
+def train_cases(folder):
+    for case, (make, arguments, options) in CASES.items():
+        trainer = make(*arguments, **options)
+        advance(trainer, 20)
+        if trainer.processes.rank == 0:
+            trainer.save(folder / f"{case}.safetensors")
+
+
+def one_of_two(rank, folder):
+    """What each of two processes does. In between they are a group, before and after it the first works alone."""
+    torch.set_num_threads(1)
+    one, two, begun_by_one, begun_by_two = (folder / name for name in RUNS)
+    if rank == 0:
+        train(tiny(), one, **QUIET)
+        begin(begun_by_one)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    train_cases(two)
+    train(tiny(), begun_by_one, **QUIET)
+    begin(begun_by_two)
+    own = folder / f"of {rank}"
+    own.mkdir()
+    os.chdir(own)
+    _, note = train(tiny(), Path("run"), curve_points=1, save_every=0.0)
+    assert len(note["history"]) == (rank == 0)
+    with pytest.raises(FileNotFoundError, match=r"^the processes find the run after 8 and 0 updates; they need one"):
+        train(tiny(), Path("run"), **QUIET)
+    dist.destroy_process_group()
+    if rank == 0:
+        train_cases(one)
+        train(tiny(), begun_by_two, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def folder(home, tmp_path_factory):
+    """The folder of what they did."""
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(one_of_two, (folder,), nprocs=2)
+    return folder
+
+
+def assert_same_weights(one, other):
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys()
+    assert torch.equal(one["generator"], other["generator"])
+    for name in (name for name in one if name.startswith("model.")):
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one_does(case, folder):
+    assert_same_weights(folder / "one" / f"{case}.safetensors", folder / "two" / f"{case}.safetensors")
+
+
+@pytest.mark.parametrize("begun", RUNS[2:])
+def test_a_run_goes_on_with_another_number_of_processes(begun, folder):
+    assert_same_weights(folder / begun / "state.safetensors", folder / "one" / "state.safetensors")
+
+
+def test_the_second_process_writes_nothing(folder):
+    assert list((folder / "of 1").iterdir()) == []
+    assert [path.name for path in (folder / "of 0").rglob("*") if path.is_file()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--batch 16", "batch = 16 is not a multiple of 3, the number of processes; take 15 or 18."),
+        ("--batch 2", "batch = 2 is not a multiple of 3, the number of processes; take 3."),
+        (
+            "--batch 3 --network ff_per_operator --dropout 0.1 --obs_conf partial_obs",
+            "network = 'ff_per_operator' with dropout = 0.1 is trained by one process, and these are 3; set dropout "
+            "to 0.",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_one_sentence(command, options, sentence, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    code, _, said = command(f"train l96_conv --analysis original {options}")
+    assert (code, said) == (2, f"assim_lib train: {sentence}\n")
+
+
+def test_torchrun_publishes_one_filter(home, tmp_path):
+    """By the command: the second process neither looks whether files can be written, nor writes any."""
+    options = "--analysis recurrent --m 2 --hidden_size 6 --blocks 1 --window 3 --batch 2 --pool 4 --segments 2 "
+    options += "--cycles 40 --updates 2 --clamp 3 --seed 5 --obs_conf full_obs"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    ended = subprocess.run(
+        [*torchrun, "-m", "assim_lib", "train", "l96_conv", *options.split(), "--runs", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
