@@ -75,8 +75,8 @@ def train(
     Returns
     -------
     The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
-    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``, which
-    the first process alone has.
+    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``,
+    which the first process alone has.
 
     Raises
     ------

@@ -1,11 +1,14 @@
 """Two processes train as one does: the same weights, and a state that either goes on from."""
 
+import json
 import os
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 from small import ROOT
 from small_runs import QUIET, advance, many_settings_trainer, ring_trainer, tiny
 
+from assim_lib.tensor_files import load_tensors
 from assim_lib.training.run import train
 
 RATES = {"lr": 1.5e-3, "adamw_lr": 1e-3, "updates": 20}
@@ -44,9 +48,9 @@ def begin(folder):
 def train_cases(folder):
     for case, (make, arguments, options) in CASES.items():
         trainer = make(*arguments, **options)
-        advance(trainer, 20)
+        metrics = advance(trainer, 20)
         if trainer.processes.rank == 0:
-            trainer.save(folder / f"{case}.safetensors")
+            trainer.save(folder / f"{case}.safetensors", {"metrics": metrics})
 
 
 def one_of_two(rank, folder):
@@ -81,8 +85,8 @@ def folder(home, tmp_path_factory):
     return folder
 
 
-def assert_same_weights(one, other):
-    one, other = load_file(one), load_file(other)
+def assert_same_weights(*paths):
+    one, other = map(load_file, paths)
     assert one.keys() == other.keys()
     assert torch.equal(one["generator"], other["generator"])
     for name in (name for name in one if name.startswith("model.")):
@@ -91,7 +95,12 @@ def assert_same_weights(one, other):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one_does(case, folder):
-    assert_same_weights(folder / "one" / f"{case}.safetensors", folder / "two" / f"{case}.safetensors")
+    paths = [folder / name / f"{case}.safetensors" for name in RUNS[:2]]
+    assert_same_weights(*paths)
+    # Neither Muon nor AdamW sees a factor on the gradient.
+    one, two = (json.loads(load_tensors(path, "state")[0]["note"])["metrics"][:5] for path in paths)
+    for ours, theirs in zip(one, two, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-4)
 
 
 @pytest.mark.parametrize("begun", RUNS[2:])
@@ -122,16 +131,22 @@ def test_what_cannot_be_shared_is_one_sentence(command, options, sentence, monke
     assert (code, said) == (2, f"assim_lib train: {sentence}\n")
 
 
-def test_torchrun_publishes_one_filter(home, tmp_path):
-    """By the command: the second process neither looks whether files can be written, nor writes any."""
-    options = "--analysis recurrent --m 2 --hidden_size 6 --blocks 1 --window 3 --batch 2 --pool 4 --segments 2 "
-    options += "--cycles 40 --updates 2 --clamp 3 --seed 5 --obs_conf full_obs"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+def test_torchrun_stores_one_filter(home, tmp_path):
+    """By the command, of an own record."""
+    numbers = np.random.RandomState(0).normal(2, 3, (60, 40))
+    pd.DataFrame(numbers, index=pd.RangeIndex(60, name="time") / 10).to_csv(tmp_path / "record.csv")
+    options = "--analysis recurrent --m 2 --hidden_size 6 --blocks 1 --window 3 --batch 2 --pool 4 --updates 2 --seed 5"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"]
+    train = ["assim_lib", "train", "l96_conv", "--record", "record.csv", "--checkpoints", "stored", *options.split()]
     ended = subprocess.run(
-        [*torchrun, "-m", "assim_lib", "train", "l96_conv", *options.split(), "--runs", str(tmp_path)],
+        [*torchrun, *train],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    print(ended.stdout, ended.stderr)
-    assert ended.returncode == 0
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("held out:") == ended.stdout.count("wrote ") == 1
+    assert len(list((tmp_path / "stored").iterdir())) == 2
+    (record,) = (tmp_path / "stored").glob("*.json")
+    assert json.loads(record.read_text())["provenance"]["processes"] == 2
