@@ -50,7 +50,7 @@ def test_what_cannot_be_is_one_sentence(command, line, sentence):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("baselines --processes 0", "'0' must be a whole number from 1 to 1024"),
+        ("baselines --workers 0", "'0' must be a whole number from 1 to 1024"),
         ("train l96_conv --curve-points -3", "'-3' must be a whole number from 0 to 4294967295"),
         ("train l96_conv --curve-points two", "'two' must be a whole number from 0 to 4294967295"),
         ("stress a --threads 0", "'0' must be a whole number from 1 to 1024"),

@@ -54,16 +54,19 @@ def baselines_parser(parser: argparse.ArgumentParser) -> None:
     kinds = {"system": str, "obs_conf": str, "step_size": float, "noise": float, "method": str, "m": int}
     for name, kind in kinds.items():
         parser.add_argument(f"--{name}", type=kind, nargs="+")
-    parser.add_argument("--processes", type=positive, default=1)
+    parser.add_argument("--workers", type=positive, default=1, help="processes on this machine")
+    parser.add_argument("--scheduler", help="address of a dask scheduler, tcp://HOST:PORT, of workers that share data/")
     parser.add_argument("--again", action="store_true", help="run on the test set even if the score is stored")
 
 
-def baselines(processes: int, again: bool, **wanted: list[Any] | None) -> Work:
+def baselines(workers: int, scheduler: str | None, again: bool, **wanted: list[Any] | None) -> Work:
     """Tune and score classical methods."""
     from assim_lib.classical.contenders import choose
     from assim_lib.classical.dapper_bridge import import_dapper
-    from assim_lib.study.benchmark import compare_all
+    from assim_lib.study.benchmark import compare_all, imported_engine
 
     chosen = choose(**{name: values for name, values in wanted.items() if values})
     import_dapper()
-    return lambda: chain(compare_all(chosen, processes, again), scores()())
+    if workers > 1 or scheduler is not None:
+        imported_engine()
+    return lambda: chain(compare_all(chosen, workers, scheduler, again), scores()())

@@ -1,7 +1,6 @@
 """The command ``sweep``; what it needs is imported when it is run."""
 
 import argparse
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ def sweep(notebook: Path, grid: Path, output: str | None, **options: Any) -> Wor
     planned = Sweep(notebook, grid, output or str(Path("runs") / grid.stem))
 
     def work() -> Iterator[str]:
-        logging.disable(logging.ERROR)  # dask tells of what it lost in tracebacks; here it is a sentence
         try:
             outcome = planned.run(**options)
         except KeyboardInterrupt:
@@ -43,8 +41,6 @@ def sweep(notebook: Path, grid: Path, output: str | None, **options: Any) -> Wor
                 f"assim_lib sweep: interrupted; {every - missing} of {every} points are finished and kept, the same "
                 "command goes on."
             ) from None
-        finally:
-            logging.disable(logging.NOTSET)
         yield from outcome.tables
         if outcome.failed:
             said = "\n".join(f"{planned.name(key)}: {why}" for key, why in outcome.failed.items())

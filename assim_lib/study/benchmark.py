@@ -4,10 +4,12 @@ The learned filters and these rows see the same truth, the same observations, th
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import closing
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import torch
 from tqdm import tqdm
 
 from assim_lib.classical.baseline import Baseline, Hyperparameters
@@ -123,30 +125,53 @@ def diverged_starts(
 
 def compare_all(
     contenders: Iterable[Contender],
-    processes: int = 1,
+    workers: int = 1,
+    scheduler: str | None = None,
     again: bool = False,
     run: Callable[..., BaselineRun] = run_baseline,
 ) -> Iterator[Path]:
-    """:func:`compare` for many, in parallel processes of one thread each; yield each result's path when it is there."""
-    contenders = list(contenders)
-    with tqdm(total=len(contenders), desc="contenders") as bar:
-        if processes == 1:
-            for contender in contenders:
+    """:func:`compare` for many; yield each result's path when it is there.
+
+    Parameters
+    ----------
+    workers : processes of one thread on this machine; 1: this one alone.
+    scheduler : address of a scheduler of dask.distributed, whose workers know the same folder of data.
+
+    Raises
+    ------
+    LookupError : if workers or a scheduler are asked for without the extra ``sweep``.
+    ConnectionError : if the scheduler cannot be reached or is lost.
+    """
+    tasks = {contender.name: (contender, again, run) for contender in contenders}
+    with tqdm(total=len(tasks), desc="contenders") as bar:
+        if workers == 1 and scheduler is None:
+            for contender, *_ in tasks.values():
                 yield compare(contender, again, run=run)
                 bar.update()
             return
-        # Not forked: a copy of PyTorch's threads would wait for each other for ever.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-            jobs = [pool.submit(compare, contender, again, progress=False, run=run) for contender in contenders]
-            try:
-                for job in as_completed(jobs):
-                    yield job.result()
-                    bar.update()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        with closing(imported_engine().run_tasks(_compare, tasks, scheduler, workers)) as all_ended:
+            for _, path, error in all_ended:
+                if error:
+                    raise error
+                yield path
+                bar.update()
 
 
-def _one_thread() -> None:
-    import torch
+def imported_engine() -> ModuleType:
+    """The module :mod:`assim_lib.workers`, which needs the extra ``sweep``.
 
+    Raises
+    ------
+    LookupError : if it is not installed.
+    """
+    try:
+        return import_module("assim_lib.workers")
+    except ModuleNotFoundError as error:
+        raise LookupError(
+            f"several workers need {error.name}, of the extra `sweep`: pip install '.[sweep]'; one needs nothing."
+        ) from None
+
+
+def _compare(contender: Contender, again: bool, run: Callable[..., BaselineRun]) -> Path:
     torch.set_num_threads(1)
+    return compare(contender, again, progress=False, run=run)

@@ -6,3 +6,9 @@ anything runs; :mod:`~assim_lib.sweeps.run` runs what is missing as tasks of das
 makes one table of them; :mod:`~assim_lib.sweeps.schedule` says how many workers are worth it. Needs the
 extra ``sweep``.
 """
+
+import sys
+
+# To read a notebook is to import jsonschema, which compiles a grammar of addresses if it finds one: most of the time that
+# a worker takes to start, and a notebook has none.
+sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]

@@ -5,14 +5,12 @@ The notebook has a kernel and an empty folder of its own.
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import papermill
-import psutil
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -79,20 +77,3 @@ def run_point(text: str, key: str, parameters: dict[str, Any], output: str, time
         folder.write_json(f"points/{key}.json", {"parameters": parameters, **record})
     for name in (f"failed/{key}.ipynb", f"failed/{key}.json"):
         folder.remove(name)
-
-
-def dask_setup(_: Any) -> None:
-    """Leave Ctrl-C to the command; a worker on the same terminal meets it as well. Called by name when one starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def dask_teardown(_: Any) -> None:
-    """Let a worker end in silence: Python may tell of event loops that notebooks left as it exits. Called by name."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-
-
-def end_kernels() -> None:
-    """End whatever this worker has started."""
-    for child in psutil.Process().children(recursive=True):
-        child.kill()

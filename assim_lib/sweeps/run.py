@@ -6,28 +6,19 @@ started it: with the same folder a sweep goes on where it was, whatever was kill
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dask.config
-from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, as_completed
-from distributed.system import MEMORY_LIMIT
 from tqdm import tqdm
 
 from assim_lib.sweeps.folder import Folder
 from assim_lib.sweeps.grid import Grid, Point
-from assim_lib.sweeps.point import end_kernels, run_point
+from assim_lib.sweeps.point import run_point
 from assim_lib.sweeps.program import Program
 from assim_lib.sweeps.table import INDEX, write_tables
 from assim_lib.training.experiment import ParameterError
-
-# One a core, and not more than memory is there for: a kernel with PyTorch and its worker take a gigabyte.
-WORKERS = max(1, min(CPU_COUNT, MEMORY_LIMIT // 2**30))
-
-CONNECT = 10  # seconds in which a scheduler answers
+from assim_lib.workers import run_tasks
 
 
 class Outcome(NamedTuple):
@@ -113,17 +104,18 @@ class Sweep:
         failed: dict[str, str] = {}
         keys = {point["key"] for point in self.points}
         if todo:
-            # As many worker deaths as retries: a point that takes its worker along is a point that fails.
-            allowed = dask.config.set({"distributed.scheduler.allowed-failures": retries})
+            tasks = {
+                key: (self.program.text, key, parameters, self.folder.url, timeout, os.getcwd())
+                for key, parameters in todo.items()
+            }
             done = len(keys) - len(todo)
             with (
-                allowed,
-                _client(scheduler, workers, len(todo)) as client,
                 tqdm(total=len(keys), initial=done, unit="point", disable=not progress) as bar,
+                closing(run_tasks(run_point, tasks, scheduler, workers, retries)) as all_ended,
             ):
-                for key, error in _outcomes(client, self.program.text, todo, self.folder.url, timeout, retries):
+                for key, _, error in all_ended:
                     if error:
-                        failed[key] = self._report(key, error)
+                        failed[key] = self._report(key, f"{error}".splitlines()[0])
                         bar.set_postfix_str(f"{len(failed)} failed")
                     bar.update()
         return Outcome(write_tables(self.folder), failed)
@@ -134,61 +126,3 @@ class Sweep:
         sentence = f"{error} ({self.folder.path(notebook) if shown else 'it left no notebook'})"
         self.folder.write_json(f"failed/{key}.json", {"error": error, "notebook": notebook if shown else None})
         return sentence
-
-
-@contextmanager
-def _client(scheduler: str | None, workers: int | None, tasks: int) -> Iterator[Client]:
-    """A client of a scheduler that runs, or of one's own; after an interruption no kernel is left behind."""
-    cluster = None
-    if scheduler is None:
-        cluster = LocalCluster(
-            n_workers=min(workers or WORKERS, tasks),
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            preload=[run_point.__module__],
-        )
-    try:
-        try:
-            client = Client(cluster or scheduler, timeout=CONNECT)
-        except (OSError, ValueError) as error:
-            raise ConnectionError(f"scheduler = {scheduler!r} cannot be reached: {error}".splitlines()[0]) from None
-        with client:
-            try:
-                yield client
-            except BaseException:
-                # A kernel is its worker's child in a session of its own: no signal of a terminal reaches it.
-                if cluster:
-                    client.run(end_kernels, on_error="ignore")
-                raise
-    finally:
-        if cluster:
-            cluster.close()
-
-
-def _outcomes(
-    client: Client, text: str, todo: dict[str, dict[str, Any]], output: str, timeout: float | None, retries: int
-) -> Iterator[tuple[str, str]]:
-    """Key and error of each point as it ends; the error is empty where there is none."""
-    futures = {
-        client.submit(
-            run_point,
-            text,
-            key,
-            parameters,
-            output,
-            timeout,
-            os.getcwd(),
-            key=f"point-{key}",
-            retries=retries,
-            pure=False,
-        ): key
-        for key, parameters in todo.items()
-    }
-    try:
-        for future in as_completed(futures):
-            if future.status in ("cancelled", "lost"):
-                raise ConnectionError("the scheduler is gone; what is finished is kept: run the command again.")
-            error = future.exception()
-            yield futures[future], "" if error is None else f"{error}".splitlines()[0]
-    finally:
-        client.cancel(list(futures))

@@ -1,14 +1,21 @@
 """Classical methods are tuned, scored once, and stored; what is stored is found again."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
+from small import ROOT
 from valley import CONTENDER, LOWEST, SETTING, START, Valley
 
 from assim_lib.classical.contenders import SETTINGS, Contender, contenders
 from assim_lib.classical.methods import BaselineRun
-from assim_lib.classical.search import FINALISTS, Search
+from assim_lib.classical.search import FINALISTS, Search, load_trials, trials_path
 from assim_lib.setting import Setting
 from assim_lib.storage import data_dir
 from assim_lib.study import benchmark
@@ -97,8 +104,53 @@ def test_starts_are_apart_and_are_parts_of_the_test_set():
 
 
 def test_many_comparisons_yield_all_their_results():
-    others = [CONTENDER, Contender(SETTING, START.model_copy(update={"m": 20}))]
-    assert [path.stem for path in compare_all(others, run=Valley())] == [one.name for one in others]
+    assert [path.stem for path in compare_all(OTHERS, run=Valley())] == [one.name for one in OTHERS]
+
+
+OTHERS = [CONTENDER, Contender(SETTING, START.model_copy(update={"m": 20}))]
+SLOW_WORKERS = """
+import time
+from test_benchmark import OTHERS, Valley, compare_all
+
+def slow(baseline, *arguments, **options):
+    time.sleep(0.5 if baseline.m == 20 else 0)
+    return Valley()(baseline, *arguments, **options)
+
+if __name__ == "__main__":
+    list(compare_all(OTHERS, workers=2, run=slow))
+"""
+
+
+def test_workers_find_the_same_and_can_be_stopped(tmp_path):
+    """By Ctrl-C; what they have found until then, results and trials, is kept."""
+    (tmp_path / "slow.py").write_text(SLOW_WORKERS)
+    path = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests", "tests/study"))
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "slow.py")], env=environment, start_new_session=True)
+    result, trials = results_dir() / f"{OTHERS[0].name}.json", trials_path(OTHERS[1])
+    until = time.monotonic() + 120
+    while not (result.exists() and trials.exists()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == -signal.SIGINT
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    of_worker, begun = result.read_bytes(), load_trials(OTHERS[1])
+    assert [path.name for path in results_dir().iterdir()] == [result.name]
+    list(compare_all(OTHERS, run=Valley()))
+    assert load_trials(OTHERS[1])[: len(begun)] == begun
+    assert compare(CONTENDER, again=True, progress=False, run=Valley()).read_bytes() == of_worker
+
+
+@pytest.mark.parametrize("asked", ["--workers 2", "--scheduler tcp://127.0.0.1:1"])
+def test_workers_without_their_package_are_one_sentence(asked, command, monkeypatch):
+    pytest.importorskip("dapper")
+    monkeypatch.delitem(sys.modules, "assim_lib.workers", raising=False)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    code, _, said = command(f"baselines --system ks {asked}")
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("assim_lib baselines: several workers need distributed, of the extra `sweep`: ")
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.slug)
