@@ -6,7 +6,7 @@ A task writes what it finds, so that nothing that is finished depends on whoever
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def run_tasks(
     scheduler: str | None = None,
     workers: int | None = None,
     retries: int = 0,
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     """Call a function with the arguments of each task, and yield each as it ends.
 
     Parameters

@@ -9,6 +9,6 @@ extra ``sweep``.
 
 import sys
 
-# To read a notebook is to import jsonschema, which compiles a grammar of addresses if it finds one: most of the time that
-# a worker takes to start, and a notebook has none.
+# To read a notebook is to import jsonschema, which compiles a grammar of addresses if it finds one: most of the time
+# that a worker takes to start, and a notebook has none.
 sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
