@@ -6,14 +6,14 @@ A task writes what it finds, so that nothing that is finished depends on whoever
 import logging
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import dask.config
 import psutil
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, Future, LocalCluster, as_completed
 from distributed.system import MEMORY_LIMIT
 
 # One a core, and not more than memory is there for: a process with PyTorch takes a gigabyte.
@@ -30,14 +30,15 @@ class Ended(NamedTuple):
     error: BaseException | None
 
 
-def run_tasks(
+@contextmanager
+def running(
     function: Callable[..., Any],
     tasks: Mapping[str, tuple[Any, ...]],
     scheduler: str | None = None,
     workers: int | None = None,
     retries: int = 0,
-) -> Generator[Ended]:
-    """Call a function with the arguments of each task, and yield each as it ends.
+) -> Iterator[Iterator[Ended]]:
+    """Call a function with the arguments of each task; what is given comes one by one, as tasks end.
 
     Parameters
     ----------
@@ -59,13 +60,17 @@ def run_tasks(
             for name, arguments in tasks.items()
         }
         try:
-            for future in as_completed(futures):
-                if future.status in ("cancelled", "lost"):
-                    raise ConnectionError("the scheduler is gone; what is finished is kept: run the command again.")
-                error = future.exception()
-                yield Ended(futures[future], None if error else future.result(), error)
+            yield _ended(futures)
         finally:
             client.cancel(list(futures))
+
+
+def _ended(futures: Mapping[Future, str]) -> Iterator[Ended]:
+    for future in as_completed(futures):
+        if future.status in ("cancelled", "lost"):
+            raise ConnectionError("the scheduler is gone; what is finished is kept: run the command again.")
+        error = future.exception()
+        yield Ended(futures[future], None if error else future.result(), error)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ The learned filters and these rows see the same truth, the same observations, th
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -142,19 +142,18 @@ def compare_all(
     LookupError : if workers or a scheduler are asked for without the extra ``sweep``.
     ConnectionError : if the scheduler cannot be reached or is lost.
     """
+    contenders = list(contenders)
     tasks = {contender.name: (contender, again, run) for contender in contenders}
-    with tqdm(total=len(tasks), desc="contenders") as bar:
-        if workers == 1 and scheduler is None:
-            for contender, *_ in tasks.values():
-                yield compare(contender, again, run=run)
-                bar.update()
-            return
-        with closing(imported_engine().run_tasks(_compare, tasks, scheduler, workers)) as all_ended:
-            for _, path, error in all_ended:
-                if error:
-                    raise error
-                yield path
-                bar.update()
+    bar = partial(tqdm, total=len(tasks), desc="contenders")
+    if workers == 1 and scheduler is None:
+        for contender in bar(contenders):
+            yield compare(contender, again, run=run)
+        return
+    with imported_engine().running(_compare, tasks, scheduler, workers) as ended:
+        for _, path, error in bar(ended):
+            if error:
+                raise error
+            yield path
 
 
 def imported_engine() -> ModuleType:

@@ -6,7 +6,6 @@ started it: with the same folder a sweep goes on where it was, whatever was kill
 """
 
 import os
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from assim_lib.sweeps.point import run_point
 from assim_lib.sweeps.program import Program
 from assim_lib.sweeps.table import INDEX, write_tables
 from assim_lib.training.experiment import ParameterError
-from assim_lib.workers import run_tasks
+from assim_lib.workers import running
 
 
 class Outcome(NamedTuple):
@@ -110,10 +109,10 @@ class Sweep:
             }
             done = len(keys) - len(todo)
             with (
+                running(run_point, tasks, scheduler, workers, retries) as ended,
                 tqdm(total=len(keys), initial=done, unit="point", disable=not progress) as bar,
-                closing(run_tasks(run_point, tasks, scheduler, workers, retries)) as all_ended,
             ):
-                for key, _, error in all_ended:
+                for key, _, error in ended:
                     if error:
                         failed[key] = self._report(key, f"{error}".splitlines()[0])
                         bar.set_postfix_str(f"{len(failed)} failed")
