@@ -149,7 +149,7 @@ def compare_all(
         for contender in bar(contenders):
             yield compare(contender, again, run=run)
         return
-    with imported_engine().running(_compare, tasks, scheduler, workers) as ended:
+    with imported_engine().running(_compare, tasks, scheduler, workers, retries=1) as ended:
         for _, path, error in bar(ended):
             if error:
                 raise error
