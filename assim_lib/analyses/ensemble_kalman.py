@@ -167,9 +167,12 @@ class HybridAnalysis(Analysis):
         """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
         ring = given.mask.shape[-1]
         if windows := self.windows(ring):
-            a, y, v = (windows.split(x, 3) for x in (deviations, observed, vectors))
-            return windows.join(self._dense_gain(in_windows(given, windows), a, y, v, ring), 3)
+            return torch.cat([self._gain_of(part, given, deviations, observed, vectors) for part in windows.parts()], -1)
         return self._dense_gain(given, deviations, observed, vectors, ring)
+
+    def _gain_of(self, windows: Windows, given: AnalysisInput, *fields: Tensor) -> Tensor:
+        ring, split = given.mask.shape[-1], (windows.split(field, 3) for field in fields)
+        return windows.join(self._dense_gain(in_windows(given, windows), *split, ring), 3)
 
     def _dense_gain(
         self, given: AnalysisInput, deviations: Tensor, observed: Tensor, vectors: Tensor, ring: int
@@ -276,6 +279,7 @@ class CovariantAnalysis(HybridAnalysis):
 def in_windows(given: AnalysisInput, windows: Windows) -> AnalysisInput:
     """What a Kalman update needs, by window; a covariance that is carried is so already."""
     return given._replace(
+        covariance=None if given.covariance is None else windows.of_all(given.covariance),
         base=windows.split(given.base, 3),
         mask=windows.split(given.mask),
         error=windows.split(given.error.unsqueeze(-3), 3),

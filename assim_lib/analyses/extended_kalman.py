@@ -106,12 +106,19 @@ class ExtendedAnalysis(CovariantAnalysis):
     def forecast(
         self, base: Tensor, covariance: Tensor | None, flow: Callable[[Tensor], Tensor]
     ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*windows state state"]]:
-        windows = self.windows(base.shape[-1])
-        mean = base if windows is None else windows.split(base, 3)
+        covariance = cast(Tensor, covariance)
+        if windows := self.windows(base.shape[-1]):
+            parts = windows.parts()
+            moved = [self._moved(part.split(base, 3), part.of_all(covariance), flow) for part in parts]
+            shift = torch.cat([part.join(shift, 3) for part, (shift, _) in zip(parts, moved, strict=True)], -1)
+            return flow(base) + shift, torch.cat([later for _, later in moved], -3)
+        shift, later = self._moved(base, covariance, flow)
+        return flow(base) + shift, later
+
+    def _moved(self, mean: Tensor, covariance: Tensor, flow: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """How far the mean a cycle later lies off the forecast, and the covariance then."""
         derivative, shift = central_differences(flow, mean, *self.covariance_root(mean, covariance))
-        if windows:
-            shift = windows.join(shift, 3)
-        return flow(base) + shift, self.forecast_covariance(cast(Tensor, covariance), derivative)
+        return shift, self.forecast_covariance(covariance, derivative)
 
     def forecast_covariance(
         self, covariance: Float[Tensor, "*windows state state"], derivative: Float[Tensor, "*windows state state"]
@@ -125,11 +132,19 @@ class ExtendedAnalysis(CovariantAnalysis):
         self, given: AnalysisInput, deviations: Tensor, observed: Tensor, innovation: Tensor
     ) -> KalmanUpdate:
         if windows := self.windows(given.mask.shape[-1]):
-            *fields, covariance = self._dense_update(
-                in_windows(given, windows), windows.split(deviations, 3), windows.split(innovation, 3)
-            )
-            return KalmanUpdate._make([*(windows.join(field, 3) for field in fields), covariance])
+            parts = [self._update_of(part, given, deviations, innovation) for part in windows.parts()]
+            *fields, covariances = zip(*parts, strict=True)
+            return KalmanUpdate._make([*(torch.cat(field, -1) for field in fields), torch.cat(covariances, -3)])
         return self._dense_update(given, deviations, innovation)
+
+    def _update_of(
+        self, windows: Windows, given: AnalysisInput, deviations: Tensor, innovation: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A :class:`KalmanUpdate` of the sites that are the cores of some windows."""
+        *fields, covariance = self._dense_update(
+            in_windows(given, windows), windows.split(deviations, 3), windows.split(innovation, 3)
+        )
+        return *(windows.join(field, 3) for field in fields), covariance
 
     def _dense_update(self, given: AnalysisInput, deviations: Tensor, innovation: Tensor) -> KalmanUpdate:
         shape, observing = given.mask.shape[-2:], self._observing(given)

@@ -6,7 +6,9 @@ that have the window's size, and each window gives what it says of the sites in 
     margin | core | margin
                     margin | core | margin
 
-The windows are one more axis of the batch: code for a ring does for windows as it is.
+The windows are one more axis of the batch: code for a ring does for windows as it is. What needs much memory on the way
+is done for a few of them at a time (:meth:`Windows.parts`): for all at once it would fill no cache, and of a very large
+ring the system would hand out and clear new memory for every operation.
 """
 
 from typing import NamedTuple
@@ -15,26 +17,41 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+AT_ONCE = 8  # windows, whose matrices still fit a cache
+
 
 class Windows(NamedTuple):
     """Windows of a ring; the cores cover it, and the last one may reach beyond its end.
 
     sites : of the ring.
     core, margin : number of sites in the middle of a window, and on either side of it.
+    first, last : which of the windows these are, without the last; None: all from the first on.
     """
 
     sites: int
     core: int
     margin: int
+    first: int = 0
+    last: int | None = None
 
     @classmethod
     def of(cls, sites: int, core: int, margin: int, least: int) -> "Windows | None":
         """None for a ring of fewer sites than ``least``: it is best done at once."""
         return cls(sites, core, margin) if sites >= max(least, core + 2 * margin) else None
 
+    def parts(self, at_once: int = AT_ONCE) -> "list[Windows]":
+        """The same windows, so many at a time."""
+        number = -(-self.sites // self.core)
+        return [self._replace(first=k, last=min(k + at_once, number)) for k in range(0, number, at_once)]
+
+    def of_all(self, x: Float[Tensor, "*windows state state"]) -> Float[Tensor, "*windows state state"]:
+        """Those of these windows, of what there is for each window of the ring."""
+        return x[..., self.first : self.last, :, :]
+
     def members(self, device: torch.device) -> Int[Tensor, "window place"]:
         """Which sites are in each window."""
-        first = torch.arange(-self.margin, self.sites - self.margin, self.core, device=device)
+        cores = torch.arange(0, self.sites, self.core, device=device)[self.first : self.last]
+        first = cores - self.margin
         return (first[:, None] + torch.arange(self.core + 2 * self.margin, device=device)) % self.sites
 
     def split(self, x: Float[Tensor, "*fields site"], axes: int = 2) -> Float[Tensor, "*windows place"]:
@@ -47,6 +64,6 @@ class Windows(NamedTuple):
         return x[..., self.members(x.device)].movedim(-2, -1 - axes)
 
     def join(self, x: Float[Tensor, "*windows place"], axes: int = 2) -> Float[Tensor, "*fields site"]:
-        """Fields on the ring of the cores of fields on each window."""
+        """Fields on the ring of the cores of fields on each window; of some windows, those on their part of it."""
         cores = x[..., self.margin : self.margin + self.core]
-        return cores.movedim(-1 - axes, -2).flatten(-2)[..., : self.sites]
+        return cores.movedim(-1 - axes, -2).flatten(-2)[..., : self.sites - self.first * self.core]

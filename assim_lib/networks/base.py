@@ -58,11 +58,16 @@ register_network = NETWORKS.register
 class RingConv(nn.Module):
     """A convolution over a ring, channels last.
 
+    The windows of a large ring are laid out and multiplied one stretch of sites after the other: all at once they would
+    fill no cache, and of a very large ring the system would hand out and clear new memory each time.
+
     Parameters
     ----------
     inputs, outputs : number of channels.
     kernel : width of the window in sites, odd.
     """
+
+    shortest, at_once = 256, 2**18  # sites of a stretch at least, and numbers that are laid out at a time
 
     def __init__(self, inputs: int, outputs: int, kernel: int):
         super().__init__()
@@ -73,8 +78,15 @@ class RingConv(nn.Module):
         self._entries: dict[tuple[int, torch.device], Tensor] = {}
 
     def forward(self, x: Float[Tensor, "*batch site inputs"]) -> Float[Tensor, "*batch site outputs"]:
-        windows = x.index_select(-2, self._windows(x.shape[-2], x.device))
-        return self.linear(windows.unflatten(-2, (x.shape[-2], -1)).flatten(-2))
+        windows, kernel = self._windows(x.shape[-2], x.device), 2 * self.reach + 1
+        stretch = max(self.shortest, self.at_once // (x[..., 0, :].numel() * kernel))
+        if x.shape[-2] <= stretch:
+            return self._of_windows(x, windows)
+        return torch.cat([self._of_windows(x, part) for part in windows.split(stretch * kernel)], -2)
+
+    def _of_windows(self, x: Tensor, windows: Tensor) -> Tensor:
+        kernel = 2 * self.reach + 1
+        return self.linear(x.index_select(-2, windows).unflatten(-2, (-1, kernel)).flatten(-2))
 
     def _windows(self, sites: int, device: torch.device) -> Int[Tensor, " entry"]:
         """The sites around each site, one window after the other."""
