@@ -54,6 +54,17 @@ def test_it_is_torchs_circular_convolution(batch, kernel):
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("blocks", [0, 2])
+def test_a_large_ring_is_convolved_one_stretch_after_the_other(monkeypatch):
+    layer, x = built(RingConv, 3, 4, 5), torch.randn(2, 40, 3, generator=generator())
+    whole = layer(x)
+    monkeypatch.setattr(RingConv, "shortest", 7)
+    monkeypatch.setattr(RingConv, "at_once", 1)
+    calls = []
+    layer.linear.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0].shape[-2]))
+    torch.testing.assert_close(layer(x), whole)
+    assert calls == [7, 7, 7, 7, 7, 5]
+
+
 @pytest.mark.parametrize("kind", [RingConvTrunk, OriginalTrunk])
 def test_turning_the_ring_turns_the_output(kind, batch, blocks):
     network, x = trunk(kind, blocks=blocks), features(batch)

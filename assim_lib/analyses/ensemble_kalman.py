@@ -167,7 +167,8 @@ class HybridAnalysis(Analysis):
         """The localized Kalman gain applied to each of ``vectors`` (…, vector, channel, site)."""
         ring = given.mask.shape[-1]
         if windows := self.windows(ring):
-            return torch.cat([self._gain_of(part, given, deviations, observed, vectors) for part in windows.parts()], -1)
+            parts = [self._gain_of(part, given, deviations, observed, vectors) for part in windows.parts()]
+            return torch.cat(parts, -1)
         return self._dense_gain(given, deviations, observed, vectors, ring)
 
     def _gain_of(self, windows: Windows, given: AnalysisInput, *fields: Tensor) -> Tensor:

@@ -28,7 +28,12 @@ def ablate(variant: list[str], seed: list[int], runs: Path, threads: int) -> Wor
 
 def bench_parser(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``bench``."""
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="cycles, scaling, simulation, training; all")
+    parser.add_argument(
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help="cycles, scaling, simulation, training: all by default; accuracy, profile: if asked for",
+    )
     parser.add_argument("--compiled", action="store_true", help="measure compiled filters as well: some minutes more")
     parser.add_argument("--repeats", type=positive, default=5, help="of which the median is taken")
     parser.add_argument("--largest", type=int, default=4000, help="sites of the largest ring, up to 400000")
@@ -36,13 +41,13 @@ def bench_parser(parser: argparse.ArgumentParser) -> None:
 
 def bench(sections: list[str], compiled: bool, repeats: int, largest: int) -> Work:
     """Measure what cycles, rings, simulations and trainings cost."""
-    from assim_lib.study.cost import SECTIONS, Effort, run_sections
+    from assim_lib.study.cost import SECTIONS, USUAL, Effort, run_sections
 
     for section in sections:
         if section not in SECTIONS:
             raise ValueError(f"section {section!r} is not known; known: {', '.join(SECTIONS)}.")
     set_threads(1)
-    return lambda: run_sections(sections or SECTIONS, Effort(repeats, compiled, largest))
+    return lambda: run_sections(sections or USUAL, Effort(repeats, compiled, largest))
 
 
 def baselines_parser(parser: argparse.ArgumentParser) -> None:

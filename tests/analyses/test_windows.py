@@ -22,6 +22,9 @@ def test_cores_of_windows_make_the_ring(sites, core, margin, axes):
     number = -(-sites // core)
     assert parts.shape == (*x.shape[: 4 - axes], number, *x.shape[4 - axes : -1], core + 2 * margin)
     torch.testing.assert_close(windows.join(parts, axes), x)
+    some = [part.join(part.split(x, axes), axes) for part in windows.parts(3)]
+    assert len(some) == -(-number // 3)
+    torch.testing.assert_close(torch.cat(some, -1), x)
     assert Windows.of(sites, core, margin, sites) == windows
     assert Windows.of(sites, core, margin, sites + 1) is None
 
@@ -29,7 +32,8 @@ def test_cores_of_windows_make_the_ring(sites, core, margin, axes):
 @pytest.mark.parametrize("batch", [(), (3,)])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(("lag", "drift"), [(0, 0.0), (4, 0.5)])
-def test_the_local_hybrid_is_the_dense_one(batch, channels, lag, drift):
+def test_the_local_hybrid_is_the_dense_one(batch, channels, lag, drift, monkeypatch):
+    monkeypatch.setattr(Windows.parts, "__defaults__", (3,))
     analysis = kalman(6, 1.5, 1.05, sites=SITES, channels=channels, lag=lag, drift=drift)
     x = given(analysis, batch, sites=SITES)
     # Members as far apart as those of a filter that has found the truth: about as far as the observations err.
@@ -49,8 +53,9 @@ def nearby_covariance(variance: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_the_local_extended_update_and_forecast_are_the_dense_ones(batch):
+def test_the_local_extended_update_and_forecast_are_the_dense_ones(batch, monkeypatch):
     """Where covariances and news reach no farther than the margins."""
+    monkeypatch.setattr(Windows.parts, "__defaults__", (3,))
     model, windows = Lorenz96(sites=SITES), Windows(SITES, 20, 22)
     analysis = small_analysis("extended", 1, sites=SITES, lag=1, taper_length=0.5)
     states = climatology(SITES)[:3].unsqueeze(1)

@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from assim_lib.storage import IntegrityError
-from assim_lib.study.cost import Costs, Effort, bench, cost_path, cycles, goals, run_sections, scaling
+from assim_lib.study.cost import (
+    Costs,
+    Effort,
+    accuracy,
+    bench,
+    cost_path,
+    cycles,
+    goals,
+    profile,
+    run_sections,
+    scaling,
+)
 from assim_lib.study.cost.measuring import in_turns
 from assim_lib.training.checkpoints import checkpoint_path, load_filter
 
@@ -87,3 +98,59 @@ def test_a_ring_is_made_of_whole_copies():
     with pytest.raises(ValueError, match="sites = 100 must be a multiple of 40"):
         scaling.widened(model, experiment, 100)
     assert cost_path("cycles").name == "cycles.json"
+
+
+def test_a_training_is_stopped_when_its_target_is_met(monkeypatch):
+    small = accuracy.FROM_NOTHING | {"updates": 8, "segments": 2, "cycles": 60, "pool": 16}
+    monkeypatch.setitem(accuracy.TARGETS, "small", accuracy.Target(3.0, 60, small))
+    errors = iter([5.0, 4.0, 2.5, 2.0])
+    monkeypatch.setattr(accuracy, "validation_rmse", lambda *_: next(errors))
+    rows = accuracy.train_until("small", 1)
+    assert [row["rmse"] for row in rows] == [5.0, 4.0, 2.5]
+    assert accuracy.median_seconds(pd.DataFrame(rows), "small") == rows[-1]["seconds"]
+    assert accuracy.reached(pd.DataFrame(rows[:2]), "small") == [float("inf")]
+
+
+def test_finished_trainings_are_kept_and_the_others_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSIM_CACHE", str(tmp_path))
+    monkeypatch.setattr(accuracy, "SEEDS", (0, 1))
+    monkeypatch.setattr(accuracy, "TARGETS", {"a": None})
+    asked = []
+
+    def one(_, name, seed):
+        asked.append(seed)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return [{"name": name, "seed": seed, "seconds": 1.0, "rmse": 1.0}]
+
+    monkeypatch.setattr(accuracy, "alone", one)
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.measure(progress=False)
+    assert [row["seed"] for row in accuracy.measure(progress=False)] == [0, 1]
+    assert asked == [0, 1, 1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_takes_long_is_measured_only_if_asked_for():
+    assert set(bench.SECTIONS) - set(bench.USUAL) == {"accuracy", "profile"}
+
+
+def test_a_ring_that_would_take_too_much_is_left_out_with_a_sentence(monkeypatch):
+    costs = {40: (1.0, 1.0), 400: (10.0, 3000.0)}
+    monkeypatch.setattr(scaling, "NAMES", ("a",))
+    monkeypatch.setattr(scaling, "FILTERS", {"a": "a"})
+    answers = {"cost_of_cycle": lambda _, sites: costs[sites], "errors": lambda _: (1, 1), "cost_of_letkf": lambda _: 1}
+    monkeypatch.setattr(scaling, "alone", lambda function, *arguments: answers[function.__name__](*arguments))
+    rows = scaling.measure(4000, progress=False)
+    skipped = [(row["sites"], row["skipped"]) for row in rows if "skipped" in row]
+    assert skipped == [(4000, "a cycle would take 30 GB of memory")]
+
+
+def test_shares_of_a_profile_are_all_of_it():
+    x = torch.ones(64, 64)
+    rows = profile.profiled(lambda: (x @ x).sigmoid())
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert "products of matrices" in {row["operation"] for row in rows}
+    table = pd.DataFrame([{"name": "a", "sites": 40, "compiled": False, **row} for row in rows])
+    assert "products of matrices" in profile.sentence(table, "a", 40)
+    assert profile.sentence(table, "b", 40) == ""

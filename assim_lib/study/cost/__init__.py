@@ -1,6 +1,6 @@
 """What things cost: a cycle, a larger ring, a simulation, a training. ``python -m assim_lib bench`` measures it."""
 
-from assim_lib.study.cost.bench import SECTIONS, Effort, run_sections
+from assim_lib.study.cost.bench import SECTIONS, USUAL, Effort, run_sections
 from assim_lib.study.cost.measuring import Costs, cost_path
 
-__all__ = ["SECTIONS", "Costs", "Effort", "cost_path", "run_sections"]
+__all__ = ["SECTIONS", "USUAL", "Costs", "Effort", "cost_path", "run_sections"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from assim_lib.storage import write_json
-from assim_lib.study.cost import cycles, scaling, simulation, training
+from assim_lib.study.cost import accuracy, cycles, profile, scaling, simulation, training
 from assim_lib.study.cost.measuring import REPEATS, Value, cost_path, costs_of
 
 
@@ -23,7 +23,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Effort], list[dict[str, Value]]]]] = {
     "scaling": (scaling.HOW, lambda effort: scaling.measure(effort.largest)),
     "simulation": (simulation.HOW, lambda effort: simulation.measure(effort.repeats)),
     "training": (training.HOW, lambda _: training.measure()),
+    "accuracy": (accuracy.HOW, lambda _: accuracy.measure()),
+    "profile": (profile.HOW, lambda _: profile.measure()),
 }
+USUAL = ("cycles", "scaling", "simulation", "training")  # the others take long, and are to be asked for
 
 
 def run_sections(sections: Iterable[str], effort: Effort = Effort()) -> Iterator[Path]:  # noqa: B008  (never changed)

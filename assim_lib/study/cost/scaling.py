@@ -4,6 +4,7 @@ A state of Lorenz-96 that is repeated along a larger ring stays so: the stored t
 its size. Only the errors of the observations differ from site to site.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from unittest import mock
 
@@ -26,6 +27,7 @@ SITES = (40, 400, 4000, 40_000, 400_000)
 NAMES = ("recurrent", "gated m=10", "original m=5", "hybrid lag 3", "extended lag 10")
 LETKF, LETKF_SITES = "LETKF N=10", (40, 400, 4000)
 STATES = 40  # of the climatology
+LONGEST, LARGEST = 60_000, 20_000  # milliseconds of a cycle, and megabytes
 SCORED_SITES, BURN_IN, CYCLES = 400, 60, 150
 HOW = (
     "one thread, each filter and ring in a process of its own; milliseconds of processor time a cycle after a first "
@@ -40,15 +42,26 @@ def measure(largest: int, progress: bool = True) -> list[dict[str, Value]]:
     rows: list[dict[str, Value]] = []
     with tqdm(total=len(NAMES) * (len(rings) + 1), desc="scaling", unit="filter", disable=not progress) as bar:
         for name in NAMES:
-            for sites in rings:
-                ms, memory = alone(cost_of_cycle, FILTERS[name], sites)
-                rows.append({"name": name, "sites": sites, "ms": ms, "memory": memory})
+            ms = memory = 0.0
+            for previous, sites in zip([rings[0], *rings], rings, strict=False):
+                if reason := too_much(ms * sites / previous, memory * sites / previous):
+                    rows.append({"name": name, "sites": sites, "skipped": reason})
+                else:
+                    ms, memory = alone(cost_of_cycle, FILTERS[name], sites)
+                    rows.append({"name": name, "sites": sites, "ms": ms, "memory": memory})
                 bar.update()
             for sites, rmse in zip((40, SCORED_SITES), alone(errors, FILTERS[name]), strict=True):
                 rows.append({"name": name, "sites": sites, "rmse": rmse})
             bar.update()
     rings = [sites for sites in LETKF_SITES if sites <= largest]
     return rows + [{"name": LETKF, "sites": sites, "ms": alone(cost_of_letkf, sites)} for sites in rings]
+
+
+def too_much(ms: float, memory: float) -> str:
+    """Why a ring is left out, whose cycle would take so many milliseconds and megabytes; "" if it is not."""
+    if ms > LONGEST:
+        return f"a cycle would take {ms / 1000:,.0f} s"
+    return f"a cycle would take {memory / 1000:,.0f} GB of memory" if memory > LARGEST else ""
 
 
 def widened(model: AmortizedFilter, experiment: Experiment, sites: int) -> AmortizedFilter:
@@ -69,16 +82,21 @@ def widened(model: AmortizedFilter, experiment: Experiment, sites: int) -> Amort
 
 
 @torch.no_grad()
-def cost_of_cycle(file: str, sites: int) -> tuple[float, float]:
-    """Milliseconds and megabytes that a cycle on a ring of so many sites takes."""
+def started_on(file: str, sites: int) -> Callable[[], object]:
+    """A cycle of a filter on a ring of so many sites, which is after its first one."""
     experiment, model = load_filter(checkpoint_path(file))
-    before = peak_memory()
     large, generator = widened(model, experiment, sites), torch.Generator().manual_seed(0)
     dropout = generator if experiment.test_dropout else None
     carry, observation = large.cold_start(generator=generator), large.climatology[0]
     carry, _ = large.cycle(carry, observation, 0, dropout)
-    times = max(1, min(20, 4000 // sites))
-    ms = milliseconds(lambda: large.cycle(carry, observation, 1, dropout), times)
+    return torch.no_grad()(lambda: large.cycle(carry, observation, 1, dropout))
+
+
+def cost_of_cycle(file: str, sites: int) -> tuple[float, float]:
+    """Milliseconds and megabytes that a cycle on a ring of so many sites takes."""
+    load_filter(checkpoint_path(file))  # what it takes to load any counts for none
+    before = peak_memory()
+    ms = milliseconds(started_on(file, sites), max(1, min(20, 4000 // sites)))
     return ms, peak_memory() - before
 
 

@@ -13,6 +13,7 @@ from assim_lib.training.experiment import configure
 from assim_lib.training.trainer import Trainer
 
 UPDATES = 2
+RECOMPUTED: dict[str, Any] = {"analysis": "recurrent", "m": 1, "recompute": True}
 RUNS: dict[str, dict[str, Any]] = {
     "recurrent, cpu": {"preset": "cpu", "analysis": "recurrent", "m": 1},
     "hybrid, cpu": {"preset": "cpu", "analysis": "hybrid"},
@@ -22,8 +23,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "original, the paper's sizes, recomputed": {"preset": "paper", "analysis": "original", "recompute": True},
     "recurrent, window 40": {"analysis": "recurrent", "m": 1, "window": 40},
     "recurrent, window 400": {"analysis": "recurrent", "m": 1, "window": 400},
-    "recurrent, window 40, recomputed": {"analysis": "recurrent", "m": 1, "window": 40, "recompute": True},
-    "recurrent, window 400, recomputed": {"analysis": "recurrent", "m": 1, "window": 400, "recompute": True},
+    "recurrent, window 40, recomputed": {**RECOMPUTED, "window": 40},
+    "recurrent, window 400, recomputed": {**RECOMPUTED, "window": 400},
 }
 HOW = (
     f"one thread, each in a process of its own; seconds of processor time an update, the mean of {UPDATES} after a "
@@ -37,8 +38,8 @@ def measure(progress: bool = True) -> list[dict[str, Value]]:
     return [{"name": name, **alone(cost_of_updates, options)} for name, options in runs]
 
 
-def cost_of_updates(options: dict[str, Any]) -> dict[str, Value]:
-    """Seconds an update, cycles of members a second, and megabytes."""
+def trainer_of(options: dict[str, Any]) -> Trainer:
+    """A trainer with these options on the observations of the test set: nothing is simulated."""
     sizes = {name: value for name, value in options.items() if name != "recompute"}
     experiment = configure("l96_conv", **sizes).changed(device="cpu")
     observations = torch.from_numpy(experiment.setting.load().observations).float()
@@ -46,7 +47,13 @@ def cost_of_updates(options: dict[str, Any]) -> dict[str, Value]:
     data = observations[: len(observations) // segments * segments].unflatten(0, (segments, -1))
     experiment = experiment.changed(segments=segments, cycles=data.shape[1], pool=experiment.batch)
     recompute = options.get("recompute", False)
-    trainer = Trainer(experiment, build_filter(experiment), TrainingData(data), recompute=recompute)
+    return Trainer(experiment, build_filter(experiment), TrainingData(data), recompute=recompute)
+
+
+def cost_of_updates(options: dict[str, Any]) -> dict[str, Value]:
+    """Seconds an update, cycles of members a second, and megabytes."""
+    trainer = trainer_of(options)
+    experiment = trainer.experiment
     before, updates = peak_memory(), trainer.fit()
     next(updates)
     started = time.process_time()
