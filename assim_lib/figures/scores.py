@@ -215,7 +215,7 @@ def cost(table: pd.DataFrame) -> Figure:
             point = (row.ms_per_cycle, row.rmse)
             axis.annotate(row.m, point, place, textcoords="offset points", ha="center", color=pen_of(method).color)
     axis.margins(y=0.12)
-    axis.set(xlabel="milliseconds per cycle", ylabel="analysis RMSE")
+    axis.set(xlabel="milliseconds per cycle, as scored", ylabel="analysis RMSE")
     plain_numbers(axis.xaxis, axis.yaxis)
     figure.legend(title="number: ensemble size", loc="outside right upper")
     return figure

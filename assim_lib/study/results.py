@@ -56,7 +56,8 @@ class Result(Record):
     method, m : as in the table of scores.
     label : tells apart runs with the same method and m.
     test, validation : scores on the frozen test set, and on the validation set that choices are made by.
-    ms_per_cycle : processor time of a cycle in milliseconds.
+    ms_per_cycle : processor time of a cycle of one sequence in milliseconds, as noted at the scoring, perhaps beside
+        other work: :mod:`assim_lib.study.cost` compares.
     checkpoint, weights, untrained : of a learned filter: file name of its weights, their SHA-256, and the test scores
         of the same filter before any training.
     by_age : of a learned filter: :func:`~assim_lib.evaluation.error_by_age` on the test set, of the ages that at least
