@@ -104,7 +104,8 @@ def sentence(table: pd.DataFrame, name: str, sites: int, compiled: bool = False)
     if "operation" not in table:
         return ""
     rows = table[(table.name == name) & (table.sites == sites) & (table.compiled == compiled)]
-    shares = [f"{row.operation} {row.share:.0%}" for row in rows.dropna(subset=["operation"]).itertuples()]
+    rows = pd.DataFrame(rows[rows.operation.notna()])
+    shares = [f"{operation} {share:.0%}" for operation, share in zip(rows.operation, rows.share, strict=True)]
     if not shares:
         return ""
     form = ", compiled," if compiled else ""
@@ -116,7 +117,7 @@ def of_the_system(table: pd.DataFrame, name: str) -> str:
     if "system" not in table:
         return ""
     rows = table[(table.name == name) & table.system.notna()]
-    parts = [f"{row.system:.0%} at {row.sites:,.0f} sites" for row in rows.itertuples()]
+    parts = [f"{share:.0%} at {sites:,.0f} sites" for sites, share in zip(rows.sites, rows.system, strict=True)]
     return f"The operating system hands out memory in {' and '.join(parts)} of the time." if parts else ""
 
 
@@ -125,5 +126,5 @@ def of_memory(table: pd.DataFrame) -> str:
     if "held" not in table:
         return ""
     rows = table[table.held.notna()]
-    parts = [f"{row.held:,.1f} MB ({row.name})" for row in rows.itertuples(index=False)]
+    parts = [f"{held:,.1f} MB ({name})" for name, held in zip(rows["name"], rows["held"], strict=True)]
     return f"Tensors hold {' and '.join(parts)}; the rest is memory between them that the process keeps."
