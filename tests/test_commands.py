@@ -35,7 +35,10 @@ from assim_lib.training.trainer import NothingLearnedError
         ("stress nothing", "no checkpoint nothing in checkpoints"),
         ("ablate recipe nothing", "variant = 'nothing' is not known; known: recipe, "),
         ("ablate --seed 0 -1", "seed = -1 (of type int) is not allowed; seed is a whole number from 0 to 2³² − 1."),
-        ("bench speed", "section 'speed' is not known; known: cycles, scaling, simulation, training."),
+        (
+            "bench speed",
+            "section 'speed' is not known; known: cycles, scaling, simulation, training, accuracy, profile.",
+        ),
         ("baselines --method LETFK", "method = LETFK has no classical methods; take one of ["),
         ("baselines --system ks --m 7", "m = 7 has no classical methods; take one of ["),
     ],

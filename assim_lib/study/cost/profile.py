@@ -117,8 +117,10 @@ def of_the_system(table: pd.DataFrame, name: str) -> str:
     if "system" not in table:
         return ""
     rows = table[(table.name == name) & table.system.notna()]
-    parts = [f"{share:.0%} at {sites:,.0f} sites" for sites, share in zip(rows.sites, rows.system, strict=True)]
-    return f"The operating system hands out memory in {' and '.join(parts)} of the time." if parts else ""
+    parts = [
+        f"{share:.0%} of the time at {sites:,.0f} sites" for sites, share in zip(rows.sites, rows.system, strict=True)
+    ]
+    return f"To hand out memory the operating system takes {' and '.join(parts)}." if parts else ""
 
 
 def of_memory(table: pd.DataFrame) -> str:
