@@ -172,8 +172,8 @@ class HybridAnalysis(Analysis):
         return self._dense_gain(given, deviations, observed, vectors, ring)
 
     def _gain_of(self, windows: Windows, given: AnalysisInput, *fields: Tensor) -> Tensor:
-        ring, split = given.mask.shape[-1], (windows.split(field, 3) for field in fields)
-        return windows.join(self._dense_gain(in_windows(given, windows), *split, ring), 3)
+        a, y, v = (windows.split(field, 3) for field in fields)
+        return windows.join(self._dense_gain(in_windows(given, windows), a, y, v, given.mask.shape[-1]), 3)
 
     def _dense_gain(
         self, given: AnalysisInput, deviations: Tensor, observed: Tensor, vectors: Tensor, ring: int

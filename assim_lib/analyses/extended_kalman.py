@@ -144,7 +144,7 @@ class ExtendedAnalysis(CovariantAnalysis):
         *fields, covariance = self._dense_update(
             in_windows(given, windows), windows.split(deviations, 3), windows.split(innovation, 3)
         )
-        return *(windows.join(field, 3) for field in fields), covariance
+        return *(windows.join(field, 3) for field in fields), cast(Tensor, covariance)
 
     def _dense_update(self, given: AnalysisInput, deviations: Tensor, innovation: Tensor) -> KalmanUpdate:
         shape, observing = given.mask.shape[-2:], self._observing(given)
