@@ -4,6 +4,7 @@ Every truth, every score and every trained filter belongs to one. Its file name 
 and nowhere else. This module does not need PyTorch, so that tables of scores are read without it.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,21 @@ SETTING_COLUMNS = ["system", "obs_conf", "step_size", "noise"]
 _SYSTEMS = {"l96": "L96", "ks": "KS", "two_level": "two-level", "vl20": "VL20"}
 _OBS_CONFS = {
     "full_obs": "all sites",
-    "partial_obs": "every 2nd, moving",
-    "every_4th_dim_partial_obs": "every 4th, moving",
-    "every_4th_dim_partial_obs_upstream": "every 4th, moving upstream",
-    "every_4th_fixed": "every 4th, fixed",
+    "partial_obs": "moving half",
+    "every_4th_dim_partial_obs": "moving quarter",
+    "every_4th_dim_partial_obs_upstream": "moving quarter, upstream",
+    "every_4th_fixed": "fixed quarter",
     "unstructured_partial_obs": "unknown operators",
     "unstructured_known_part": "the known part",
 }
 _USUAL_STEP = {"ks": 1.0}  # 0.1 elsewhere
+
+
+def places(obs_conf: str) -> str:
+    """What an observation configuration is called on a page: ``moving quarter``; its own name if there is no other."""
+    if part := re.fullmatch(r"random_(\d+)_(fixed|moving)", obs_conf):
+        return f"random {part[1]} %, {part[2]}"
+    return _OBS_CONFS.get(obs_conf, obs_conf)
 
 
 @dataclass(frozen=True, order=True)
@@ -58,8 +66,8 @@ class Setting:
         """System, places and error as a page calls them; the interval is named where it is not the usual one."""
         usual = self.step_size == _USUAL_STEP.get(self.system, 0.1)
         interval = "" if usual else f", Δt\N{NBSP}=\N{NBSP}{self.step_size:g}"
-        places = _OBS_CONFS.get(self.obs_conf, self.obs_conf) + interval
-        return _SYSTEMS.get(self.system, self.system), places, f"σ\N{NBSP}=\N{NBSP}{self.noise:g}"
+        system, error = _SYSTEMS.get(self.system, self.system), f"σ\N{NBSP}=\N{NBSP}{self.noise:g}"
+        return system, places(self.obs_conf) + interval, error
 
     @property
     def title(self) -> str:

@@ -46,7 +46,7 @@ class Baseline(Record):
     @property
     def label(self) -> str:
         """Method, size and lag in a few characters, and whether the forecast model is corrected."""
-        size = f" N={self.m}" if self.m > 1 else ""
+        size = f" m={self.m}" if self.m > 1 else ""
         lag = f" Lag={self.hyperparameters.get('Lag', 1)}" if self.method == "iEnKS" else ""
         return self.method + size + lag + (", corrected model" if self.corrections else "")
 

@@ -214,7 +214,7 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
                 continue
             height = (same.rmse / best.rmse).clip(upper=2.0).fillna(lost)
             finished, pen = same.rmse.notna().to_numpy(), pens[contender]
-            label = f"{best.method} N={best.m}" if best.m > 1 else best.method
+            label = f"{best.method} m={best.m}" if best.m > 1 else best.method
             style = {"color": pen.color, "linestyle": pen.line, "marker": pen.marker, "markersize": 6}
             axis.plot(same[name], height, **style, markevery=finished, label=label)
             axis.plot(same[name][~finished], height[~finished], "x", color=pen.color, markersize=9, markeredgewidth=2)

@@ -19,7 +19,7 @@ from assim_lib.evaluation import interval
 from assim_lib.records import Record
 from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, write_json
-from assim_lib.study.results import Result, load_scores, read_result, results_dir
+from assim_lib.study.results import Label, Result, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL, KALMAN
 from assim_lib.systems import forecast_model_of
 from assim_lib.training.checkpoints import checkpoint_path, load_filter
@@ -41,7 +41,7 @@ class Forecasts(Record):
     file : of their scores; None for the truth.
     """
 
-    label: str
+    label: Label
     file: str | None
     rmse: list[float]
     rmse_lo: list[float]

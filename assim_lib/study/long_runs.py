@@ -20,6 +20,7 @@ from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.records import Record
 from assim_lib.seeds import STRESS
+from assim_lib.setting import places
 from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
 from assim_lib.study.transfer import place_of, transfer
 from assim_lib.systems import system_of
@@ -106,7 +107,8 @@ def long_runs_table() -> pd.DataFrame:
 def transfer_table() -> pd.DataFrame:
     """What filters do in settings that they were not trained in, one row a filter and setting."""
     rows = [{"filter": name, **row} for name, result in stress_tests().items() for row in result.transfer]
-    return pd.DataFrame(sorted(rows, key=lambda row: place_of(row["setting"])))
+    table = pd.DataFrame(sorted(rows, key=lambda row: place_of(row["setting"])))
+    return table.assign(setting=table.setting.map(places))
 
 
 def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:

@@ -8,10 +8,10 @@ Nothing here needs PyTorch.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict
 
 from assim_lib.classical.baseline import Baseline, Hyperparameters
 from assim_lib.records import Number, Record, StoredScores
@@ -47,6 +47,10 @@ class Failure(Record):
     outcome: str
 
 
+# The ensemble size is called m; older files have DAPPER's letter for it.
+Label = Annotated[str, AfterValidator(lambda label: label.replace(" N=", " m="))]
+
+
 class Result(Record):
     """The scores of a run on the frozen data of a setting.
 
@@ -75,7 +79,7 @@ class Result(Record):
     noise: float
     method: str
     m: int
-    label: str
+    label: Label
     test: StoredScores
     validation: StoredScores
     ms_per_cycle: Number

@@ -35,7 +35,7 @@ def test_contenders_are_chosen_by_setting_method_and_size():
     assert len(choose()) == sum(len(contenders(setting)) for setting in SETTINGS)
     chosen = choose(system=["ks"], noise=[1.0], method=["LETKF", "4D-Var"], m=[10, 1])
     assert {contender.setting.system for contender in chosen} == {"ks"}
-    assert {contender.start.label for contender in chosen} == {"LETKF N=10", "4D-Var"}
+    assert {contender.start.label for contender in chosen} == {"LETKF m=10", "4D-Var"}
     with pytest.raises(ValueError, match=r"^m = 7 has no classical methods; take one of \[5, 10, 20, 30\]\.$"):
         choose(method=["LETKF"], m=[7])
 

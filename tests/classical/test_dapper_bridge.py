@@ -219,4 +219,4 @@ def test_a_method_knows_the_corrections_of_its_model(full, dapper):
     ]
     # A forcing that is two too small takes two a unit of time from each state: a fifth of that a cycle.
     assert rmse[0] < rmse[2] < 0.8 * rmse[1]
-    assert letkf.tuned({"bias": 0.2}).label == "LETKF N=10, corrected model"
+    assert letkf.tuned({"bias": 0.2}).label == "LETKF m=10, corrected model"

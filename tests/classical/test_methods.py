@@ -130,7 +130,7 @@ def test_a_first_slice_equals_the_start_of_the_whole_and_progress_names_the_meth
     whole, slice_ = (run_baseline(IENKS, partial, cycles=cycles, progress=cycles == 12) for cycles in (30, 12))
     np.testing.assert_array_equal(slice_.rmse, whole.rmse[:12])
     shown = capsys.readouterr().err
-    assert "iEnKS N=30 Lag=3: 100%" in shown
+    assert "iEnKS m=30 Lag=3: 100%" in shown
     assert "12/12" in shown
     assert "30/30" not in shown
 
@@ -175,5 +175,5 @@ def test_a_baseline_is_validated_and_has_a_label():
         Baseline(method="LETKF")
     with pytest.raises(ValidationError, match="method"):
         Baseline.model_validate({"method": "LETFK", "m": 10})
-    assert [one.label for one in (LETKF5, IENKS, VAR4D)] == ["LETKF N=5", "iEnKS N=30 Lag=3", "4D-Var"]
-    assert baseline("iEnKS", 5).label == "iEnKS N=5 Lag=1"
+    assert [one.label for one in (LETKF5, IENKS, VAR4D)] == ["LETKF m=5", "iEnKS m=30 Lag=3", "4D-Var"]
+    assert baseline("iEnKS", 5).label == "iEnKS m=5 Lag=1"

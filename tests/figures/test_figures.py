@@ -48,7 +48,7 @@ on_grid = on_grid.assign(rmse=0.9, rmse_lo=0.8, rmse_hi=1.0)
 variants = variants.assign(rmse=0.9, rmse_lo=0.8, rmse_hi=1.0)
 ages = pd.DataFrame(product(["mask in order", "random order"], range(4)), columns=["filter", "age"])
 ages = ages.assign(rmse=1.2, bias=-0.3)
-forecasts = pd.DataFrame(product(["the truth", "LETKF N=30", "hybrid, lag 0"], range(5)), columns=["label", "lead"])
+forecasts = pd.DataFrame(product(["the truth", "LETKF m=30", "hybrid, lag 0"], range(5)), columns=["label", "lead"])
 forecasts = forecasts.assign(rmse=0.2 + forecasts.lead, rmse_lo=0.1, rmse_hi=forecasts.lead + 0.3)
 trials = pd.DataFrame(product(["LETKF", "EnKF-N"], [10, 20], [1.0, 1.1, 1.3], [2.0, 40.0]))
 trials = trials.set_axis(["method", "m", "infl", "loc_rad"], axis=1).assign(rmse=lambda t: t.infl + t.loc_rad)
@@ -196,7 +196,7 @@ def test_a_live_curve_is_one_picture_that_changes():
 def test_one_hyperparameter_varies_and_the_others_are_the_best():
     """Whatever the other columns are called."""
     figure = figures.sensitivity(trials.rename(columns={"loc_rad": "reach"}), {"infl": "inflation"})
-    line = next(line for line in figure.axes[0].lines if line.get_label() == "LETKF N=10")
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "LETKF m=10")
     np.testing.assert_allclose(line.get_xydata(), [[1.0, 1.0], [1.1, 3.1 / 3.0], [1.3, 3.3 / 3.0]])
 
 

@@ -40,9 +40,9 @@ def test_a_readers_table_has_the_best_run_of_each_kind():
     scores = load_scores(**Setting("l96").as_dict())
     shown = tables.best_of_each(scores)
     assert shown.index.is_unique
-    assert {"LETKF N=30", "4D-Var"} <= set(shown.index)
+    assert {"LETKF m=30", "4D-Var"} <= set(shown.index)
     letkf = scores.query("method == 'LETKF'")
-    assert f"LETKF N={letkf.m[letkf.validation_rmse.idxmin()]}" in shown.index
+    assert f"LETKF m={letkf.m[letkf.validation_rmse.idxmin()]}" in shown.index
     assert pd.isna(shown.spread["4D-Var"])
     assert shown.RMSE.str.fullmatch(r"\d*\.\d{3} \[\d*\.\d{3}, \d*\.\d{3}\]").all()
 

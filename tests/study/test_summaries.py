@@ -54,8 +54,8 @@ def test_our_rows_stand_beside_the_published_ones_of_the_same_kind():
 @pytest.mark.parametrize(
     ("obs_conf", "label"),
     [
-        *((obs_conf, f"LETKF N={m}") for obs_conf in ("full_obs", "every_4th_dim_partial_obs") for m in (10, 20)),
-        ("full_obs", "iEnKS N=30 Lag=1"),
+        *((obs_conf, f"LETKF m={m}") for obs_conf in ("full_obs", "every_4th_dim_partial_obs") for m in (10, 20)),
+        ("full_obs", "iEnKS m=30 Lag=1"),
     ],
 )
 def test_classical_rows_reproduce_the_published_ones(obs_conf, label):
