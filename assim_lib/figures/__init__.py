@@ -7,8 +7,9 @@
 :mod:`~assim_lib.figures.style` holds what they share. None of them imports anything else of this library.
 """
 
-from assim_lib.figures.costs import growth
+from assim_lib.figures.costs import cost, growth
 from assim_lib.figures.fields import (
+    by_distance,
     by_value,
     climatology,
     convergence,
@@ -16,7 +17,6 @@ from assim_lib.figures.fields import (
     error_by_age,
     error_growth,
     hovmoller,
-    influence,
     matrices,
     phase_plane,
     rank_histogram,
@@ -25,7 +25,6 @@ from assim_lib.figures.fields import (
 )
 from assim_lib.figures.scores import (
     by_size,
-    cost,
     forecast_skill,
     headline,
     long_run,
@@ -37,6 +36,7 @@ from assim_lib.figures.trials import LiveCurve, grid_scores, learning_curves, sc
 
 __all__ = [
     "LiveCurve",
+    "by_distance",
     "by_size",
     "by_value",
     "climatology",
@@ -50,7 +50,6 @@ __all__ = [
     "growth",
     "headline",
     "hovmoller",
-    "influence",
     "learning_curves",
     "long_run",
     "matrices",

@@ -1,7 +1,9 @@
 """Figures of what things cost."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from assim_lib.figures.style import (
@@ -15,7 +17,9 @@ from assim_lib.figures.style import (
     RED,
     WIDTH,
     legend_of_all,
+    marked,
     new_figure,
+    pen_of,
     plain_numbers,
     told_apart,
 )
@@ -49,4 +53,31 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
                 axis.annotate(f" {exponent:.2f}", (end, below[end]), color=pens[name].color, va="center")
         plain_numbers(axis.yaxis)
     legend_of_all(figure, loc="outside lower center", ncols=3)
+    return figure
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """RMSE against the time a cycle takes; a line joins the ensemble sizes of a method, numbers stand at its ends.
+
+    Parameters
+    ----------
+    table : columns ``method``, ``m``, ``rmse`` and ``ms_per_cycle``.
+    """
+    figure, axis = new_figure(figsize=(WIDTH, 4.6))
+    for method, group in table.groupby("method"):
+        group = group.sort_values("m")
+        joined = pen_of(method).line != "none"
+        axis.loglog(
+            group.ms_per_cycle, group.rmse, linestyle="-" if joined else "none", linewidth=0.8, **marked(method)
+        )
+        rows: list[Any] = list(group.itertuples())
+        for row in (rows[0], rows[-1]) if joined and len(rows) > 1 else ():
+            # The smaller ensemble has the larger error, as a rule: its number stands above, the other below.
+            place = (0, 7) if row is rows[0] else (0, -16)
+            point = (row.ms_per_cycle, row.rmse)
+            axis.annotate(row.m, point, place, textcoords="offset points", ha="center", color=pen_of(method).color)
+    axis.margins(y=0.12)
+    axis.set(xlabel="milliseconds per cycle, as scored", ylabel="analysis RMSE")
+    plain_numbers(axis.xaxis, axis.yaxis)
+    figure.legend(title="number: ensemble size", loc="outside right upper")
     return figure

@@ -166,18 +166,21 @@ def by_value(
     return figure
 
 
-def influence(sizes: dict[str, Float[np.ndarray, " distance"]]) -> Figure:
-    """Size of the model's derivative by distance, for several times.
+def by_distance(sizes: dict[str, Float[np.ndarray, " distance"]], x_label: str, y_label: str) -> Figure:
+    """A quantity by distance along the ring, one line each.
 
     Parameters
     ----------
-    sizes : label → sizes at the distances from -r to r, downstream positive.
+    sizes : label → values at the distances from -r to r, in sites toward larger indices.
     """
-    figure, axis = new_figure(figsize=(6, 3))
-    for pen, (label, size) in told_apart(sizes.items(), (SKY, BLUE, BLACK)):
-        reach = len(size) // 2
-        axis.plot(np.arange(-reach, reach + 1), size, color=pen.color, marker=pen.marker, markersize=4, label=label)
-    axis.set(xlabel="distance in sites, toward larger indices", ylabel="RMS derivative")
+    figure, axis = new_figure(figsize=(7, 3.2))
+    axis.axhline(0, color="#bbbbbb", linewidth=0.8)
+    for number, (pen, (label, size)) in enumerate(told_apart(sizes.items(), (SKY, BLUE, BLACK))):
+        place = np.arange(len(size)) - len(size) // 2
+        width = max(3.0 - 0.8 * number, 1.2)  # lines that coincide are seen by their widths
+        style = {"color": pen.color, "marker": pen.marker, "linestyle": pen.line, "markersize": 5, "linewidth": width}
+        axis.plot(place, size, label=label, **style)
+    axis.set(xlabel=x_label, ylabel=y_label)
     axis.legend()
     return figure
 
@@ -205,34 +208,36 @@ def error_and_spread(
     axis.axhline(noise, color=ORANGE, linestyle="--", linewidth=1, label="observation error σ")
     axis.set(xlabel="cycle", ylabel="RMSE, spread")
     plain_numbers(axis.yaxis)
-    axis.legend(ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def error_by_age(table: pd.DataFrame) -> Figure:
-    """RMSE and bias of an analysis by the number of cycles since a site was last observed.
+def error_by_age(table: pd.DataFrame, of: str = "analysis") -> Figure:
+    """RMSE, left, and bias, right, by the number of cycles since a site was last observed.
 
-    RMSE is filled, the size of the bias hollow; the band reaches up to 5 % of the RMSE. A filter that was trained on a
-    moving mask may have learned to be right only where it will be looked at next: then hollow marks leave the band.
+    The band is 5 % of the largest RMSE. A filter that was trained on a moving mask may have learned to be right only
+    where it will be looked at next: then its bias leaves the band.
 
     Parameters
     ----------
     table : columns ``age``, ``rmse`` and ``bias``, and ``filter`` where it holds several.
+    of : whose error it is, ``"analysis"`` or ``"forecast"``.
     """
-    figure, axis = new_figure(figsize=(7, 3.4))
-    groups = table.groupby("filter", sort=False) if "filter" in table else [("", table)]
+    figure, (left, right) = new_figure(ncols=2, figsize=(WIDTH, 3.4))
+    groups = list(table.groupby("filter", sort=False)) if "filter" in table else [(of, table)]
+    band = 0.05 * table.rmse.max()
+    right.axhspan(-band, band, color=GRAY, alpha=0.2, linewidth=0, label="5 % of the RMSE")
     for number, (pen, (name, rows)) in enumerate(told_apart(groups, (RED, BLUE, GREEN, BLACK, PURPLE))):
         rows = rows.sort_values("age")
-        common = {"color": pen.color, "marker": pen.marker, "markersize": 6}
-        suffix = f", {name}" if name else ""
-        axis.plot(rows.age, rows.rmse, **common, label=f"RMSE{suffix}")
-        axis.plot(rows.age, rows.bias.abs(), ":", **common, markerfacecolor="white", label=f"|bias|{suffix}")
-        label = None if number else "5 % of the RMSE"
-        axis.fill_between(rows.age, 0, 0.05 * rows.rmse, color=pen.color, alpha=0.2, linewidth=0, label=label)
-    axis.set(xlabel="cycles since a site was last observed", ylabel="RMSE, |bias|")
-    axis.set_xticks(sorted(table.age.unique()))
-    axis.set_ylim(bottom=0)
-    figure.legend(loc="outside right upper")
+        beside = 0.06 * (number - (len(groups) - 1) / 2)  # or equal errors would hide each other
+        style = {"color": pen.color, "marker": pen.marker, "linestyle": pen.line, "markersize": 6, "label": name}
+        left.plot(rows.age + beside, rows.rmse, **style)
+        right.plot(rows.age + beside, rows.bias, **style)
+    left.set(ylabel=f"RMSE of the {of}")
+    right.set(ylabel=f"bias of the {of}")
+    for axis in (left, right):
+        axis.set(xlabel="cycles since a site was observed", xticks=sorted(table.age.unique()))
+    legend_of_all(figure, loc="outside upper center", ncols=4)
     return figure
 
 

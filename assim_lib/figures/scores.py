@@ -30,7 +30,7 @@ from assim_lib.figures.style import (
 
 
 def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
-    """RMSE of every row, with its confidence interval, best at the top.
+    """RMSE of every row, with its confidence interval, best at the top; learned filters filled, classical ones hollow.
 
     Parameters
     ----------
@@ -38,17 +38,22 @@ def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
         RMSE, and is left out.
     """
     table = table.dropna(subset="rmse").sort_values("rmse", ascending=False)
-    figure, axis = new_figure(figsize=(7, 0.34 * len(table) + 1.1))
+    figure, axis = new_figure(figsize=(WIDTH, 0.3 * len(table) + 1.4))
     rows: list[Any] = list(table.itertuples())
+    names = []
     for y, row in enumerate(rows):
-        color = pen_of(row.method).color
-        axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=3, alpha=0.5)
-        axis.plot(row.rmse, y, "o", color=color)
-    names = [f"{r.label}, m = {r.m}" if str(r.method).startswith("amortized") else r.label for r in rows]
+        learned = str(row.method).startswith("amortized")
+        color, marker = (RED, "o") if learned else (BLUE, "s")
+        axis.axhline(y, color="#e4e4e4", linewidth=0.8, zorder=0)
+        axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=2)
+        face = color if learned else "white"
+        axis.plot(row.rmse, y, marker, color=color, markerfacecolor=face, label="learned" if learned else "classical")
+        names.append(f"{row.label}, m = {row.m}" if learned else row.label)
     axis.set_yticks(range(len(table)), names)
-    axis.axvline(noise, color=ORANGE, linestyle="--", linewidth=1)
-    axis.set(xlabel="analysis RMSE (dashed: observation error σ)", xscale="log")
+    axis.axvline(noise, color=BLACK, linestyle="--", linewidth=1, label="observation error σ")
+    axis.set(xlabel="analysis RMSE", xscale="log")
     plain_numbers(axis.xaxis)
+    legend_of_all(figure, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -122,12 +127,14 @@ def long_run(
     figure, (left, right) = new_figure(1, 2, figsize=(WIDTH, 3.2), sharey=True)
     thousands = cycles * (1 + np.arange(len(blocks))) / 1000
     for axis, x, series in ((left, np.arange(first.shape[1]), first.T), (right, thousands, blocks)):
-        axis.plot(x, series, color=SKY, linewidth=0.6)
-        axis.plot(x, series.mean(1), color=RED, linewidth=1.8)
-        axis.axhline(climatology, color=BLACK, linestyle="--", linewidth=1)
+        axis.plot(x, series[:, :1], color=SKY, linewidth=0.6, label="one run")
+        axis.plot(x, series[:, 1:], color=SKY, linewidth=0.6)
+        axis.plot(x, series.mean(1), color=RED, linewidth=1.8, linestyle="-.", label="mean of all runs")
+        axis.axhline(climatology, color=BLACK, linestyle="--", linewidth=1, label="climatology")
     left.set(xlabel="cycle after a cold start", ylabel="analysis RMSE", yscale="log", title="the first cycles")
     right.set(xlabel="thousand cycles", title=f"means over {cycles} cycles")
     plain_numbers(left.yaxis)
+    legend_of_all(figure, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -163,83 +170,67 @@ def transfer(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def by_size(tables: dict[str, pd.DataFrame]) -> Figure:
-    """RMSE against ensemble size, one panel a setting; a method without an ensemble is a line across.
+def by_size(tables: dict[str, pd.DataFrame], highest: float = 4.0) -> Figure:
+    """RMSE against ensemble size, one panel a setting; the best learned filter, of whatever size, is a line across.
 
     Parameters
     ----------
     tables : title → columns ``method``, ``m`` and ``rmse``, one row for each method and size.
+    highest : multiple of the lowest RMSE of a panel at which it ends; what lies above stands at its edge, hollow.
     """
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
     figure, axes = new_figure(rows, columns, figsize=(WIDTH / 3 * columns, 2.6 * rows + 0.6), squeeze=False)
     for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
         kept: pd.DataFrame = table.dropna(subset="rmse")
-        for method, group in kept.sort_values(by="m").groupby("method"):
+        top = highest * kept.rmse.min()
+        learned = kept.method.str.startswith("amortized")
+        if learned.any():
+            axis.axhline(kept.rmse[learned].min(), color=RED, linewidth=2, label="best learned filter")
+        for method, group in kept.loc[~learned].sort_values(by="m").groupby("method"):
             line, style = pen_of(method).line, marked(method)
-            if line != "none" and (group.m == 1).all():
+            if (group.m == 1).all():
                 style = {"color": style["color"], "label": style["label"]}
-                axis.axhline(group.rmse.iloc[0], linestyle=line, linewidth=1.2, **style)
-            else:
-                axis.plot(group.m, group.rmse, linestyle=line, **style)
-        axis.set(title=title, xscale="log", yscale="log")
-        axis.set_xticks([1, 5, 10, 30, 100], ["1", "5", "10", "30", "100"])
-        axis.minorticks_off()
+                axis.axhline(min(group.rmse.iloc[0], top), linestyle=line, linewidth=1.4, **style)
+                continue
+            inside = group.rmse <= top
+            axis.plot(group.m, group.rmse.clip(upper=top), linestyle=line, **style, markevery=inside.to_numpy())
+            if above := list(group.m[~inside]):
+                style |= {"markerfacecolor": "white", "label": "", "clip_on": False, "zorder": 3}
+                axis.plot(above, [top] * len(above), linestyle="none", **style)
+        axis.set(title=title, xscale="log", yscale="log", ylim=(0.9 * kept.rmse.min(), top), xlim=(4, 125))
+        axis.set_xticks([5, 10, 30, 100], ["5", "10", "30", "100"])
+        axis.xaxis.minorticks_off()
         plain_numbers(axis.yaxis)
     for axis in axes.flat[len(tables) :]:
         axis.set_visible(False)
-    figure.supxlabel("ensemble size")
+    figure.supxlabel("ensemble size m (hollow, at the upper edge: a larger error)")
     figure.supylabel("analysis RMSE")
     legend_of_all(figure, loc="outside upper center", ncols=4)
     return figure
 
 
-def cost(table: pd.DataFrame) -> Figure:
-    """RMSE against the time a cycle takes; a line joins the ensemble sizes of a method, numbers stand at its ends.
-
-    Parameters
-    ----------
-    table : columns ``method``, ``m``, ``rmse`` and ``ms_per_cycle``.
-    """
-    figure, axis = new_figure(figsize=(WIDTH, 4.6))
-    for method, group in table.groupby("method"):
-        group = group.sort_values("m")
-        joined = pen_of(method).line != "none"
-        axis.loglog(
-            group.ms_per_cycle, group.rmse, linestyle="-" if joined else "none", linewidth=0.8, **marked(method)
-        )
-        rows: list[Any] = list(group.itertuples())
-        for row in (rows[0], rows[-1]) if joined and len(rows) > 1 else ():
-            # The smaller ensemble has the larger error, as a rule: its number stands above, the other below.
-            place = (0, 7) if row is rows[0] else (0, -16)
-            point = (row.ms_per_cycle, row.rmse)
-            axis.annotate(row.m, point, place, textcoords="offset points", ha="center", color=pen_of(method).color)
-    axis.margins(y=0.12)
-    axis.set(xlabel="milliseconds per cycle, as scored", ylabel="analysis RMSE")
-    plain_numbers(axis.xaxis, axis.yaxis)
-    figure.legend(title="number: ensemble size", loc="outside right upper")
-    return figure
-
-
 def forecast_skill(table: pd.DataFrame) -> Figure:
-    """Errors of forecasts by their lead, from several kinds of states; and their ratio to the first.
+    """Errors of forecasts by their lead, from several kinds of states, relative to those from the first.
+
+    Every other line is broad and lies below, so that two that coincide are both seen.
 
     Parameters
     ----------
     table : columns ``label``, ``lead``, ``rmse``, ``rmse_lo`` and ``rmse_hi``. The label that comes first is what the
         others are divided by: the truth.
     """
-    figure, (error, ratio) = new_figure(ncols=2, figsize=(WIDTH, 3.4))
-    groups = list(table.groupby("label", sort=False))
+    figure, axis = new_figure(figsize=(WIDTH, 4.4))
+    groups = list(table[table.lead > 0].groupby("label", sort=False))
     reference = groups[0][1].set_index("lead").rmse
-    for pen, (label, rows) in told_apart(groups, (BLACK, BLUE, SKY, RED, GREEN, PURPLE)):
-        line = {"color": pen.color, "linestyle": pen.line, "marker": pen.marker, "markersize": 4, "label": label}
-        error.plot(rows.lead, rows.rmse, **line)
-        error.fill_between(rows.lead, rows.rmse_lo, rows.rmse_hi, color=pen.color, alpha=0.15, linewidth=0)
-        later = rows[rows.lead > 0].set_index("lead").rmse
-        ratio.plot(later / reference[later.index], **line)
-    error.set(xlabel="lead (cycles)", ylabel="RMSE of the forecast")
-    ratio.set(xlabel="lead (cycles)", ylabel=f"relative to {groups[0][0]}", yscale="log")
-    plain_numbers(ratio.yaxis)
-    legend_of_all(figure, loc="outside upper center", ncols=2)
+    pens = told_apart(groups, (BLACK, BLUE, SKY, RED, GREEN, PURPLE))
+    for number, (pen, (label, rows)) in enumerate(pens):
+        row = rows.set_index("lead")
+        style = {"linewidth": 1.2, "zorder": 3} if number % 2 else {"linewidth": 4.5, "alpha": 0.6, "zorder": 2}
+        marks = {"marker": pen.marker, "markersize": 6, "markevery": (number % 3, 3)}
+        axis.plot(row.rmse / reference, color=pen.color, label=label, **style, **marks)
+    axis.set(xlabel="lead (cycles)", ylabel=f"error of the forecast / from {groups[0][0]}", yscale="log")
+    axis.set_xticks([1, *range(5, int(table.lead.max()) + 1, 5)])
+    plain_numbers(axis.yaxis)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -5,11 +5,12 @@ legend names differ in marker or style as well. Every figure has a white backgro
 dark page.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple, TypeVar
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -65,6 +66,16 @@ METHOD_PENS = {
     "3D-Var": Pen(SKY, "v", "--"),
     "Climatology": Pen(GRAY, "d", "-."),
 }
+# Of curves that a label names: a filter of the book has the colour of its analysis wherever it is drawn.
+ANALYSIS_COLORS = {
+    "extended": RED,
+    "covariant": ORANGE,
+    "hybrid": PURPLE,
+    "recurrent": GREEN,
+    "gated": SKY,
+    "original": "#8a6d00",
+}
+OTHER_COLORS = (BLACK, RED, GREEN, PURPLE)  # and one of another name has one of these
 METHOD_NAMES = {
     "amortized": "learned",
     "amortized_any": "learned, for many settings",
@@ -93,6 +104,39 @@ def told_apart(
         yield Pen(color, marker, line), item
 
 
+def pens_of_filters(labels: Iterable[str]) -> dict[str, Pen]:
+    """A pen for each label: the colour of its analysis, where it begins with one; marker and line as none before."""
+    others = cycle(OTHER_COLORS)
+    pens = {}
+    for number, label in enumerate(labels):
+        color = ANALYSIS_COLORS.get(label.split(" ")[0].rstrip(","))
+        line = LINES[number // len(MARKERS) % len(LINES)]
+        pens[label] = Pen(color or next(others), MARKERS[number % len(MARKERS)], line)
+    return pens
+
+
+def name_lines(axis: Axes, values: Mapping[str, float], color: str) -> None:
+    """Write the names of horizontal lines at their right ends, one above the other where lines are close.
+
+    Call it when the limits of the axes are settled.
+    """
+    to_axes = axis.transData + axis.transAxes.inverted()
+    apart = 13 * axis.figure.dpi / 72 / axis.get_window_extent().height  # 13 points: a line of text
+    ends = {label: float(to_axes.transform((1.0, value))[1]) for label, value in values.items()}
+    inside = sorted((end, label) for label, end in ends.items() if 0 <= end <= 1)
+    places = [end for end, _ in inside]
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + apart)
+    highest = 1.0
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], highest)
+        highest = places[k] - apart
+    line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+    for (end, label), place in zip(inside, places, strict=True):
+        at = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
+        axis.annotate(label, (1.0, end), (1.03, place), **at, va="center", color=color, arrowprops=line)
+
+
 def new_figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
     """``plt.subplots`` in the book's style, which stays set: notebooks draw a figure after the cell has run."""
     plt.rcParams.update(STYLE)
@@ -112,6 +156,7 @@ def plain_numbers(*axes: Any) -> None:
     """Write 0.3 on a logarithmic axis, not 3 · 10⁻¹."""
     for axis in axes:
         low, high = axis.get_view_interval()
-        axis.set_minor_locator(LogLocator(subs=(2, 5) if high > 30 * low else (1.5, 2, 3, 4, 6)))
+        subs = (2, 5) if high > 30 * low else (1.5, 2, 3, 4, 6) if high > 4 * low else (1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+        axis.set_minor_locator(LogLocator(subs=subs))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from assim_lib.figures.style import (
     BLACK,
     BLUE,
+    GRAY,
     GREEN,
     LINES,
     ORANGE,
@@ -18,7 +19,9 @@ from assim_lib.figures.style import (
     RED,
     WIDTH,
     legend_of_all,
+    name_lines,
     new_figure,
+    pens_of_filters,
     plain_numbers,
     told_apart,
 )
@@ -29,10 +32,11 @@ def learning_curves(
     references: Mapping[str, float],
     against: str = "core_seconds",
 ) -> Figure:
-    """Validation RMSE while training, with the scores of other methods as horizontal lines.
+    """Validation RMSE while training, with the scores of other methods as horizontal lines, named at their ends.
 
-    A thick line is the median of seven evaluations in a row, a thin one behind it each of them: now and then a filter
-    loses the truth of the few runs that it is validated on.
+    A long curve is the median of seven evaluations in a row, in a band from the lowest to the highest of them: now and
+    then a filter loses the truth of the few runs that it is validated on. What is far above all else is cut off: there,
+    a curve comes in from above.
 
     Parameters
     ----------
@@ -40,26 +44,33 @@ def learning_curves(
     references : label → RMSE.
     against : ``"core_seconds"``, ``"seconds"`` or ``"update"``.
     """
-    figure, axis = new_figure(figsize=(WIDTH, 3.6))
-    for pen, (label, history) in told_apart(histories.items(), (RED, ORANGE, PURPLE, BLACK, GREEN)):
+    figure, axis = new_figure(figsize=(WIDTH, 3.4 + 0.13 * len(histories)))
+    pens, long, kept = pens_of_filters(histories), False, [*references.values()]
+    for label, history in histories.items():
+        pen = pens[label]
         x = np.array([point[against] for point in history]) / (60 if "seconds" in against else 1)
-        errors = pd.Series([point["validation_rmse"] for point in history])
-        axis.loglog(x, errors, color=pen.color, linewidth=0.6, alpha=0.4)
-        axis.loglog(
-            x,
-            errors.rolling(7, center=True, min_periods=1).median() if len(errors) > 20 else errors,
-            color=pen.color,
-            marker=pen.marker,
-            markersize=5,
-            markevery=0.08,  # of the diagonal: a mark for every evaluation would hide the curve
-            label=label,
-        )
-    for pen, (label, value) in told_apart(references.items(), (BLUE,), LINES[1:]):
-        axis.axhline(value, color=pen.color, linestyle=pen.line, linewidth=1, label=label)
+        curve = errors = pd.Series([point["validation_rmse"] for point in history])
+        if len(errors) > 20:
+            window, long = errors.rolling(7, center=True, min_periods=1), True
+            curve = window.median()
+            axis.fill_between(x, window.min(), window.max(), color=pen.color, alpha=0.15, linewidth=0)
+        kept += [curve.iloc[-1], curve.median()]
+        marks = {"marker": pen.marker, "markersize": 5, "markevery": 0.08}  # of the diagonal: all would hide the curve
+        axis.loglog(x, curve, color=pen.color, linestyle=pen.line, linewidth=1.6, label=label, **marks)
+    top = 1.2 * max(kept)
+    if axis.get_ylim()[1] > top:
+        axis.set_ylim(top=top)
+    for value in references.values():
+        axis.axhline(value, color=BLUE, linestyle="--", linewidth=1)
     unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
-    axis.set(xlabel=unit, ylabel="validation RMSE")
+    beside = "; on a GPU, of the core beside it" if any("on a GPU" in label for label in histories) else ""
+    axis.set(xlabel=unit + beside, ylabel="validation RMSE")
     plain_numbers(axis.xaxis, axis.yaxis)
-    figure.legend(loc="outside right upper")
+    if long:
+        axis.fill_between([], [], color=GRAY, alpha=0.25, linewidth=0, label="band: seven evaluations in a row")
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.draw_without_rendering()  # so that the axes are where they will be
+    name_lines(axis, references, BLUE)
     return figure
 
 
@@ -131,7 +142,7 @@ def variants(table: pd.DataFrame, reference: float) -> Figure:
 
 
 def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, str]) -> Figure:
-    """RMSE on a grid of two parameters: a line a series through the means over seeds, each seed with its 95 % interval.
+    """RMSE on a grid of two parameters: groups side by side, each seed a mark with its 95 % interval, a bar their mean.
 
     Parameters
     ----------
@@ -139,42 +150,48 @@ def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, s
     labels : what the two parameters are called.
     """
     figure, axis = new_figure(figsize=(7, 3.6))
-    apart = 0.008 * np.ptp(table[x].to_numpy())
-    for number, (pen, (value, rows)) in enumerate(
-        told_apart(table.groupby(series), (BLUE, ORANGE, GREEN, PURPLE, RED))
-    ):
-        means = rows.groupby(x).rmse.mean()
-        axis.plot(means.index, means, color=pen.color, linestyle=pen.line, label=f"{labels[series]} = {value}")
-        place = rows.seed.rank(method="dense") + (1 + table.seed.nunique()) * (number - table[series].nunique() / 2)
+    places, groups = sorted(table[x].unique()), list(table.groupby(series))
+    wide = 0.8 / len(groups)  # of a group, where the values of x are one apart
+    for number, (pen, (value, rows)) in enumerate(told_apart(groups, (BLUE, ORANGE, GREEN, PURPLE, RED))):
+        middle = np.array([places.index(one) for one in rows[x]]) + wide * (number - (len(groups) - 1) / 2)
+        rank = rows.seed.rank(method="dense").to_numpy()
         axis.errorbar(
-            rows[x] + apart * place,
+            middle + 0.7 * wide * (rank / (table.seed.nunique() + 1) - 0.5),
             rows.rmse,
             yerr=[rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse],
             fmt=pen.marker,
             color=pen.color,
-            markersize=4,
+            markersize=5,
             elinewidth=1,
+            label=f"{labels[series]} = {value}",
         )
-    axis.set(xlabel=labels[x], ylabel="RMSE", xticks=sorted(table[x].unique()), yscale="log")
+        means = rows.rmse.groupby(middle).mean()
+        axis.hlines(means, means.index - 0.4 * wide, means.index + 0.4 * wide, color=pen.color, linewidth=1.5)
+    axis.set(xlabel=labels[x], ylabel="RMSE", yscale="log")
+    axis.set_xticks(range(len(places)), [f"{place:g}" for place in places])
     plain_numbers(axis.yaxis)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
 def scaling(speedups: Mapping[str, Mapping[int, float]]) -> Figure:
-    """How many times faster than one worker so many are, beside a thin line for as many times as there are workers.
+    """Which share of their time so many workers are at work: their speedup over their number.
+
+    Lines that coincide are told apart by their widths: the earlier ones are the wider, and lie below.
 
     Parameters
     ----------
-    speedups : label → number of workers → speedup.
+    speedups : label → number of workers → how many times faster than one worker they are.
     """
     figure, axis = new_figure(figsize=(7, 3.6))
-    for pen, (label, speedup) in told_apart(speedups.items(), (BLUE, ORANGE, GREEN, PURPLE)):
-        axis.loglog(*zip(*speedup.items(), strict=True), color=pen.color, linestyle=pen.line, label=label)
-    ends = [min(map(min, speedups.values())), max(map(max, speedups.values()))]
-    axis.plot(ends, ends, color=BLACK, linewidth=0.6, zorder=0)
-    axis.set(xlabel="workers", ylabel="speedup")
-    plain_numbers(axis.xaxis, axis.yaxis)
+    for number, (pen, (label, speedup)) in enumerate(told_apart(speedups.items(), (BLUE, ORANGE, GREEN, PURPLE))):
+        workers = np.array(list(speedup))
+        share = 100 * np.array(list(speedup.values())) / workers
+        style = {"color": pen.color, "linestyle": pen.line, "marker": pen.marker, "markersize": 5}
+        axis.semilogx(workers, share, **style, linewidth=max(4.0 - number, 1.2), label=label)
+    axis.axhline(50, color="#bbbbbb", linewidth=0.8, zorder=0)
+    axis.set(xlabel="workers", ylabel="of their time at work (%)", ylim=(0, 105))
+    plain_numbers(axis.xaxis)
     figure.legend(loc="outside right upper")
     return figure
 

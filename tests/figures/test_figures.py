@@ -57,6 +57,7 @@ trials.loc[(trials.infl == 1.3) & (trials.m == 20), "rmse"] = np.nan
 
 DRAWN: dict[str, Callable[[], Figure]] = {
     "LiveCurve": lambda: live_curve([]).figure,
+    "by_distance": lambda: figures.by_distance({k: np.ones(7) for k in "abc"}, "distance", "size"),
     "by_size": lambda: figures.by_size({"L96": scores, "KS": scores, "VL20": scores, "two-level": scores}),
     "by_value": lambda: figures.by_value({k: (truth[0], analysis[0]) for k in "abc"}, "X", "error", bins=4),
     "climatology": lambda: figures.climatology({k: truth for k in "abc"}, reach=3),
@@ -70,7 +71,6 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "hovmoller": lambda: figures.hovmoller(
         {"truth": truth, "observations": observations, "analysis": analysis, "error": analysis - truth}, 0.1, limit=2.0
     ),
-    "influence": lambda: figures.influence({k: np.ones(7) for k in "abc"}),
     "learning_curves": lambda: figures.learning_curves(
         {f"filter {k}": history for k in range(8)}, {f"LETKF {k}": k / 10 for k in range(1, 5)}, "seconds"
     ),
@@ -200,8 +200,36 @@ def test_one_hyperparameter_varies_and_the_others_are_the_best():
     np.testing.assert_allclose(line.get_xydata(), [[1.0, 1.0], [1.1, 3.1 / 3.0], [1.3, 3.3 / 3.0]])
 
 
-def test_a_bias_is_drawn_by_its_size():
-    error, bias = (
-        figures.error_by_age(pd.DataFrame({"age": [1, 0], "rmse": [2.0, 1.0], "bias": [-0.2, 0.1]})).axes[0].lines
-    )
-    assert [error.get_ydata().tolist(), bias.get_ydata().tolist()] == [[1.0, 2.0], [0.1, 0.2]]
+def test_a_bias_has_its_sign_and_a_panel_of_its_own():
+    figure = figures.error_by_age(pd.DataFrame({"age": [1, 0], "rmse": [2.0, 1.0], "bias": [-0.2, 0.1]}))
+    error, bias = (next(iter(axis.lines)).get_ydata().tolist() for axis in figure.axes)
+    assert [error, bias] == [[1.0, 2.0], [0.1, -0.2]]
+
+
+def test_what_is_far_above_all_else_is_cut_off():
+    """A filter that begins knowing nothing would press the others into a line."""
+    begun = [{"update": k, "validation_rmse": error} for k, error in ((1, 9.0), (2, 0.6), (3, 0.5))]
+    axis = figures.learning_curves({"yours": begun}, {"LETKF m=10": 0.3}, "update").axes[0]
+    assert 0.6 < axis.get_ylim()[1] < 1.0
+
+
+def test_names_of_lines_that_coincide_stand_one_above_the_other():
+    lines = {f"LETKF m={m}": 0.3 + m / 1e4 for m in (10, 20, 30)}
+    texts = figures.learning_curves({"yours": history}, lines, "update").axes[0].texts
+    heights = sorted(text.get_position()[1] for text in texts)
+    assert len(heights) == 3
+    assert min(np.diff(heights)) > 0.03  # of the height of the axes
+
+
+def test_a_filter_has_one_color_in_all_figures():
+    """That of its analysis, whatever else is drawn."""
+    alone, both = ({"hybrid, lag 0, m = 10": history}, {"yours": history, "hybrid, lag 5, m = 10": history})
+    colors = {figures.learning_curves(curves, {}, "update").axes[0].lines[-1].get_color() for curves in (alone, both)}
+    assert len(colors) == 1
+
+
+def test_an_error_above_a_panel_stands_at_its_edge():
+    table = pd.DataFrame({"method": "iEnKS", "m": [10, 20], "rmse": [3.0, 0.2]})
+    axis = figures.by_size({"L96": table}, highest=4.0).axes[0]
+    assert axis.get_ylim()[1] == pytest.approx(0.8)
+    assert [line.get_ydata().tolist() for line in axis.lines if line.get_markerfacecolor() == "white"] == [[0.8]]

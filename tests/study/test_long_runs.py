@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_runs import NETWORK, PARTIAL
 
+from assim_lib.setting import places
 from assim_lib.storage import IntegrityError, sha256
 from assim_lib.study import long_runs
 from assim_lib.study.long_runs import (
@@ -128,9 +129,9 @@ def test_stressed_filters_stand_in_the_tables(tmp_path, elsewhere):
     assert runs.rmse[kalman] == pytest.approx(np.mean(stored.long.rmse[1]))
     assert runs.worst[kalman] == max(stored.long.worst[1])
     table = transfer_table()
-    places = [place_of(setting) for setting in table.setting]
-    assert places == sorted(places)
-    assert table[table["filter"] == kalman].setting.tolist() == [row["setting"] for row in elsewhere]
+    order = [place_of(setting) for setting in table.setting]
+    assert order == sorted(order)
+    assert table[table["filter"] == kalman].setting.tolist() == [places(row["setting"]) for row in elsewhere]
     stress_path(kalman).write_text("{}")
     with pytest.raises(
         IntegrityError, match=rf"^{re.escape(kalman)}\.json is no StressTest: transfer: Field required; "

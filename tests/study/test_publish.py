@@ -121,7 +121,7 @@ def test_a_filter_that_loses_the_truth_is_not_published(published, monkeypatch):
     path, chosen, model, record = published
     before = path.read_bytes()
     monkeypatch.setattr(TwinExperiment, "loses", LOSES)
-    sentence = r"lost the truth of L96, moving quarter.* \(RMSE [\d.]+, of the climatology 3\.\d+; \d+ updates were skipped"
+    sentence = r"lost the truth of L96, moving.* \(RMSE [\d.]+, of the climatology 3\.\d+; \d+ updates were skipped"
     with pytest.raises(FloatingPointError, match=sentence):
         publish(chosen, model, record)
     assert path.read_bytes() == before
