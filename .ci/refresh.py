@@ -1,9 +1,12 @@
 """Execute notebooks in place, as they are committed: `python .ci/refresh.py [NAME ...]`, all of them by default.
 
-Progress bars and warnings (stderr) and clocks (timings of cells) are for the moment, and are not kept.
+Progress bars and warnings (stderr) and clocks (timings of cells) are for the moment, and are not kept. How much
+processor time a notebook took is kept beside the data, where its page and a test find it.
 """
 
+import json
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -13,12 +16,19 @@ from tqdm import tqdm
 
 from assim_lib.storage import atomic_path
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS, RUN_TIMES = ROOT / "notebooks", ROOT / "data" / "run_times.json"
+
+
+def used() -> float:
+    """Processor time in seconds of the kernels that have ended so far, and of what they started."""
+    of_kernels = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return of_kernels.ru_utime + of_kernels.ru_stime
 
 
 def refresh(path: Path) -> None:
     """Execute one notebook from a fresh kernel and write it back."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook, before = nbformat.read(path, as_version=4), used()
     NotebookClient(
         notebook, timeout=3600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
     ).execute()
@@ -28,6 +38,10 @@ def refresh(path: Path) -> None:
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
+    run_times = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+    run_times[path.stem] = round(used() - before)
+    with atomic_path(RUN_TIMES) as temporary:
+        temporary.write_text(json.dumps(run_times, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

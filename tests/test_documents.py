@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from assim_lib.__main__ import COMMANDS
+from assim_lib.setting import places
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -67,6 +68,55 @@ def test_the_reference_lists_every_public_module():
         if not path.stem.startswith("_")
     }
     assert documented == modules
+
+
+def prose_of(page: str) -> str:
+    """The Markdown of a page of the contents."""
+    notebook = ROOT / f"{page}.ipynb"
+    if not notebook.exists():
+        return (ROOT / f"{page}.md").read_text()
+    cells = json.loads(notebook.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+PAGES = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+# Those that are read one after the other; what comes after them is looked up.
+READ = PAGES[: PAGES.index("book/promises")]
+
+
+def pages_named(prose: str) -> list[str]:
+    """Names of the pages that a text links to, in its order, without their folders."""
+    return [link.rpartition("/")[2] for link in re.findall(r"\{doc\}`(?:[^`<]*<)?([\w/]+)>?`", prose)]
+
+
+def test_each_page_leads_to_the_next():
+    following = {page: pages_named(prose_of(page).split("## What's next")[1])[0] for page in READ}
+    assert following == {page: Path(after).name for page, after in zip(READ, PAGES[1:], strict=False)}
+
+
+@pytest.mark.parametrize("page", READ)
+def test_what_a_page_asks_for_comes_before_it(page: str):
+    for asked in re.findall(r"\*\*Prerequisites\*\*:(.*?)(?:\*\*|\n\n)", prose_of(page), re.DOTALL):
+        before = {Path(name).name for name in PAGES[: PAGES.index(page)]} | {"glossary"}
+        assert set(pages_named(asked)) <= before
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_page_takes_as_long_as_it_says(path: Path):
+    """Within a factor of two of what `.ci/refresh.py` measured; a few seconds are up to twenty."""
+    (said,) = re.findall(r"\*\*Time to run\*\*: (.*?)[,;.\n]", prose_of(f"notebooks/{path.stem}"))
+    measured = json.loads((ROOT / "data" / "run_times.json").read_text())[path.stem]
+    if said == "a few seconds":
+        assert measured <= 20
+    else:
+        number, unit = re.fullmatch(r"about (\d+) (second|minute)s? of one core", said).groups()
+        assert 0.5 <= measured / (int(number) * {"second": 1, "minute": 60}[unit]) <= 2
+
+
+def test_places_are_called_as_in_the_tables():
+    named = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", prose_of("notebooks/01_data"), re.MULTILINE)[1:])
+    assert len(named) > 4
+    assert named == {obs_conf: places(obs_conf) for obs_conf in named}
 
 
 def test_every_notebook_has_a_number_of_its_own():

@@ -80,6 +80,8 @@ def remark_on_innovations(outliers: Outliers, scores: InnovationScores, model: A
     far, where = outliers.count, outliers.first
     if far:
         done = "were not used" if dropped else "were used all the same; drop_outliers (--drop-outliers) leaves them out"
+        if far > 1 and not dropped:
+            done += "; the later ones may be good, and their forecast spoiled by the first"
         warnings.warn(
             f"{far} numbers are more than {OUTLIER:g} expected deviations off their forecast, the first at (cycle, "
             f"channel, site) = {where} of this record, and {done}.",
