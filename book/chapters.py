@@ -6,6 +6,8 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+from assim_lib.storage import data_dir
+
 WORDS_A_MINUTE = 150  # with formulas and figures between them
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib", "dapper", "torchdiffeq", "jupyter-book", "papermill")
 
@@ -16,14 +18,14 @@ def reading_minutes(prose: str) -> int:
 
 
 def chapters(notebooks: Path) -> str:
-    """The page, in MyST: one row a notebook."""
-    rows = []
+    """The page, in MyST: one row a notebook; of those that were not executed for it, what was measured before."""
+    rows, recorded = [], json.loads((data_dir() / "run_times.json").read_text())
     for path in sorted(notebooks.glob("*.ipynb")):
         notebook = json.loads(path.read_text())
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
         prose = " ".join(text for kind, text in cells if kind == "markdown")
         seconds = notebook["metadata"].get("papermill", {}).get("duration")
-        ran = "not executed for this copy" if seconds is None else f"{seconds:.0f} s"
+        ran = f"{recorded[path.stem]} s \\*" if seconds is None else f"{seconds:.0f} s"
         rows.append(f"| {{doc}}`/notebooks/{path.stem}` | {ran} | {reading_minutes(prose)} min |")
     packages = [f"| {name} | {version(name)} |" for name in PACKAGES]
     return "\n".join(
@@ -31,7 +33,8 @@ def chapters(notebooks: Path) -> str:
             "# Run times and packages",
             "",
             "How long each chapter ran when this copy of the book was made, with the parameters as committed, on one",
-            f"thread ({platform.machine()}), and how long its text takes to read.",
+            f"thread ({platform.machine()}), and how long its text takes to read. A star: not executed for this copy; the",
+            "processor time that was measured when its outputs were committed.",
             "",
             "| chapter | to run | to read |",
             "|:---|---:|---:|",

@@ -57,11 +57,11 @@ def learning_curves(
         kept += [curve.iloc[-1], curve.median()]
         marks = {"marker": pen.marker, "markersize": 5, "markevery": 0.08}  # of the diagonal: all would hide the curve
         axis.loglog(x, curve, color=pen.color, linestyle=pen.line, linewidth=1.6, label=label, **marks)
+    for value in references.values():
+        axis.axhline(value, color=BLUE, linestyle="--", linewidth=1)
     top = 1.2 * max(kept)
     if axis.get_ylim()[1] > top:
         axis.set_ylim(top=top)
-    for value in references.values():
-        axis.axhline(value, color=BLUE, linestyle="--", linewidth=1)
     unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
     beside = "; on a GPU, of the core beside it" if any("on a GPU" in label for label in histories) else ""
     axis.set(xlabel=unit + beside, ylabel="validation RMSE")

@@ -210,6 +210,7 @@ def test_what_is_far_above_all_else_is_cut_off():
     """A filter that begins knowing nothing would press the others into a line."""
     begun = [{"update": k, "validation_rmse": error} for k, error in ((1, 9.0), (2, 0.6), (3, 0.5))]
     axis = figures.learning_curves({"yours": begun}, {"LETKF m=10": 0.3}, "update").axes[0]
+    assert axis.get_ylim()[0] < 0.3
     assert 0.6 < axis.get_ylim()[1] < 1.0
 
 
