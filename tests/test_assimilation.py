@@ -129,7 +129,7 @@ def test_outliers_are_said_and_left_out_when_asked(names, values):
     for case in ("hybrid", "extended", "recurrent"):
         with pytest.warns(
             UserWarning,
-            match=r"^(1|\d+(?=.*spoiled by the first)) numbers .* \(5, 0, 3\) of .* used all the same; drop_",
+            match=r"^(1|\d+(?=.*spoiled by the first)) numbers .* \(5, 0, 3\) of .* all the same; drop_",
         ):
             used = assimilate_record(names[case], spoilt)
         with pytest.warns(UserWarning, match=r"^\d+ numbers .* and were not used\.$"):
