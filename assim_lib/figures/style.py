@@ -133,8 +133,9 @@ def name_lines(axis: Axes, values: Mapping[str, float], color: str) -> None:
         highest = places[k] - apart
     line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
     for (end, label), place in zip(inside, places, strict=True):
-        at = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
-        axis.annotate(label, (1.0, end), (1.03, place), **at, va="center", color=color, arrowprops=line)
+        ends_at, stands_at = (1.0, end), (1.03, place)
+        parts = "axes fraction"
+        axis.annotate(label, ends_at, stands_at, parts, parts, arrowprops=line, va="center", color=color)
 
 
 def new_figure(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
