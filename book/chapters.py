@@ -25,7 +25,7 @@ def chapters(notebooks: Path) -> str:
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
         prose = " ".join(text for kind, text in cells if kind == "markdown")
         seconds = notebook["metadata"].get("papermill", {}).get("duration")
-        ran = f"{recorded[path.stem]} s \\*" if seconds is None else f"{seconds:.0f} s"
+        ran = f"{recorded.get(path.stem, '–')} s \\*" if seconds is None else f"{seconds:.0f} s"
         rows.append(f"| {{doc}}`/notebooks/{path.stem}` | {ran} | {reading_minutes(prose)} min |")
     packages = [f"| {name} | {version(name)} |" for name in PACKAGES]
     return "\n".join(
