@@ -49,17 +49,17 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 def test_goals_are_ratios_of_the_best_forms():
     """Met exactly, missed, and met by the compiled form alone."""
     times = {("recurrent", False): 1.0, ("hybrid lag 3", False): 4.0, ("hybrid lag 3", True): 0.5}
-    times |= {("original m=5", False): 0.1, ("LETKF N=10", False): 10.0, ("iEnKS N=30 Lag 3", False): 4.0}
-    times |= {("extended lag 10", False): 6.0, ("iEnKS N=30 Lag 10", False): 5.0}
+    times |= {("original m=5", False): 0.1, ("LETKF m=10", False): 10.0, ("iEnKS m=30 Lag 3", False): 4.0}
+    times |= {("extended lag 10", False): 6.0, ("iEnKS m=30 Lag 10", False): 5.0}
     times |= {(f"{name}, {cycles.PRODUCTS}", False): 0.25 for name in ("recurrent", "original m=5", "hybrid lag 3")}
     table = pd.DataFrame([{"name": n, "batch": 1, "compiled": c, "ms": ms} for (n, c), ms in times.items()])
     found = {goal.what: (goal.measured, goal.met) for goal in goals._of_cycles(table)}
-    assert found["recurrent: times cheaper than LETKF N=10"] == (10.0, True)
+    assert found["recurrent: times cheaper than LETKF m=10"] == (10.0, True)
     assert "alone take 0.25 ms" in next(goals._of_cycles(table)).why
-    assert found["hybrid lag 3: times cheaper than LETKF N=10"] == (20.0, True)
-    assert found["recurrent: times cheaper than iEnKS N=30 Lag 3"] == (4.0, False)
+    assert found["hybrid lag 3: times cheaper than LETKF m=10"] == (20.0, True)
+    assert found["recurrent: times cheaper than iEnKS m=30 Lag 3"] == (4.0, False)
     assert found["recurrent: ms a cycle at batch 1"] == (1.0, False)
-    assert found["extended lag 10: cost as a part of that of iEnKS N=30 Lag 10"] == (1.2, False)
+    assert found["extended lag 10: cost as a part of that of iEnKS m=30 Lag 10"] == (1.2, False)
 
 
 def test_an_exponent_is_that_of_the_large_rings():

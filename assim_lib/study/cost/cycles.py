@@ -24,10 +24,10 @@ FILTERS = {
     "extended lag 10": f"{FULL}-extended-lag10-m1-seed0",
 }
 CLASSICAL = {
-    "LETKF N=10": ("LETKF", 10, {}),
-    "EnKF-N N=30": ("EnKF-N", 30, {}),
-    "iEnKS N=30 Lag 3": ("iEnKS", 30, {"Lag": 3}),
-    "iEnKS N=30 Lag 10": ("iEnKS", 30, {"Lag": 10}),
+    "LETKF m=10": ("LETKF", 10, {}),
+    "EnKF-N m=30": ("EnKF-N", 30, {}),
+    "iEnKS m=30 Lag 3": ("iEnKS", 30, {"Lag": 3}),
+    "iEnKS m=30 Lag 10": ("iEnKS", 30, {"Lag": 10}),
 }
 BATCHES = {1: 30, 64: 4}  # cycles that are measured at once
 WARM_UP = 20

@@ -90,9 +90,9 @@ def _of_cycles(table: pd.DataFrame, profiles: pd.DataFrame = NONE) -> Iterator[G
         profiled = sentence(profiles, name, 40, compiled)
         why = f"{WHY[name].format(products=best[f'{name}, {PRODUCTS}'])} {profiled}".strip()
         yield Goal(f"{name}: ms a cycle at batch 1", limit, best[name], why=why)
-        for than, wanted in (("LETKF N=10", 10), ("iEnKS N=30 Lag 3", 5)):
+        for than, wanted in (("LETKF m=10", 10), ("iEnKS m=30 Lag 3", 5)):
             yield Goal(f"{name}: times cheaper than {than}", wanted, best[than] / best[name], True, why)
-    name, than = "extended lag 10", "iEnKS N=30 Lag 10"
+    name, than = "extended lag 10", "iEnKS m=30 Lag 10"
     yield Goal(f"{name}: cost as a part of that of {than}", 1, best[name] / best[than], why=WHY[name])
 
 

@@ -25,7 +25,7 @@ from assim_lib.twin import TwinExperiment
 
 SITES = (40, 400, 4000, 40_000, 400_000)
 NAMES = ("recurrent", "gated m=10", "original m=5", "hybrid lag 3", "extended lag 10")
-LETKF, LETKF_SITES = "LETKF N=10", (40, 400, 4000)
+LETKF, LETKF_SITES = "LETKF m=10", (40, 400, 4000)
 STATES = 40  # of the climatology
 LONGEST, LARGEST = 60_000, 20_000  # milliseconds of a cycle, and megabytes
 SCORED_SITES, BURN_IN, CYCLES = 400, 60, 150
