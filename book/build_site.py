@@ -26,6 +26,7 @@ MATHJAX = (
     *("tex-chtml.js", "output/chtml/", "input/tex/extensions/", "ui/", "a11y/"),
     *("sre/mathmaps/base", "sre/mathmaps/en"),
 )
+EVERYTHING = "input/tex/extensions/all-packages.js"  # all macros in one, for pages that load nothing on demand
 
 
 def stage(notebooks: Path, site: Path) -> None:
@@ -64,7 +65,8 @@ def prune(html: Path) -> None:
     """Take out of a rendered site what no page loads, and of the notebooks to download the outputs they print again."""
     mathjax = html / "_static" / "mathjax"
     for path in mathjax.rglob("*"):
-        if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(MATHJAX):
+        name = path.relative_to(mathjax).as_posix()
+        if path.is_file() and (name == EVERYTHING or not name.startswith(MATHJAX)):
             path.unlink()
     # Source maps; and fonts that each browser of the last ten years loads as woff2.
     for path in [*(html / "_static").rglob("*.map"), *(html / "_static").rglob("*.ttf")]:

@@ -103,7 +103,7 @@ def dropped(h: Tensor, shape: torch.Size, share: float, generator: torch.Generat
     if share == 0 or generator is None:
         return h
     kept = uniform(shape, generator) >= share
-    return h * (kept.to(h.device) / (1 - share))
+    return h * (kept.to(h) / (1 - share))
 
 
 def drop_channels(
