@@ -2,8 +2,8 @@
 
 The library proper is what stands beside this file: a system is observed (:mod:`~assim_lib.systems`,
 :mod:`~assim_lib.observations`, :mod:`~assim_lib.twin`), an analysis corrects a forecast (:mod:`~assim_lib.networks`,
-:mod:`~assim_lib.analyses`), a filter cycles through a record (:mod:`~assim_lib.filter`), and is judged
-(:mod:`~assim_lib.losses`, :mod:`~assim_lib.evaluation`). What uses it has folders of its own:
+:mod:`~assim_lib.analyses`), a filter cycles (:mod:`~assim_lib.filter`) along a record (:mod:`~assim_lib.tracking`),
+and is judged (:mod:`~assim_lib.losses`, :mod:`~assim_lib.evaluation`). What uses it has folders of its own:
 :mod:`~assim_lib.training`, :mod:`~assim_lib.own` (observations of one's own), :mod:`~assim_lib.classical` (DAPPER's
 methods), :mod:`~assim_lib.study` (this book's results) and :mod:`~assim_lib.figures`.
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from assim_lib.analyses import Analysis, AnalysisInput, Corrected, register_analysis
     from assim_lib.assimilation import assimilate_record
     from assim_lib.evaluation import Scores
-    from assim_lib.filter import AmortizedFilter, Carry, assimilate
+    from assim_lib.filter import AmortizedFilter, Carry
     from assim_lib.instruments import LinearInstruments
     from assim_lib.networks import register_network
     from assim_lib.observations import ObservationModel, register_obs_conf
     from assim_lib.setting import Setting
     from assim_lib.systems import Dynamics, register_system, system_of
+    from assim_lib.tracking import assimilate
     from assim_lib.training.checkpoints import checkpoint_path, load_filter
     from assim_lib.training.experiment import Experiment, ParameterError, configure
     from assim_lib.training.run import train
@@ -34,7 +35,7 @@ _WHERE = {
     "analyses": ("Analysis", "AnalysisInput", "Corrected", "register_analysis"),
     "assimilation": ("assimilate_record",),
     "evaluation": ("Scores",),
-    "filter": ("AmortizedFilter", "Carry", "assimilate"),
+    "filter": ("AmortizedFilter", "Carry"),
     "instruments": ("LinearInstruments",),
     "networks": ("register_network",),
     "observations": ("ObservationModel", "register_obs_conf"),
@@ -44,6 +45,7 @@ _WHERE = {
     "training.experiment": ("Experiment", "ParameterError", "configure"),
     "training.run": ("train",),
     "training.validation": ("run_filter", "score"),
+    "tracking": ("assimilate",),
     "trajectories": ("simulate",),
     "twin": ("TwinExperiment",),
 }

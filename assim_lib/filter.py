@@ -21,16 +21,13 @@ from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from assim_lib.analyses import Analysis, AnalysisInput
 from assim_lib.compiled import Compiled, can_compile
-from assim_lib.door import remark_on_what_is_far
-from assim_lib.observations import ObservationModel, as_observations
+from assim_lib.observations import ObservationModel
 from assim_lib.systems import Dynamics
 
 
@@ -350,85 +347,3 @@ class AmortizedFilter(nn.Module):
             at = {"age": age, "moment": moment[..., age]}
             carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], **at)
         return carry
-
-
-@torch.no_grad()
-def assimilate(
-    model: AmortizedFilter,
-    observations: Any,
-    generator: torch.Generator,
-    first_cycle: Int[Tensor, "*batch"] | int = 0,
-    dropout: bool = False,
-    near: Float[Tensor, "*batch channel site"] | None = None,
-    draws: int = 0,
-    progress: bool = False,
-    compiled: bool = False,
-) -> Float[Tensor, "*batch cycle member channel site"]:
-    """Run a filter from a cold start along a record of observations; return the analysis ensembles.
-
-    Parameters
-    ----------
-    observations : (…, cycle, channel, site), a tensor or what NumPy makes an array of; NaN where nothing was
-        received, and what is not finite was not. :func:`~assim_lib.assimilate_record` reads files and other shapes.
-    generator : a CPU generator, for the cold start (and for dropout, if kept on).
-    first_cycle : number of the first cycle in the observation schedule.
-    dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
-    near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
-    draws : of a filter that carries a covariance in place of members, return so many members that are drawn from it,
-        with the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
-    compiled : run a compiled filter, see :meth:`AmortizedFilter.compiled`; it takes a minute to compile one.
-
-    Raises
-    ------
-    ValueError : if the observations are no numbers, or not of the filter's channels and sites.
-    """
-    observations = as_observations(observations, *model.climatology.shape[-2:])
-    if compiled:
-        model = model.compiled(whole=not dropout)
-    batch, device = observations.shape[:-3], model.climatology.device
-    first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
-    carry = model.cold_start(*batch, generator=generator, near=near, number=first_cycle)
-    observations = observations.to(model.climatology)
-    remark_on_what_is_far(model, observations)
-    sample = None
-    if draws and carry.covariance is not None:
-        sample = partial(model.analysis.sample_members, members=draws, generator=generator)
-    analyses = []
-    for k in tqdm(range(observations.shape[-3]), desc="assimilate", unit="cycle", disable=not progress):
-        carry, analysis = model.cycle(
-            carry, observations[..., k, :, :], first_cycle + k, generator if dropout else None, age=k, sample=sample
-        )
-        analyses.append(analysis.cpu())
-    return torch.stack(analyses, -4)
-
-
-def mean_gain(
-    model: AmortizedFilter,
-    observations: Float[np.ndarray, "cycle channel site"],
-    spinup: int = 100,
-    cycles: int = 20,
-    seed: int = 0,
-) -> Float[np.ndarray, "state state"]:
-    """Derivative of the mean analysis with respect to the observation, averaged over some cycles.
-
-    Parameters
-    ----------
-    observations : NaN where nothing was seen; at least ``spinup + cycles`` of them.
-    spinup : cycles that the filter is given to find the truth.
-
-    Returns
-    -------
-    Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
-    """
-    record = torch.from_numpy(observations[: spinup + cycles]).to(model.climatology.device)
-    carry = model.cold_start(generator=torch.Generator().manual_seed(seed))
-    jacobians = []
-    for k, y in enumerate(record):
-        if k >= spinup:
-            of_observation = torch.func.jacrev(
-                lambda y, k=k, carry=carry: model.cycle(carry, y, k, age=k)[1].mean(-3).flatten()
-            )
-            jacobians.append(of_observation(y).flatten(1).detach())
-        with torch.no_grad():
-            carry, _ = model.cycle(carry, y, k, age=k)
-    return torch.stack(jacobians).mean(0).cpu().numpy()

@@ -18,6 +18,7 @@ from assim_lib.storage import write_json
 from assim_lib.systems import Dynamics, Lorenz96
 
 ROOT = Path(__file__).resolve().parent.parent
+PARTIAL = "every_4th_dim_partial_obs"
 SITES = 12
 STEP_SIZE = 0.1
 SETTING = Setting("l96", "full_obs", STEP_SIZE, 1.0)
@@ -118,6 +119,17 @@ def small_filter(
     analysis = small_analysis(name, members, lag=lag, sites=sites, operators=instruments.period, **options)
     # A copy: a state dict is loaded into it in place.
     return AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, lag, climatology(sites).clone())
+
+
+def record(model: AmortizedFilter, batch: tuple[int, ...] = (), cycles: int = 7, seed: int = 9) -> Tensor:
+    """Observations along a truth, NaN where nothing is seen."""
+    truth = [climatology()[torch.randint(64, batch, generator=generator(seed))]]
+    for _ in range(cycles):
+        truth.append(model.flow(truth[-1]))
+    truth = torch.stack(truth[1:], -3)
+    return model.observation_model.observe(
+        truth, torch.randn(truth.shape, generator=generator(seed + 1), dtype=torch.float64)
+    )
 
 
 def stored_scores(rmse: float | tuple[float, ...]) -> dict[str, Any]:

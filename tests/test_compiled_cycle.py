@@ -5,11 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from small import SITES, generator, shaken, small_filter
-from test_filter import PARTIAL, record
+from small import PARTIAL, SITES, generator, record, shaken, small_filter
 
 from assim_lib.compiled import can_compile
-from assim_lib.filter import assimilate
+from assim_lib.tracking import assimilate
 
 
 @pytest.fixture

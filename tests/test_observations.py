@@ -295,3 +295,11 @@ def test_a_schedule_of_other_states_is_refused():
     sentence = r"obs_conf = 'short' has a schedule of shape \(1, 1, 3\); here it must be \(period, 1, 40\)"
     with pytest.raises(ValueError, match=sentence):
         observation_model("short", 1, 40)
+
+
+def test_a_mask_may_be_an_array(unchecked_shapes):
+    mask = np.arange(12).reshape(1, 1, -1) % 2 == 0
+    assert ObservationModel(mask).mask(0).sum() == 6
+    for wrong in (mask.astype(int), mask.tolist()):
+        with pytest.raises(ValueError, match=r"^schedule of type .* must be a boolean"):
+            ObservationModel(wrong)

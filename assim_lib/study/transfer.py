@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from assim_lib.evaluation import LOST_AFTER, lost_truth, rmse
-from assim_lib.filter import AmortizedFilter, assimilate
+from assim_lib.filter import AmortizedFilter
 from assim_lib.seeds import STRESS
 from assim_lib.systems import Dynamics, system_of
+from assim_lib.tracking import assimilate
 from assim_lib.training.checkpoints import load_filter
 from assim_lib.training.experiment import Experiment
 from assim_lib.trajectories import observed, simulate

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from assim_lib.evaluation import BLOCK, Scores, rmse
-from assim_lib.filter import AmortizedFilter, assimilate
+from assim_lib.filter import AmortizedFilter
 from assim_lib.seeds import SHORT_RUNS
+from assim_lib.tracking import assimilate
 from assim_lib.training.data import starting_points
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import VALIDATED, in_settings, scored_settings

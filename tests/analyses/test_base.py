@@ -9,7 +9,7 @@ from small import CASES, SITES, Linear, generator, given, normalization, shaken,
 
 from assim_lib.analyses import ANALYSES, Analysis, Corrected, Normalization, register_analysis
 from assim_lib.analyses.base import covariance_band, remember
-from assim_lib.filter import assimilate
+from assim_lib.tracking import assimilate
 
 BATCHES = [(), (64,)]
 OPERATORS = 3

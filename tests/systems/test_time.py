@@ -11,11 +11,12 @@ from small import SITES, climatology, generator, small_analysis
 from small_runs import QUIET, tiny
 
 from assim_lib.classical.methods import run_baseline
-from assim_lib.filter import AmortizedFilter, assimilate
+from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
 from assim_lib.own.record import read_record
 from assim_lib.systems import Dynamics, register_system
 from assim_lib.systems.integrators import METHODS, integrate
+from assim_lib.tracking import assimilate
 from assim_lib.training.data import TrainingData
 from assim_lib.training.pool import FilterPool
 from assim_lib.training.run import train

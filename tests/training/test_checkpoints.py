@@ -10,9 +10,9 @@ from small import shaken, small_filter
 from small_runs import assert_same, ring_trainer, tiny
 
 import assim_lib
-from assim_lib.filter import assimilate
 from assim_lib.storage import PACKAGE, IntegrityError, data_dir, sha256, write_json
 from assim_lib.systems import Lorenz96, register_system
+from assim_lib.tracking import assimilate
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, save_checkpoint
 from assim_lib.training.experiment import ParameterError

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from small_runs import PARTIAL, QUIET, SIZES, assert_same, tiny
 
-from assim_lib.filter import assimilate
 from assim_lib.observations import ObservationModel, register_obs_conf
 from assim_lib.storage import PACKAGE
 from assim_lib.systems import Lorenz96, register_system
+from assim_lib.tracking import assimilate
 from assim_lib.training import run as run_module
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint

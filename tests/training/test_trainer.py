@@ -20,7 +20,7 @@ from small_runs import (
     ring_trainer,
 )
 
-from assim_lib.filter import assimilate
+from assim_lib.tracking import assimilate
 from assim_lib.training import trainer as trainer_module
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
