@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import dask.config
 import psutil
 from dask.system import CPU_COUNT
-from distributed import Client, Future, LocalCluster, as_completed
+from distributed import CancelledError, Client, Future, LocalCluster, as_completed
 from distributed.system import MEMORY_LIMIT
 
 # One a core, and not more than memory is there for: a process with PyTorch takes a gigabyte.
@@ -62,15 +62,20 @@ def running(
         try:
             yield _ended(futures)
         finally:
-            client.cancel(list(futures))
+            with suppress(OSError):  # of a scheduler that is gone
+                client.cancel(list(futures))
 
 
 def _ended(futures: Mapping[Future, str]) -> Iterator[Ended]:
     for future in as_completed(futures):
-        if future.status in ("cancelled", "lost"):
-            raise ConnectionError("the scheduler is gone; what is finished is kept: run the command again.")
-        error = future.exception()
-        yield Ended(futures[future], None if error else future.result(), error)
+        try:
+            if future.status == "lost":  # and never to be found
+                raise CancelledError
+            error = future.exception()
+            result = None if error else future.result()
+        except (CancelledError, OSError):  # what a task raises is returned above: the scheduler ended in between
+            raise ConnectionError("the scheduler is gone; what is finished is kept: run the command again.") from None
+        yield Ended(futures[future], result, error)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 import xarray as xr
-from distributed import LocalCluster
+from distributed import CancelledError, LocalCluster
+from distributed.comm import CommClosedError
 
 from assim_lib import ParameterError
 from assim_lib.sweeps.folder import Folder
@@ -24,6 +25,7 @@ from assim_lib.sweeps.program import Program
 from assim_lib.sweeps.run import Sweep
 from assim_lib.sweeps.schedule import makespan
 from assim_lib.sweeps.table import on_grid
+from assim_lib.workers import _ended
 
 ROOT = Path(__file__).parents[1]
 CHAPTER = ROOT / "notebooks" / "03_l96_conv.ipynb"
@@ -342,6 +344,23 @@ def test_a_lost_scheduler_is_one_sentence_and_a_rerun_completes_the_table(toy, s
         for one in (running, worker):
             one.kill()
             one.wait()
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("status", ["cancelled", "finished", "lost"])
+def test_a_scheduler_lost_between_an_end_and_its_result_is_the_same_sentence(status, monkeypatch):
+    class Unanswered:
+        def exception(self):
+            assert self.status != "lost", "is waited for in vain"
+
+        def result(self):
+            raise {"cancelled": CancelledError, "finished": CommClosedError}[status]()
+
+    future = Unanswered()
+    future.status = status
+    monkeypatch.setattr("assim_lib.workers.as_completed", iter)
+    with pytest.raises(ConnectionError, match=r"^the scheduler is gone; what is finished is kept"):
+        list(_ended({future: "point"}))
 
 
 def test_an_s3_store_is_a_folder_as_well(toy, tmp_path, monkeypatch):
