@@ -108,7 +108,11 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     scores = []
     for scored, filter_there in in_settings(experiment, model, scored_settings(experiment)):
         # What the same filter does before any training: the share of its classical part.
-        untrained, _ = score(scored, build_filter(scored, model.climatology), "test")
+        untrained = build_filter(scored, model.climatology)
+        before = {
+            name: score(scored, untrained, split)[0]
+            for name, split in (("untrained", "test"), ("untrained_validation", "validation"))
+        }
         validation, _ = score(scored, filter_there, "validation")
         twin = scored.setting.load()
         ensemble, milliseconds = run_filter(scored, filter_there, twin, progress=True)
@@ -130,7 +134,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
             "test": tested,
             "validation": validation,
             "ms_per_cycle": milliseconds,
-            "untrained": untrained,
+            **before,
             "by_age": {name: values[common].tolist() for name, values in ages.items()},
         }
         print(_by_age(said["by_age"]))

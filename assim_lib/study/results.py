@@ -21,7 +21,7 @@ from assim_lib.storage import IntegrityError, atomic_path, data_dir, write_json
 COLUMNS = [
     *SETTING_COLUMNS, "method", "m", "label", "analysis", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
     "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "untrained_rmse",
-    "validation_rmse", "best", "file",
+    "untrained_validation_rmse", "validation_rmse", "best", "file",
 ]  # fmt: skip
 
 
@@ -62,8 +62,8 @@ class Result(Record):
     test, validation : scores on the frozen test set, and on the validation set that choices are made by.
     ms_per_cycle : processor time of a cycle of one sequence in milliseconds, as noted at the scoring, perhaps beside
         other work: :mod:`assim_lib.study.cost` compares.
-    checkpoint, weights, untrained : of a learned filter: file name of its weights, their SHA-256, and the test scores
-        of the same filter before any training.
+    checkpoint, weights, untrained, untrained_validation : of a learned filter: file name of its weights, their SHA-256,
+        and the scores of the same filter before any training on both sets.
     by_age : of a learned filter: :func:`~assim_lib.evaluation.error_by_age` on the test set, of the ages that at least
         one entry in a thousand has.
     diverged : whether it lost the truth on the test set.
@@ -93,6 +93,7 @@ class Result(Record):
     outcome: str | None = None
     failed: list[Failure] | None = None
     untrained: StoredScores | None = None
+    untrained_validation: StoredScores | None = None
     by_age: dict[str, list[Number]] | None = None
     weights: str | None = None
     provenance: Provenance
@@ -167,6 +168,9 @@ def _row(path: Path) -> dict[str, Any]:
         **result.test.as_dict(),
         "validation_rmse": result.validation.rmse,
         "untrained_rmse": result.untrained.rmse if result.untrained else float("nan"),
+        "untrained_validation_rmse": (
+            result.untrained_validation.rmse if result.untrained_validation else float("nan")
+        ),
         "failed": None if result.failed is None else len(result.failed),
         "analysis": training.experiment["analysis"] if training else None,
         "commit": (training or result).provenance.commit,

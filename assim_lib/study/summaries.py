@@ -118,9 +118,11 @@ def headline() -> pd.DataFrame:
         the best published classical score with at most 30 members, where it is one of the same variables.
     ``letkf10``, ``classical``, ``reference``
         the LETKF with 10 members; the best tuned classical filter with at most 30, and with 100.
-    ``trained``, ``untrained``
-        the best filter that was trained on a Kalman part, and the same before its training: a classical filter too.
-        ``helped`` is whether training made it better: the paired difference lies below zero, interval and all.
+    ``untrained``
+        the best of our Kalman parts before any training: a classical filter too.
+    ``trained``
+        the best filter that was trained on a Kalman part. ``helped`` is whether training gained something: the paired
+        difference to ``untrained`` lies below zero, interval and all.
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
     ``learned``
@@ -133,10 +135,13 @@ def headline() -> pd.DataFrame:
     filters = table.method.isin(CLASSICAL[1:])  # the climatology only marks the scale
     one_setting = table.method.isin(LEARNED) & (table.m <= LEARNED_MEMBERS)
     kalman = table.analysis.isin(KALMAN)
+    untrained = {part: table[f"untrained_{part}"] for part in ("rmse", "validation_rmse")}
+    before = table.assign(**untrained, rmse_lo=math.nan, rmse_hi=math.nan).dropna(subset="validation_rmse")
     competitors = {
         "letkf10": table.loc[(table.method == "LETKF") & (table.m == LEARNED_MEMBERS)],
         "classical": table.loc[filters & (table.m <= CLASSICAL_MEMBERS)],
         "reference": table.loc[filters & (table.m >= REFERENCE_MEMBERS)],
+        "untrained": before.loc[one_setting & kalman],
         "trained": table.loc[one_setting & kalman],
         "scratch": table.loc[one_setting & ~kalman],
     }
@@ -144,7 +149,7 @@ def headline() -> pd.DataFrame:
     rows = rows.set_index(SETTING_COLUMNS)
     for name, candidates in competitors.items():
         rows = rows.join(_best(candidates, name))
-    rows["helped"] = [_helped(file) for file in rows.trained_file]
+    rows["helped"] = [_helped(*files) for files in rows[["trained_file", "untrained_file"]].itertuples(index=False)]
     alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
     for part in ("", *(f"_{part}" for part in PARTS)):
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
@@ -170,17 +175,15 @@ def _best(candidates: pd.DataFrame, name: str) -> pd.DataFrame:
     lowest = candidates.groupby(SETTING_COLUMNS).validation_rmse.idxmin()
     best = pd.DataFrame(candidates.loc[lowest]).set_index(SETTING_COLUMNS)
     columns = {"rmse": name} | {column: f"{name}_{part}" for part, column in PARTS.items()}
-    if name == "trained":
-        columns["untrained_rmse"] = "untrained"
     return pd.DataFrame(best[list(columns)]).rename(columns=columns)
 
 
-def _helped(file: Any) -> bool:
-    """Whether training made a filter better than it was before."""
-    if pd.isna(file):
+def _helped(trained: Any, untrained: Any) -> bool:
+    """Whether a filter is better than the Kalman part of another, or of itself, before any training."""
+    if pd.isna(trained) or pd.isna(untrained):
         return False
-    result = read_result(results_dir() / file)
-    return result.untrained is not None and _difference(result.test, result.untrained)[2] < 0
+    before = read_result(results_dir() / untrained).untrained
+    return before is not None and _difference(read_result(results_dir() / trained).test, before)[2] < 0
 
 
 def _paired(file: Any, other: Any) -> tuple[float, float, float]:

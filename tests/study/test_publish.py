@@ -58,7 +58,9 @@ def test_a_result_names_its_checkpoint_which_says_how_the_filter_was_trained(pub
     assert len(result.test.blocks) == len(result.untrained.blocks) == 2
     assert (result.by_age["age"], result.by_age["share"]) == ([0, 1, 2, 3], [0.25] * 4)
     assert result.provenance.versions["torch"]
-    assert result.untrained == score(chosen, build_filter(chosen, model.climatology))[0] != result.test
+    untrained = build_filter(chosen, model.climatology)
+    assert result.untrained == score(chosen, untrained)[0] != result.test
+    assert result.untrained_validation == score(chosen, untrained, "validation")[0]
     training = training_record(result.checkpoint)
     assert Experiment(**training.experiment) == chosen
     assert training.history == record["history"]

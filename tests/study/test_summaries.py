@@ -126,14 +126,19 @@ def test_the_table_of_classical_methods_says_what_was_lost_and_what_not_measured
     assert summaries.lines_to_beat(Setting("l96", noise=2.0)) == {}
 
 
+def before(validation, test):
+    """What a result says of the filter before its training."""
+    return {"untrained": stored_scores(test), "untrained_validation": stored_scores(validation)}
+
+
 @pytest.fixture
 def rivals(own):
     """A classical filter, one that training helped, one that it did not, one that starts from nothing; and figures."""
     shutil.copy(PACKAGE.parent / "data" / "published.csv", own.parent)
     write_result(own, "best", 0.3, (0.30, 0.50, 0.40), method="LETKF", m=20)
-    helped = {"m": 10, "test": (0.29, 0.49, 0.36), "untrained": stored_scores((0.31, 0.51, 0.45))}
+    helped = {"m": 10, "test": (0.29, 0.49, 0.36), **before(0.32, (0.31, 0.51, 0.45))}
     write_learned(own, "helped", 0.29, label="hybrid, lag 0", **helped)
-    idle = {"m": 10, "system": "ks", "test": (0.2, 0.3, 0.2), "untrained": stored_scores((0.2, 0.25, 0.25))}
+    idle = {"m": 10, "system": "ks", "test": (0.2, 0.3, 0.2), **before(0.2, (0.2, 0.25, 0.25))}
     write_learned(own, "idle", 0.2, label="extended, lag 1", **idle)
     write_learned(own, "scratch", 0.31, label="recurrent, lag 0", m=1, test=(0.32, 0.50, 0.41))
     write_scores()
@@ -150,6 +155,17 @@ def test_a_trained_filter_counts_as_learned_where_training_helped(rivals):
     assert ks.trained > 0
     assert pd.isna(ks.learned)
     assert ks.verdict == ""
+
+
+def test_training_gains_over_the_best_untrained_filter_of_the_setting(rivals):
+    """On validation data, be it the same filter or another: whoever does not train takes that one."""
+    better = {"m": 10, "test": (0.28, 0.48, 0.37), **before(0.30, (0.28, 0.48, 0.35))}
+    write_learned(rivals, "better", 0.295, label="extended, lag 1", **better)
+    write_scores()
+    l96 = summaries.headline().set_index("system").loc["l96"]
+    assert (l96.trained_label, l96.untrained_label) == ("hybrid, lag 0", "extended, lag 1")
+    assert l96.untrained == pytest.approx(1.11 / 3, rel=1e-4)
+    assert not l96.helped
 
 
 def test_a_filter_from_nothing_is_the_learned_one_where_it_is_better_on_validation_data(rivals):
