@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from assim_lib.evaluation import Scores
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import data_dir, provenance, sha256, why_not_writable
 from assim_lib.study.results import Provenance, Result, load_scores, write_result
@@ -91,7 +92,8 @@ def refuse_other_training(experiment: Experiment, path: Path) -> None:
 def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
     """Store a trained filter and its scores, test and validation; return the path of its weights.
 
-    A filter of many settings has one checkpoint, and a result in each of those that it is scored in.
+    A filter of many settings has one checkpoint, and a result in each of those that it is scored in. The test set
+    decides nothing: one that loses the truth there is stored as ``diverged``, as a classical method is.
 
     Parameters
     ----------
@@ -100,44 +102,28 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     Raises
     ------
     LookupError : if the test set of a setting is not one of the project's frozen ones.
-    FloatingPointError : if the filter's analyses are not finite, or lose the truth as
+    FloatingPointError : if on the validation set the filter's analyses are not finite, or lose the truth as
         :func:`~assim_lib.evaluation.lost_truth` has it.
     """
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
     scores = []
     for scored, filter_there in in_settings(experiment, model, scored_settings(experiment)):
+        skipped = (record.get("history") or [{}])[-1].get("skipped", 0)
+        said: dict[str, Any] = {"validation": _validated(scored, filter_there, skipped)}
         # What the same filter does before any training: the share of its classical part.
         untrained = build_filter(scored, model.climatology)
-        before = {
-            name: score(scored, untrained, split)[0]
-            for name, split in (("untrained", "test"), ("untrained_validation", "validation"))
-        }
-        validation, _ = score(scored, filter_there, "validation")
+        for name, split in (("untrained", "test"), ("untrained_validation", "validation")):
+            said[name], _ = score(scored, untrained, split)
         twin = scored.setting.load()
-        ensemble, milliseconds = run_filter(scored, filter_there, twin, progress=True)
-        if not np.isfinite(ensemble).all():
-            raise FloatingPointError(
-                f"{experiment.name}: analyses that are no numbers are not published; train it otherwise."
-            )
-        tested = twin.score(ensemble)
-        if twin.loses(ensemble):
-            skipped = (record.get("history") or [{}])[-1].get("skipped", 0)
-            raise FloatingPointError(
-                f"{experiment.name} has lost the truth of {scored.setting.title} (RMSE {tested.rmse:.2f}, of the "
-                f"climatology {twin.climatology_rmse.mean():.2f}; {skipped} updates were skipped), and is not "
-                "published; train it otherwise."
-            )
+        ensemble, said["ms_per_cycle"] = run_filter(scored, filter_there, twin, progress=True)
+        said["test"], said["diverged"] = twin.score(ensemble), bool(twin.loses(ensemble))
         ages = twin.by_age(ensemble)
         common = ages["share"] > RAREST_AGE
-        said = {
-            "test": tested,
-            "validation": validation,
-            "ms_per_cycle": milliseconds,
-            **before,
-            "by_age": {name: values[common].tolist() for name, values in ages.items()},
-        }
+        said["by_age"] = {name: values[common].tolist() for name, values in ages.items()}
         print(_by_age(said["by_age"]))
+        if said["diverged"]:
+            print(f"It has lost the truth on the test set: RMSE {said['test'].rmse:.2f}.")
         scores.append((scored, said))
     # Not before all is known: an interrupted scoring leaves the old weights beside the old scores.
     save_checkpoint(model, path, record)
@@ -157,6 +143,24 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
             ),
         )
     return path
+
+
+def _validated(experiment: Experiment, model: AmortizedFilter, skipped: int) -> Scores:
+    """Scores on the validation set, of a filter that keeps the truth there."""
+    twin = experiment.setting.load("validation")
+    ensemble, _ = run_filter(experiment, model, twin)
+    if not np.isfinite(ensemble).all():
+        raise FloatingPointError(
+            f"{experiment.name}: analyses that are no numbers are not published; train it otherwise."
+        )
+    scores = twin.score(ensemble)
+    if twin.loses(ensemble):
+        raise FloatingPointError(
+            f"{experiment.name} has lost the truth of {experiment.setting.title} (RMSE {scores.rmse:.2f}, of the "
+            f"climatology {twin.climatology_rmse.mean():.2f}; {skipped} updates were skipped), and is not "
+            "published; train it otherwise."
+        )
+    return scores
 
 
 def _by_age(ages: dict[str, list[float]]) -> str:

@@ -129,6 +129,18 @@ def test_a_filter_that_loses_the_truth_is_not_published(published, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_the_test_set_does_not_choose_what_is_published(published, home, monkeypatch, capsys):
+    """What loses the truth there alone is stored, and said to have lost it: as classical methods are."""
+    _, chosen, model, record = published
+    stored = home / "results" / f"{chosen.name}.json"
+    before = stored.read_bytes()
+    monkeypatch.setattr(TwinExperiment, "loses", lambda twin, ensemble: "validation" not in twin.name)
+    publish(chosen, model, record)
+    assert result_of(home, chosen.name).diverged
+    assert "lost the truth on the test set" in capsys.readouterr().out
+    stored.write_bytes(before)
+
+
 def test_weights_that_a_kill_left_without_their_record_are_not_published(published):
     path, chosen, *_ = published
     content = path.with_suffix(".json").read_bytes()
