@@ -30,7 +30,7 @@ from assim_lib.figures.style import (
 def learning_curves(
     histories: Mapping[str, Sequence[Mapping[str, int | float]]],
     references: Mapping[str, float],
-    against: str = "core_seconds",
+    against: str = "cycles",
 ) -> Figure:
     """Validation RMSE while training, with the scores of other methods as horizontal lines, named at their ends.
 
@@ -42,13 +42,13 @@ def learning_curves(
     ----------
     histories : label → points of a training, each with ``validation_rmse`` and what it is drawn against.
     references : label → RMSE.
-    against : ``"core_seconds"``, ``"seconds"`` or ``"update"``.
+    against : ``"cycles"``, those of all trajectories, or ``"update"``.
     """
     figure, axis = new_figure(figsize=(WIDTH, 3.4 + 0.13 * len(histories)))
     pens, long, kept = pens_of_filters(histories), False, [*references.values()]
     for label, history in histories.items():
         pen = pens[label]
-        x = np.array([point[against] for point in history]) / (60 if "seconds" in against else 1)
+        x = np.array([point[against] for point in history]) / (1e6 if against == "cycles" else 1)
         curve = errors = pd.Series([point["validation_rmse"] for point in history])
         if len(errors) > 20:
             window, long = errors.rolling(7, center=True, min_periods=1), True
@@ -62,12 +62,13 @@ def learning_curves(
     top = 1.2 * max(kept)
     if axis.get_ylim()[1] > top:
         axis.set_ylim(top=top)
-    unit = {"core_seconds": "minutes of one core", "seconds": "minutes", "update": "updates"}[against]
-    beside = "; on a GPU, of the core beside it" if any("on a GPU" in label for label in histories) else ""
-    axis.set(xlabel=unit + beside, ylabel="validation RMSE")
+    unit = {"cycles": "cycles trained on, in millions", "update": "updates"}[against]
+    axis.set(xlabel=unit, ylabel="validation RMSE")
     plain_numbers(axis.xaxis, axis.yaxis)
     if long:
-        axis.fill_between([], [], color=GRAY, alpha=0.25, linewidth=0, label="band: seven evaluations in a row")
+        axis.fill_between(
+            [], [], color=GRAY, alpha=0.25, linewidth=0, label="band: lowest to highest of seven evaluations in a row"
+        )
     figure.legend(loc="outside lower center", ncols=2)
     figure.draw_without_rendering()  # so that the axes are where they will be
     name_lines(axis, references, BLUE)

@@ -4,7 +4,7 @@ Everything here is derived from :mod:`assim_lib.study.results`; nothing is store
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -62,25 +62,6 @@ def lines_to_beat(setting: Setting, methods: Sequence[str] = ("LETKF",), most: i
     """
     table = load_scores(**setting.as_dict(), method=list(methods)).query("best").nsmallest(most, "validation_rmse")
     return dict(zip(table.label, table.validation_rmse, strict=True))
-
-
-def classical_table() -> pd.DataFrame:
-    """RMSE of every classical method and ensemble size (a row each) in every setting (a column each), as text.
-
-    A run that lost the truth says so; what has not been measured is a dash.
-    """
-    table = load_scores(method=list(CLASSICAL)).query("best")
-    system, sites, sigma = zip(*(setting.names for setting in settings_of(table)), strict=True)
-    table = table.assign(
-        order=table.method.map(CLASSICAL.index),
-        name=[f"{row.method} {row.m}" if row.m > 1 else row.method for row in table.itertuples()],
-        shown=["lost" if row.diverged else f"{row.rmse:.3f}" for row in table.itertuples()],
-        system=system,
-        sites=sites,
-        sigma=sigma,
-    )
-    wide = table.pivot(index=["order", "m", "name"], columns=["system", "sites", "sigma"], values="shown")
-    return wide.sort_index(axis=1).fillna("–").droplevel(["order", "m"]).rename_axis(index=None, columns=[None] * 3)
 
 
 def load_published() -> pd.DataFrame:
@@ -203,7 +184,7 @@ def _learned(**wanted: Any) -> pd.DataFrame:
 
 
 def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
-    """Learning curves of the learned filters in a setting, by label and ensemble size.
+    """Learning curves of the learned filters in a setting, by label and ensemble size; see :func:`learning_curve`.
 
     Of several runs that are called the same, the best on validation data is shown. The curve of a filter trained in
     many settings is a mean over some of them, whatever setting is asked for.
@@ -215,22 +196,49 @@ def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
     rows = _learned(**wanted).sort_values("validation_rmse", kind="stable")
     first = rows.drop_duplicates(["label", "m"])
     names = zip(first.label, first.m, first.checkpoint, strict=True)
-    curves = {}
-    for label, m, checkpoint in names:
-        record = training_record(checkpoint)
-        curves[f"{label}, m = {m}{', on a GPU' if _on_gpu(record) else ''}"] = record.history
-    return curves
+    return {f"{label}, m = {m}": learning_curve(training_record(checkpoint)) for label, m, checkpoint in names}
 
 
-def _on_gpu(record: TrainingRecord) -> bool:
-    return record.provenance.device == "cuda"
+def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str, int | float]]:
+    """The learning curve of a training, from the first update of the filter that it went on from.
+
+    Each of its points has ``cycles``, those that all trajectories had been trained on by then. Points of a filter that
+    was trained in another setting are left out, for they are no errors in this one; its cycles count.
+
+    Parameters
+    ----------
+    record : of a published filter, or as :func:`~assim_lib.training.run.train` returns it.
+    """
+    record = record if isinstance(record, TrainingRecord) else TrainingRecord.model_validate(dict(record))
+    legs = _legs(record)
+    keys = ("experiment", "n_settings", *SETTING_COLUMNS)
+    here = [record.experiment.get(key) for key in keys]
+    points, before = [], 0
+    for leg in legs:
+        if [leg.experiment.get(key) for key in keys] == here:
+            points += [point | {"cycles": before + _cycles(leg, point["update"])} for point in leg.history]
+        before += _cycles(leg)
+    return points
+
+
+def _legs(record: TrainingRecord) -> list[TrainingRecord]:
+    """The trainings that a filter went through, this one last."""
+    earlier = record.experiment.get("pretrained")
+    return [*(_legs(training_record(f"{earlier}.safetensors")) if earlier else ()), record]
+
+
+def _cycles(record: TrainingRecord, updates: int | float | None = None) -> int:
+    """How many cycles of how many trajectories so many updates are trained on; None: all of them."""
+    updates = record.experiment["updates"] if updates is None else updates
+    return int(updates * record.experiment["batch"] * record.experiment["window"])
 
 
 def training_runs(**wanted: Any) -> pd.DataFrame:
     """One row per learned filter: its size, its training time, its origin, and the command that repeats it.
 
-    ``cycles_seen`` counts those of all trajectories; ``gpu_minutes`` is wall time on a GPU, NaN of filters that were
-    trained without one. ``validation_rmse`` of a filter with results in several settings is their geometric mean.
+    ``updates``, times and ``cycles_seen``, those of all trajectories, count from the first update of the filter that a
+    training went on from. ``gpu_minutes`` is wall time on a GPU, NaN of filters that were trained without one.
+    ``validation_rmse`` of a filter with results in several settings is their geometric mean.
 
     Parameters
     ----------
@@ -239,13 +247,15 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
     rows = []
     for checkpoint, results in _learned(**wanted).groupby("checkpoint", sort=False):
         record = training_record(str(checkpoint))
+        legs = _legs(record)
+        gpu = [leg.seconds for leg in legs if leg.provenance.device == "cuda"]
         rows.append(
             {
                 "name": Path(str(checkpoint)).stem,
-                "updates": record.experiment["updates"],
-                "cycles_seen": math.prod(record.experiment[name] for name in ("updates", "batch", "window")),
-                "core_minutes": record.core_seconds / 60,
-                "gpu_minutes": record.seconds / 60 if _on_gpu(record) else float("nan"),
+                "updates": sum(leg.experiment["updates"] for leg in legs),
+                "cycles_seen": sum(_cycles(leg) for leg in legs),
+                "core_minutes": sum(leg.core_seconds for leg in legs) / 60,
+                "gpu_minutes": sum(gpu) / 60 if gpu else float("nan"),
                 "validation_rmse": geometric_mean(results.validation_rmse),
                 "torch": record.provenance.versions["torch"],
                 "command": _command(record.experiment),

@@ -72,7 +72,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
         {"truth": truth, "observations": observations, "analysis": analysis, "error": analysis - truth}, 0.1, limit=2.0
     ),
     "learning_curves": lambda: figures.learning_curves(
-        {f"filter {k}": history for k in range(8)}, {f"LETKF {k}": k / 10 for k in range(1, 5)}, "seconds"
+        {f"filter {k}": history for k in range(8)}, {f"LETKF {k}": k / 10 for k in range(1, 5)}, "update"
     ),
     "long_run": lambda: figures.long_run(np.tile(error, (3, 1)), np.full((9, 3), 0.3), 1000, 3.6),
     "matrices": lambda: figures.matrices({k: truth for k in "ab"}, "site", ["cycle", "number"]),
