@@ -7,10 +7,11 @@ from IPython.display import Markdown, display
 
 from assim_lib.setting import Setting
 from assim_lib.study.results import load_scores
-from assim_lib.study.summaries import CLASSICAL, CLASSICAL_MEMBERS, headline
+from assim_lib.study.summaries import CLASSICAL, CLASSICAL_MEMBERS, KALMAN, headline
 from assim_lib.study.tables import short, with_interval
 
 QUARTER = Setting("l96", "every_4th_dim_partial_obs")
+VERDICTS = ("ahead", "level", "behind")
 FIXED_QUARTER = Setting("l96", "every_4th_fixed", step_size=0.15)
 
 
@@ -51,7 +52,7 @@ def side(first: float, second: float) -> str:
 
 def score_of_training(setting: Setting) -> tuple[str, str]:
     """RMSE of the best filter with a Kalman part, before and after its training."""
-    row = best(setting, analysis=["hybrid", "covariant", "extended"], method="amortized")
+    row = best(setting, analysis=list(KALMAN), method="amortized")
     return short(row.untrained_rmse), short(row.rmse)
 
 
@@ -65,7 +66,8 @@ def facts() -> dict[str, str]:
     extended = best(full, analysis="extended", method="amortized")
     before, after = score_of_training(FIXED_QUARTER)
     scratch = best(QUARTER, analysis=["recurrent", *original], method=["amortized", "amortized_original"])
-    letkf = best(QUARTER, method="LETKF", m=30)
+    letkfs = load_scores(**QUARTER.as_dict(), method="LETKF", best=True).query(f"m <= {CLASSICAL_MEMBERS}")
+    quarter = table.loc[QUARTER.title]
     return {
         "letkf10_full": error(best(full, method="LETKF", m=10)),
         "classical_full": error(best_classical(full)),
@@ -78,11 +80,18 @@ def facts() -> dict[str, str]:
         "fixed_untrained": before,
         "fixed_trained": after,
         "scratch_quarter": error(scratch),
-        "letkf30_quarter": error(letkf),
+        "scratch_quarter_crps": short(scratch.crps),
+        "letkf_quarter": short(letkfs.rmse.min()),
+        "letkf_quarter_crps": short(letkfs.crps.min()),
+        "untrained_quarter": short(quarter.untrained),
         "classical_quarter": error(best_classical(QUARTER)),
         "classical_quarter_label": str(best_classical(QUARTER).label),
-        "scratch_side": side(scratch.rmse, letkf.rmse),
+        "scratch_side": side(scratch.rmse, letkfs.rmse.min()),
+        "scratch_crps_side": side(scratch.crps, letkfs.crps.min()),
         "settings": str(len(table)),
-        **{verdict: str(int((table.verdict == verdict).sum())) for verdict in ("ahead", "level", "behind")},
+        **{verdict: str(int((table.verdict == verdict).sum())) for verdict in VERDICTS},
+        **{f"ours_{verdict}": str(int((table.ours_verdict == verdict).sum())) for verdict in VERDICTS},
         "helped": str(int(table.helped.sum())),
+        "trained_settings": str(int(table.trained.notna().sum())),
+        "helped_where": "; ".join(table.index[table.helped]),
     }

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from assim_lib.evaluation import Scores
@@ -29,6 +28,7 @@ CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEn
 LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
 LEARNED = ("amortized", "amortized_original", "amortized_ff")
 KALMAN = ("hybrid", "covariant", "extended")  # analyses that a network adds to
+OURS = ("untrained", "trained", "scratch")
 UNKNOWN = (math.nan, math.nan, math.nan)
 # What a table says of a competitor besides its RMSE.
 PARTS = {
@@ -107,10 +107,12 @@ def headline() -> pd.DataFrame:
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
     ``learned``
-        the better of the last two, on validation data; one that training did not help is none. ``ratio`` is its RMSE
+        the better of these two, on validation data; one that training did not help is none. ``ratio`` is its RMSE
         over that of ``classical``; ``difference`` is their paired difference, ``verdict`` whether it lies below zero,
         interval and all (``ahead``), above it (``behind``) or neither (``level``), empty where there is nothing to
         compare; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
+    ``ours_verdict``
+        the same of whatever of ours is best on validation data, be it learned or an untrained Kalman part.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
     filters = table.method.isin(CLASSICAL[1:])  # the climatology only marks the scale
@@ -130,17 +132,47 @@ def headline() -> pd.DataFrame:
     rows = rows.set_index(SETTING_COLUMNS)
     for name, candidates in competitors.items():
         rows = rows.join(_best(candidates, name))
-    rows["helped"] = [_helped(*files) for files in rows[["trained_file", "untrained_file"]].itertuples(index=False)]
+    rows["helped"] = [
+        _difference(_scores(trained), _scores(untrained, "untrained"))[2] < 0
+        for trained, untrained in rows[["trained_file", "untrained_file"]].itertuples(index=False)
+    ]
     alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
     for part in ("", *(f"_{part}" for part in PARTS)):
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
-    pairs = [_paired(*files) for files in rows[["learned_file", "classical_file"]].itertuples(index=False)]
+    pairs = [
+        _difference(_scores(learned), _scores(classical))
+        for learned, classical in rows[["learned_file", "classical_file"]].itertuples(index=False)
+    ]
     rows[["difference", "difference_lo", "difference_hi"]] = pairs
-    verdicts = {"ahead": rows.difference_hi < 0, "behind": rows.difference_lo > 0, "level": rows.difference.notna()}
-    rows["verdict"] = np.select(list(verdicts.values()), list(verdicts), default="")
+    rows["verdict"] = [_verdict(pair) for pair in pairs]
     rows["ratio"] = rows.learned / rows.classical
     rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
+    ours = rows[[f"{kind}_validation" for kind in OURS]].fillna(math.inf).to_numpy().argmin(1)
+    rows["ours_verdict"] = [
+        _verdict(_difference(_scores(row[f"{OURS[k]}_file"], OURS[k]), _scores(row["classical_file"])))
+        for k, row in zip(ours, rows.to_dict("records"), strict=True)
+    ]
     return by_setting(rows.reset_index())
+
+
+def _scores(file: Any, kind: str = "") -> Scores | None:
+    """What a result says of the test set: of the filter, or of what it was before any training."""
+    if pd.isna(file):
+        return None
+    result = read_result(results_dir() / file)
+    return result.untrained if kind == "untrained" else result.test
+
+
+def _difference(ours: Scores | None, theirs: Scores | None) -> tuple[float, float, float]:
+    """The paired difference of two scores; NaN where there is none, or one was stored without its blocks."""
+    return ours.minus(theirs) if ours and theirs and ours.blocks and theirs.blocks else UNKNOWN
+
+
+def _verdict(difference: tuple[float, float, float]) -> str:
+    mean, low, high = difference
+    if math.isnan(mean):
+        return ""
+    return "ahead" if high < 0 else "behind" if low > 0 else "level"
 
 
 def _best_published() -> pd.DataFrame:
@@ -157,25 +189,6 @@ def _best(candidates: pd.DataFrame, name: str) -> pd.DataFrame:
     best = pd.DataFrame(candidates.loc[lowest]).set_index(SETTING_COLUMNS)
     columns = {"rmse": name} | {column: f"{name}_{part}" for part, column in PARTS.items()}
     return pd.DataFrame(best[list(columns)]).rename(columns=columns)
-
-
-def _helped(trained: Any, untrained: Any) -> bool:
-    """Whether a filter is better than the Kalman part of another, or of itself, before any training."""
-    if pd.isna(trained) or pd.isna(untrained):
-        return False
-    before = read_result(results_dir() / untrained).untrained
-    return before is not None and _difference(read_result(results_dir() / trained).test, before)[2] < 0
-
-
-def _paired(file: Any, other: Any) -> tuple[float, float, float]:
-    if pd.isna(file) or pd.isna(other):
-        return UNKNOWN
-    return _difference(read_result(results_dir() / file).test, read_result(results_dir() / other).test)
-
-
-def _difference(ours: Scores, theirs: Scores) -> tuple[float, float, float]:
-    """The paired difference of two scores; NaN where one of them was stored without its blocks."""
-    return ours.minus(theirs) if ours.blocks and theirs.blocks else UNKNOWN
 
 
 def _learned(**wanted: Any) -> pd.DataFrame:

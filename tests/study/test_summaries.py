@@ -144,6 +144,7 @@ def test_a_trained_filter_counts_as_learned_where_training_helped(rivals):
     l96, ks = table.loc["l96"], table.loc["ks"]
     assert (l96.learned_label, l96.helped, l96.verdict) == ("hybrid, lag 0", True, "ahead")
     assert l96.difference == pytest.approx(-0.02)
+    assert l96.ours_verdict == "ahead"
     assert l96.untrained == pytest.approx(1.27 / 3, rel=1e-4)
     assert not ks.helped
     assert ks.trained > 0
