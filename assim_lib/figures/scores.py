@@ -28,27 +28,34 @@ from assim_lib.figures.style import (
     told_apart,
 )
 
+KINDS = {
+    "classical, tuned": (BLUE, "s", "white"),
+    "ours, with a Kalman part": (RED, "o", RED),
+    "ours, learned from nothing": (PURPLE, "P", PURPLE),
+}
+
 
 def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
-    """RMSE of every row, with its confidence interval, best at the top; learned filters filled, classical ones hollow.
+    """RMSE of every row, with its confidence interval, best at the top.
 
     Parameters
     ----------
-    table : columns ``method``, ``m``, ``label``, ``rmse``, ``rmse_lo`` and ``rmse_hi``; a run that broke down has no
-        RMSE, and is left out.
+    table : columns ``kind``, of :data:`KINDS`, ``m``, ``label``, ``rmse``, ``rmse_lo``, ``rmse_hi`` and
+        ``untrained_rmse``, which is drawn, hollow, for filters with a Kalman part; a run that broke down has no RMSE,
+        and is left out.
     """
     table = table.dropna(subset="rmse").sort_values("rmse", ascending=False)
     figure, axis = new_figure(figsize=(WIDTH, 0.3 * len(table) + 1.4))
     rows: list[Any] = list(table.itertuples())
     names = []
     for y, row in enumerate(rows):
-        learned = str(row.method).startswith("amortized")
-        color, marker = (RED, "o") if learned else (BLUE, "s")
+        color, marker, face = KINDS[row.kind]
         axis.axhline(y, color="#e4e4e4", linewidth=0.8, zorder=0)
         axis.plot([row.rmse_lo, row.rmse_hi], [y, y], color=color, linewidth=2)
-        face = color if learned else "white"
-        axis.plot(row.rmse, y, marker, color=color, markerfacecolor=face, label="learned" if learned else "classical")
-        names.append(f"{row.label}, m = {row.m}" if learned else row.label)
+        if face == RED:
+            axis.plot(row.untrained_rmse, y, "o", color=color, markerfacecolor="white", label="… before its training")
+        axis.plot(row.rmse, y, marker, color=color, markerfacecolor=face, label=row.kind)
+        names.append(row.label if face == "white" else f"{row.label}, m = {row.m}")
     axis.set_yticks(range(len(table)), names)
     axis.axvline(noise, color=BLACK, linestyle="--", linewidth=1, label="observation error σ")
     axis.set(xlabel="analysis RMSE", xscale="log")
@@ -60,7 +67,7 @@ def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
 def headline(table: pd.DataFrame) -> Figure:
     """Who did what, one row a setting: a Kalman part, its training, learning from nothing; everything by classical.
 
-    An arrow leads from a filter before its training, hollow, to the same one after it, filled.
+    An arrow leads from the best Kalman part before any training, hollow, to the best one after it, filled.
 
     Parameters
     ----------
@@ -71,8 +78,8 @@ def headline(table: pd.DataFrame) -> Figure:
     series = {
         "letkf10": ("LETKF, 10 members", "s", BLUE, "white"),
         "reference": ("reference, 100 members", "^", GREEN, GREEN),
-        "untrained": ("Kalman part, untrained", "o", RED, "white"),
-        "trained": ("the same, trained", "o", RED, RED),
+        "untrained": ("best Kalman part, untrained", "o", RED, "white"),
+        "trained": ("best Kalman part, trained", "o", RED, RED),
         "scratch": ("learned from nothing", "P", PURPLE, PURPLE),
     }
     for y, (_, row) in enumerate(table.iloc[::-1].iterrows()):
@@ -171,11 +178,11 @@ def transfer(table: pd.DataFrame) -> Figure:
 
 
 def by_size(tables: dict[str, pd.DataFrame], highest: float = 4.0) -> Figure:
-    """RMSE against ensemble size, one panel a setting; the best learned filter, of whatever size, is a line across.
+    """RMSE against ensemble size, a panel a setting; the best of ours of each kind, of whatever size, is a line across.
 
     Parameters
     ----------
-    tables : title → columns ``method``, ``m`` and ``rmse``, one row for each method and size.
+    tables : title → columns ``kind``, of :data:`KINDS`, ``method``, ``m`` and ``rmse``, a row for each method and size.
     highest : multiple of the lowest RMSE of a panel at which it ends; what lies above stands at its edge, hollow.
     """
     columns = min(3, len(tables))
@@ -184,10 +191,10 @@ def by_size(tables: dict[str, pd.DataFrame], highest: float = 4.0) -> Figure:
     for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
         kept: pd.DataFrame = table.dropna(subset="rmse")
         top = highest * kept.rmse.min()
-        learned = kept.method.str.startswith("amortized")
-        if learned.any():
-            axis.axhline(kept.rmse[learned].min(), color=RED, linewidth=2, label="best learned filter")
-        for method, group in kept.loc[~learned].sort_values(by="m").groupby("method"):
+        classical = kept.kind == "classical, tuned"
+        for kind, group in kept.loc[~classical].groupby("kind"):
+            axis.axhline(group.rmse.min(), color=KINDS[kind][0], linewidth=2, label=kind)
+        for method, group in kept.loc[classical].sort_values(by="m").groupby("method"):
             line, style = pen_of(method).line, marked(method)
             if (group.m == 1).all():
                 style = {"color": style["color"], "label": style["label"]}

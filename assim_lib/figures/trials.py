@@ -202,7 +202,9 @@ _OF_A_TRIAL = {"contender", "method", "m", "cycles", "diverged", "ms_per_cycle",
 
 
 def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic: Collection[str] = ()) -> Figure:
-    """What a wrong value of one hyperparameter costs, all others being the best: RMSE over that of the best trial.
+    """What a wrong value of a hyperparameter costs: RMSE over that of the best trial.
+
+    Small marks are all trials, whatever the others were; a line joins those in which all others are the best ones.
 
     Parameters
     ----------
@@ -224,14 +226,18 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
         for contender, group in trials.dropna(subset=name).groupby("contender", sort=False):
             if group.rmse.isna().all():
                 continue
-            best = group.loc[group.rmse.idxmin()]
+            best, pen = group.loc[group.rmse.idxmin()], pens[contender]
+            everywhere = (group.rmse / best.rmse).clip(upper=2.0)
+            axis.plot(group[name], everywhere, ".", color=pen.color, markersize=4, alpha=0.5)
+            gone = group[name][group.rmse.isna()]
+            axis.plot(gone, [lost] * len(gone), "x", color=pen.color, markersize=6, alpha=0.7)
             others = [key for key in hyperparameters if key != name]
             same: pd.DataFrame = group.loc[(group[others].isna() | (group[others] == best[others])).all(axis=1)]
             same = same.sort_values(by=name)
             if len(same) < 2:
                 continue
             height = (same.rmse / best.rmse).clip(upper=2.0).fillna(lost)
-            finished, pen = same.rmse.notna().to_numpy(), pens[contender]
+            finished = same.rmse.notna().to_numpy()
             label = f"{best.method} m={best.m}" if best.m > 1 else best.method
             style = {"color": pen.color, "linestyle": pen.line, "marker": pen.marker, "markersize": 6}
             axis.plot(same[name], height, **style, markevery=finished, label=label)

@@ -23,6 +23,7 @@ from assim_lib.study.results import (
     select,
     training_record,
 )
+from assim_lib.study.tables import each_kind
 
 CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEnKS", "EnKF-N")
 LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
@@ -62,6 +63,19 @@ def lines_to_beat(setting: Setting, methods: Sequence[str] = ("LETKF",), most: i
     """
     table = load_scores(**setting.as_dict(), method=list(methods)).query("best").nsmallest(most, "validation_rmse")
     return dict(zip(table.label, table.validation_rmse, strict=True))
+
+
+def board(setting: Setting) -> pd.DataFrame:
+    """What a scoreboard of a setting shows: each tuned classical method and size, and each of our analyses.
+
+    ``kind`` says what it is: classical, a filter with a Kalman part, or one learned from nothing. Filters that were
+    trained in many settings are left out.
+    """
+    scores = load_scores(**setting.as_dict()).query("method not in ['Climatology', 'amortized_any']")
+    classical = scores.analysis.isna()
+    rows = pd.concat([scores[classical & scores.best], each_kind(scores[~classical])])
+    kinds = {True: "ours, with a Kalman part", False: "ours, learned from nothing"}
+    return rows.assign(kind=rows.analysis.isin(KALMAN).map(kinds).where(rows.analysis.notna(), "classical, tuned"))
 
 
 def load_published() -> pd.DataFrame:

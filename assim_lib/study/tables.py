@@ -31,7 +31,7 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
     Parameters
     ----------
     table : numbers, rounded here, or text that is ready.
-    best : columns that compete in each row: the smallest number among them is bold.
+    best : columns that compete in each row: the smallest number among them is bold, and what reads the same.
     """
     rows = table.astype(object)
     for place in range(len(rows)):
@@ -39,18 +39,17 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
         numbers = [cells[name] for name in best or () if not pd.isna(cells[name])]
         for column, (name, value) in enumerate(cells.items()):
             text = short(value) if isinstance(value, float) else str(value)
-            winner = len(numbers) > 1 and name in (best or ()) and value == min(numbers)
+            winner = len(numbers) > 1 and name in (best or ()) and text == short(min(numbers))
             rows.iat[place, column] = f"**{text}**" if winner else text
     lines = [["", *map(str, rows.columns)], [":---", *["---:"] * len(rows.columns)]]
     lines += [[str(row[0]), *map(str, row[1:])] for row in rows.itertuples()]
     return Markdown("\n".join([f"*{caption}*", "", *(f"| {' | '.join(line)} |" for line in lines)]))
 
 
-def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
-    """Of scores in one setting the best run of each analysis or method, as a reader's table.
+def each_kind(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of scores in one setting the row of the best run of each analysis or method, on validation data.
 
-    Runs are chosen on validation data; those with a hundred members, a reference, are a kind of their own. A single
-    state has no spread.
+    Runs with a hundred members, a reference, are a kind of their own.
 
     Parameters
     ----------
@@ -58,7 +57,12 @@ def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
     """
     chosen = pd.DataFrame(scores.dropna(subset="rmse").sort_values("validation_rmse"))
     kind = chosen.analysis.fillna(chosen.method) + (chosen.m > LARGE).map({True: " large", False: ""})
-    rows = pd.DataFrame(chosen[~kind.duplicated()]).sort_values("rmse")
+    return pd.DataFrame(chosen[~kind.duplicated()]).sort_values("rmse")
+
+
+def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`each_kind` as a reader's table. A single state has no spread."""
+    rows = each_kind(scores)
     shown = rows.assign(RMSE=intervals(rows), CRPS=rows.crps, m=rows.m.astype(str))
     shown["spread"] = rows.spread.where(rows.spread > 0)
     shown["before training"] = rows.untrained_rmse

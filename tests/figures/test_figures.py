@@ -37,6 +37,9 @@ scores["rmse"] = np.linspace(0.2, 1.5, len(scores))
 scores["spread"] = 0.9 * scores.rmse
 scores["ms_per_cycle"] = np.geomspace(0.1, 30, len(scores))
 scores["rmse_lo"], scores["rmse_hi"] = 0.95 * scores.rmse, 1.05 * scores.rmse
+ours = scores.method.str.startswith("amortized")
+scores["kind"] = ours.map({True: "ours, with a Kalman part", False: "classical, tuned"})
+scores["untrained_rmse"] = 1.1 * scores.rmse
 headline = pd.DataFrame(1.0, ["L96, σ = 1", "KS, σ = 1"], ["classical", "letkf10", "reference", "untrained"])
 headline[["trained", "scratch"]] = 0.8, float("nan")
 history = [{"update": k, "seconds": 9.0 * k, "validation_rmse": 1 / k} for k in range(1, 50)]
@@ -230,7 +233,7 @@ def test_a_filter_has_one_color_in_all_figures():
 
 
 def test_an_error_above_a_panel_stands_at_its_edge():
-    table = pd.DataFrame({"method": "iEnKS", "m": [10, 20], "rmse": [3.0, 0.2]})
+    table = pd.DataFrame({"kind": "classical, tuned", "method": "iEnKS", "m": [10, 20], "rmse": [3.0, 0.2]})
     axis = figures.by_size({"L96": table}, highest=4.0).axes[0]
     assert axis.get_ylim()[1] == pytest.approx(0.8)
     assert [line.get_ydata().tolist() for line in axis.lines if line.get_markerfacecolor() == "white"] == [[0.8]]
