@@ -6,9 +6,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from assim_lib.setting import Setting
-from assim_lib.study.results import load_scores
-from assim_lib.study.summaries import CLASSICAL, CLASSICAL_MEMBERS, KALMAN, headline
-from assim_lib.study.tables import short, with_interval
+from assim_lib.study.results import best_of, load_scores
+from assim_lib.study.summaries import CLASSICAL, KALMAN, headline
+from assim_lib.study.tables import CLASSICAL_MEMBERS, short, with_interval
 
 QUARTER = Setting("l96", "every_4th_dim_partial_obs")
 VERDICTS = ("ahead", "level", "behind")
@@ -27,10 +27,10 @@ def best(setting: Setting, **wanted: Any) -> pd.Series:
     ------
     ValueError : if there is none; the sentence repeats what was wanted.
     """
-    rows = load_scores(**setting.as_dict(), **wanted).dropna(subset=["validation_rmse", "rmse"])
+    rows = best_of(load_scores(**setting.as_dict(), **wanted).dropna(subset="rmse"))
     if rows.empty:
         raise ValueError(f"no score is stored for {setting.title} with {wanted}.")
-    return rows.loc[rows.validation_rmse.idxmin()]
+    return rows.iloc[0]
 
 
 def best_classical(setting: Setting) -> pd.Series:
@@ -93,5 +93,4 @@ def facts() -> dict[str, str]:
         **{f"ours_{verdict}": str(int((table.ours_verdict == verdict).sum())) for verdict in VERDICTS},
         "helped": str(int(table.helped.sum())),
         "trained_settings": str(int(table.trained.notna().sum())),
-        "helped_where": "; ".join(table.index[table.helped]),
     }

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from assim_lib.setting import Setting
-from assim_lib.study.results import load_scores, select
+from assim_lib.study.results import best_of, load_scores, select
 from assim_lib.study.summaries import load_published, training_runs
 
 QUARTER = "every_4th_dim_partial_obs"
@@ -67,7 +67,7 @@ def best_of_each(experiment: PaperExperiment) -> pd.DataFrame:
     """The scores of the filters of the paper's method, by analysis: of each the best on validation data."""
     rows = load_scores(**experiment.setting.as_dict(), analysis=list(ANALYSES))
     rows = pd.DataFrame(rows[(rows.method == "amortized_ff") == experiment.feed_forward])
-    return rows.sort_values("validation_rmse").drop_duplicates("analysis").set_index("analysis")
+    return best_of(rows, ["analysis"]).set_index("analysis")
 
 
 def trainings() -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from assim_lib.evaluation import Scores
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import data_dir, provenance, sha256, why_not_writable
-from assim_lib.study.results import Provenance, Result, load_scores, write_result
+from assim_lib.study.results import Provenance, Result, best_of, load_scores, write_result
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
     checkpoint_path,
@@ -198,10 +198,10 @@ def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
     LookupError : if no filter is published for the setting.
     """
     rows = load_scores(**wanted)
-    rows = rows[rows.checkpoint.notna()]
+    rows = rows.loc[rows.checkpoint.notna()]
     if rows.empty:
         raise LookupError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
-    row = rows.loc[rows.validation_rmse.idxmin()]
+    row = best_of(rows, ["system"]).iloc[0]
     path = checkpoint_path(row.checkpoint.removesuffix(".safetensors"))
     scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}
     if stored_experiment(load_checkpoint(path)[1]).n_settings:

@@ -7,6 +7,7 @@ how it was trained: options, learning curve, time, package versions, commit.
 Nothing here needs PyTorch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -215,6 +216,12 @@ def load_scores(**wanted: Any) -> pd.DataFrame:
             f"{path.name} is damaged ({str(error).splitlines()[0]}); make it again with `python -m assim_lib scores`."
         ) from None
     return select(table, **wanted)
+
+
+def best_of(rows: pd.DataFrame, by: Sequence[str] = SETTING_COLUMNS) -> pd.DataFrame:
+    """Of the rows that agree in these columns the one that is best on validation data, if any was scored there."""
+    scored = rows.dropna(subset="validation_rmse").sort_values("validation_rmse", kind="stable")
+    return pd.DataFrame(scored.drop_duplicates(list(by)))
 
 
 def select(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

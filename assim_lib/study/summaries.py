@@ -16,6 +16,7 @@ from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import data_dir
 from assim_lib.study.results import (
     TrainingRecord,
+    best_of,
     collect,
     load_scores,
     read_result,
@@ -23,10 +24,10 @@ from assim_lib.study.results import (
     select,
     training_record,
 )
-from assim_lib.study.tables import each_kind
+from assim_lib.study.tables import CLASSICAL_MEMBERS, each_kind
 
 CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEnKS", "EnKF-N")
-LEARNED_MEMBERS, CLASSICAL_MEMBERS, REFERENCE_MEMBERS = 10, 30, 100
+LEARNED_MEMBERS, REFERENCE_MEMBERS = 10, 100
 LEARNED = ("amortized", "amortized_original", "amortized_ff")
 KALMAN = ("hybrid", "covariant", "extended")  # analyses that a network adds to
 OURS = ("untrained", "trained", "scratch")
@@ -73,7 +74,7 @@ def board(setting: Setting) -> pd.DataFrame:
     """
     scores = load_scores(**setting.as_dict()).query("method not in ['Climatology', 'amortized_any']")
     classical = scores.analysis.isna()
-    rows = pd.concat([scores[classical & scores.best], each_kind(scores[~classical])])
+    rows = pd.concat([scores.loc[classical & scores.best], each_kind(scores.loc[~classical])])
     kinds = {True: "ours, with a Kalman part", False: "ours, learned from nothing"}
     return rows.assign(kind=rows.analysis.isin(KALMAN).map(kinds).where(rows.analysis.notna(), "classical, tuned"))
 
@@ -199,8 +200,7 @@ def _best_published() -> pd.DataFrame:
 
 def _best(candidates: pd.DataFrame, name: str) -> pd.DataFrame:
     """Of each setting the candidate with the lowest validation error, its columns named after the competitor."""
-    lowest = candidates.groupby(SETTING_COLUMNS).validation_rmse.idxmin()
-    best = pd.DataFrame(candidates.loc[lowest]).set_index(SETTING_COLUMNS)
+    best = best_of(candidates).set_index(SETTING_COLUMNS)
     columns = {"rmse": name} | {column: f"{name}_{part}" for part, column in PARTS.items()}
     return pd.DataFrame(best[list(columns)]).rename(columns=columns)
 

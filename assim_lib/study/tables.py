@@ -7,7 +7,9 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-LARGE = 30  # members: above, a reference and not a rival
+from assim_lib.study.results import best_of
+
+CLASSICAL_MEMBERS = 30  # of a rival; what has more is a reference
 
 
 def short(error: float) -> str:
@@ -55,9 +57,9 @@ def each_kind(scores: pd.DataFrame) -> pd.DataFrame:
     ----------
     scores : rows of the table of scores.
     """
-    chosen = pd.DataFrame(scores.dropna(subset="rmse").sort_values("validation_rmse"))
-    kind = chosen.analysis.fillna(chosen.method) + (chosen.m > LARGE).map({True: " large", False: ""})
-    return pd.DataFrame(chosen[~kind.duplicated()]).sort_values("rmse")
+    kinds = scores.analysis.fillna(scores.method)
+    each = best_of(scores.assign(kind=kinds, large=scores.m > CLASSICAL_MEMBERS), ["kind", "large"])
+    return each.dropna(subset="rmse").sort_values("rmse").drop(columns=["kind", "large"])
 
 
 def best_of_each(scores: pd.DataFrame) -> pd.DataFrame:
