@@ -10,6 +10,7 @@ import yaml
 
 from assim_lib.__main__ import COMMANDS
 from assim_lib.setting import places
+from assim_lib.study.facts import facts
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -157,3 +158,13 @@ def test_exercises_of_a_notebook_have_solutions_that_were_executed(path: Path):
     for cell in solutions:
         assert "hide-cell" in cell["metadata"]["tags"]
         assert cell["outputs"]
+
+
+def test_the_readme_says_what_the_scores_say():
+    found, readme = facts(), " ".join((ROOT / "README.md").read_text().split())
+    counts = (
+        "ahead of the best tuned classical filter in {ahead} of {settings} settings, "
+        "level in {level}, behind in {behind};"
+    )
+    for sentence in (counts, "The paper's published RMSE of {paper_published} is {paper_here} here."):
+        assert sentence.format(**found) in readme
