@@ -87,7 +87,7 @@ def facts() -> dict[str, str]:
         "classical_quarter": error(best_classical(QUARTER)),
         "classical_quarter_label": str(best_classical(QUARTER).label),
         "scratch_side": side(scratch.rmse, letkfs.rmse.min()),
-        "scratch_crps_side": side(scratch.crps, letkfs.crps.min()),
+        "scratch_crps_side": "ahead of" if scratch.crps < letkfs.crps.min() else "behind",
         "settings": str(len(table)),
         **{verdict: str(int((table.verdict == verdict).sum())) for verdict in VERDICTS},
         **{f"ours_{verdict}": str(int((table.ours_verdict == verdict).sum())) for verdict in VERDICTS},
