@@ -17,6 +17,8 @@ import yaml
 from chapters import chapters, reading_minutes
 from moving_picture import moving_picture
 
+from assim_lib.classical.contenders import choose
+from assim_lib.classical.search import FINALISTS, SEARCH_CYCLES, trial_table
 from assim_lib.storage import data_dir
 from assim_lib.study.facts import facts
 
@@ -35,7 +37,7 @@ def stage(notebooks: Path, site: Path) -> None:
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    config["parse"]["myst_substitutions"] = facts() | reading_times()
+    config["parse"]["myst_substitutions"] = facts() | reading_times() | tuning()
     config["sphinx"]["local_extensions"] = {"abbreviations": str(ROOT / "book")}  # where it is,
     config["sphinx"]["config"]["extensions"].append("abbreviations")  # and that it is used
     (site / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
@@ -59,6 +61,18 @@ def stage(notebooks: Path, site: Path) -> None:
 def reading_times() -> dict[str, str]:
     """Minutes that it takes to read each page without code, as ``minutes_NAME``."""
     return {f"minutes_{path.stem}": str(reading_minutes(path.read_text())) for path in (ROOT / "book").glob("*.md")}
+
+
+def tuning() -> dict[str, str]:
+    """How much classical methods were tuned, by their stored trials; for pages without code."""
+    trials = trial_table([one for one in choose() if one.grid])
+    short = trials[trials.cycles == SEARCH_CYCLES].groupby("contender").size()
+    return {
+        "search_cycles": str(SEARCH_CYCLES),
+        "search_finalists": str(FINALISTS),
+        "search_trials": f"{short.median():.0f}",
+        "search_most": str(short.max()),
+    }
 
 
 def prune(html: Path) -> None:

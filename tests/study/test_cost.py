@@ -64,11 +64,11 @@ def test_goals_are_ratios_of_the_best_forms():
 
 def test_an_exponent_is_that_of_the_large_rings():
     sites = [40, 400, 4000, 40_000]
-    rows = [{"name": "a", "sites": s, "ms": 5 + s**1.5, "memory": s**2 / 1e6} for s in sites]
+    rows = [{"name": "a", "sites": s, "ms": 5 + s**1.5, "memory": 50 + s**2 / 1e6} for s in sites]
     table = pd.DataFrame([*rows, {"name": "a", "sites": 400, "rmse": 0.2}])
     assert goals.exponent(*goals.of_large_rings(table, "a", "ms")) == pytest.approx(1.5, abs=1e-3)
     of_memory, _ = goals.of_large_rings(table, "a", "memory")
-    assert list(of_memory) == [4000, 40_000]  # what is below some megabytes is noise
+    assert list(of_memory) == [4000, 40_000]  # below, it is what Python takes
 
 
 @pytest.mark.parametrize("name", ["recurrent", "hybrid lag 3"])
