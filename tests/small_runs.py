@@ -1,16 +1,19 @@
 """Small trainings, for tests: on a ring of twelve sites, or of the book's systems with tiny networks and short runs."""
 
+import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
-from small import SITES, STEP_SIZE, Quick, climatology, shaken, small_analysis, small_filter
+from small import SITES, STEP_SIZE, Quick, climatology, shaken, small_analysis, small_filter, write_result
 from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.observations import observation_model
+from assim_lib.storage import provenance, write_json
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment, configure
 from assim_lib.training.many_settings import training_settings
@@ -27,6 +30,30 @@ QUIET: dict[str, Any] = {"progress": False, "curve_points": 0}
 def tiny(analysis: str = "recurrent", m: int = 2, /, experiment: str = "l96_conv", **options: Any) -> Experiment:
     """An experiment that is trained in a moment, of a system of the book."""
     return configure(experiment, **{"analysis": analysis, "m": m, "lag": 0, "updates": 8, **SIZES, **options})
+
+
+def write_learned(
+    own: Path,
+    name: str,
+    validation: float = 0.3,
+    label: str = "hybrid",
+    options: dict[str, Any] | None = None,
+    **changed,
+) -> list[dict[str, Any]]:
+    """A result file of a learned filter, and the record of its training, which has one point: that of validation."""
+    history = [{"update": 1, "validation_rmse": validation}]
+    analysis = label.split(",")[0]
+    record = {
+        "experiment": tiny().model_dump() | {"analysis": analysis} | (options or {}),
+        "provenance": provenance(),
+        "seconds": 1.0,
+        "core_seconds": 90.0,
+    }
+    write_json(own.parent / "checkpoints" / f"{name}.json", record | {"history": history, "sha256": "0"})
+    write_result(own, name, validation, **{"method": "amortized", "checkpoint": f"{name}.safetensors", **changed})
+    path = own / f"{name}.json"
+    path.write_text(path.read_text().replace(f'"label": "{name}"', f'"label": "{label}"'))
+    return [point | {"cycles": math.prod(record["experiment"][k] for k in ("batch", "window"))} for point in history]
 
 
 # ---- on the ring

@@ -11,7 +11,7 @@ from assim_lib import __main__ as commands
 from assim_lib.storage import data_dir
 from assim_lib.study import long_runs
 from assim_lib.study.results import load_scores, read_result
-from assim_lib.study.summaries import training_runs
+from assim_lib.study.trainings import training_runs
 from assim_lib.training.checkpoints import load_checkpoint, stored_experiment
 from assim_lib.training.experiment import configure
 from assim_lib.training.trainer import NothingLearnedError

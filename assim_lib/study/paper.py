@@ -6,7 +6,8 @@ import pandas as pd
 
 from assim_lib.setting import Setting
 from assim_lib.study.results import best_of, load_scores, select
-from assim_lib.study.summaries import load_published, training_runs
+from assim_lib.study.summaries import load_published
+from assim_lib.study.trainings import training_runs
 
 QUARTER = "every_4th_dim_partial_obs"
 

@@ -15,7 +15,7 @@ from assim_lib.study import publish as publish_module
 from assim_lib.study.notebook import stored_filter
 from assim_lib.study.publish import best_filter, check_publishable, publish, publish_again
 from assim_lib.study.results import collect, load_scores, read_result, training_record, write_scores
-from assim_lib.study.summaries import histories, training_runs
+from assim_lib.study.trainings import histories, training_runs
 from assim_lib.systems import Lorenz96
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_filter

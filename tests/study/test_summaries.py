@@ -1,42 +1,16 @@
-"""The tables and learning curves that pages show."""
+"""The tables that pages show."""
 
-import math
 import shutil
 
 import pandas as pd
 import pytest
 from small import stored_scores, write_result
-from small_runs import tiny
+from small_runs import write_learned
 
 from assim_lib.setting import SETTING_COLUMNS, Setting
-from assim_lib.storage import PACKAGE, provenance, write_json
+from assim_lib.storage import PACKAGE
 from assim_lib.study import summaries
 from assim_lib.study.results import load_scores, write_scores
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """An empty folder of results."""
-    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
-    return tmp_path / "results"
-
-
-def write_learned(own, name, validation=0.3, label="hybrid", options=(), **changed):
-    """A result file of a learned filter, and the record of its training, which has one point: that of validation."""
-    history = [{"update": 1, "validation_rmse": validation}]
-    analysis = label.split(",")[0]
-    record = {
-        "experiment": tiny().model_dump() | {"analysis": analysis} | dict(options),
-        "provenance": provenance(),
-        "seconds": 1.0,
-        "core_seconds": 90.0,
-    }
-    write_json(own.parent / "checkpoints" / f"{name}.json", record | {"history": history, "sha256": "0"})
-    write_result(own, name, validation, **{"method": "amortized", "checkpoint": f"{name}.safetensors", **changed})
-    path = own / f"{name}.json"
-    path.write_text(path.read_text().replace(f'"label": "{name}"', f'"label": "{label}"'))
-    return [point | {"cycles": math.prod(record["experiment"][k] for k in ("batch", "window"))} for point in history]
-
 
 # ---- what is committed
 
@@ -186,35 +160,3 @@ def test_the_climatology_is_no_classical_filter(own):
     write_scores()
     assert summaries.headline().classical.isna().all()
     assert summaries.headline().learned.item() == 0.2
-
-
-def test_learning_curves_are_those_of_the_checkpoints_of_a_choice(own):
-    """Of runs that are called the same, the best on validation data."""
-    write_result(own, "classical", system="ks")
-    curves = [
-        write_learned(own, name, validation, system=system, label=label)
-        for name, validation, system, label in (
-            ("a", 0.3, "l96", "hybrid"),
-            ("b", 0.2, "l96", "hybrid"),
-            ("c", 0.4, "l96", "hybrid"),
-            ("d", 0.1, "ks", "gated"),
-        )
-    ]
-    assert summaries.histories(system="l96") == {"hybrid, m = 5": curves[1]}
-    assert summaries.histories(system=["ks", "vl20"]) == {"gated, m = 5": curves[3]}
-    assert summaries.histories().keys() == {"hybrid, m = 5", "gated, m = 5"}
-    trainings = summaries.training_runs(system="l96")
-    assert trainings.name.tolist() == ["a", "b", "c"]
-    assert set(trainings.core_minutes) == {1.5}
-
-
-def test_a_training_that_went_on_from_a_filter_counts_from_its_first_update(own):
-    """Its curve has the earlier points of the same setting; those of another are no errors in this one."""
-    shape = {"updates": 10, "batch": 2, "window": 5}
-    write_learned(own, "elsewhere", 0.9, options={**shape, "noise": 2.0}, noise=2.0)
-    write_learned(own, "first", 0.5, options={**shape, "pretrained": "elsewhere"})
-    write_learned(own, "second", 0.4, options={**shape, "pretrained": "first", "batch": 4})
-    (curve,) = summaries.histories(system="l96", noise=1.0).values()
-    assert [(point["validation_rmse"], point["cycles"]) for point in curve] == [(0.5, 110), (0.4, 220)]
-    (last,) = summaries.training_runs().query("name == 'second'").to_dict("records")
-    assert (last["updates"], last["cycles_seen"], last["core_minutes"]) == (30, 400, 4.5)

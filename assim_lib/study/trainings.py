@@ -1,0 +1,116 @@
+"""What the pages show of the stored trainings: learning curves, what they cost, the commands that repeat them.
+
+Everything here is derived from :mod:`assim_lib.study.results`; nothing is stored.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import pandas as pd
+
+from assim_lib.setting import SETTING_COLUMNS
+from assim_lib.study.results import TrainingRecord, collect, select, training_record
+
+
+def _learned(**wanted: Any) -> pd.DataFrame:
+    """The rows of learned filters, in the order of their files."""
+    return select(collect(), **wanted).dropna(subset="checkpoint").sort_values("file")
+
+
+def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
+    """Learning curves of the learned filters in a setting, by label and ensemble size; see :func:`learning_curve`.
+
+    Of several runs that are called the same, the best on validation data is shown. The curve of a filter trained in
+    many settings is a mean over some of them, whatever setting is asked for.
+
+    Parameters
+    ----------
+    wanted : columns of the table of scores and their values, as in :func:`~assim_lib.study.results.load_scores`.
+    """
+    rows = _learned(**wanted).sort_values("validation_rmse", kind="stable")
+    first = rows.drop_duplicates(["label", "m"])
+    names = zip(first.label, first.m, first.checkpoint, strict=True)
+    return {f"{label}, m = {m}": learning_curve(training_record(checkpoint)) for label, m, checkpoint in names}
+
+
+def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str, int | float]]:
+    """The learning curve of a training, from the first update of the filter that it went on from.
+
+    Each of its points has ``cycles``, those that all trajectories had been trained on by then. Points of a filter that
+    was trained in another setting are left out, for they are no errors in this one; its cycles count.
+
+    Parameters
+    ----------
+    record : of a published filter, or as :func:`~assim_lib.training.run.train` returns it.
+    """
+    record = record if isinstance(record, TrainingRecord) else TrainingRecord.model_validate(dict(record))
+    legs = _legs(record)
+    keys = ("experiment", "n_settings", *SETTING_COLUMNS)
+    here = [record.experiment.get(key) for key in keys]
+    points, before = [], 0
+    for leg in legs:
+        if [leg.experiment.get(key) for key in keys] == here:
+            points += [point | {"cycles": before + _cycles(leg, point["update"])} for point in leg.history]
+        before += _cycles(leg)
+    return points
+
+
+def _legs(record: TrainingRecord) -> list[TrainingRecord]:
+    """The trainings that a filter went through, this one last."""
+    earlier = record.experiment.get("pretrained")
+    return [*(_legs(training_record(f"{earlier}.safetensors")) if earlier else ()), record]
+
+
+def _cycles(record: TrainingRecord, updates: int | float | None = None) -> int:
+    """How many cycles of how many trajectories so many updates are trained on; None: all of them."""
+    updates = record.experiment["updates"] if updates is None else updates
+    return int(updates * record.experiment["batch"] * record.experiment["window"])
+
+
+def training_runs(**wanted: Any) -> pd.DataFrame:
+    """One row per learned filter: its size, its training time, its origin, and the command that repeats it.
+
+    ``updates``, times and ``cycles_seen``, those of all trajectories, count from the first update of the filter that a
+    training went on from. ``gpu_minutes`` is wall time on a GPU, NaN of filters that were trained without one.
+    ``validation_rmse`` of a filter with results in several settings is their geometric mean.
+
+    Parameters
+    ----------
+    wanted : as for :func:`histories`.
+    """
+    rows = []
+    for checkpoint, results in _learned(**wanted).groupby("checkpoint", sort=False):
+        record = training_record(str(checkpoint))
+        legs = _legs(record)
+        gpu = [leg.seconds for leg in legs if leg.provenance.device == "cuda"]
+        rows.append(
+            {
+                "name": Path(str(checkpoint)).stem,
+                "updates": sum(leg.experiment["updates"] for leg in legs),
+                "cycles_seen": sum(_cycles(leg) for leg in legs),
+                "core_minutes": sum(leg.core_seconds for leg in legs) / 60,
+                "gpu_minutes": sum(gpu) / 60 if gpu else float("nan"),
+                "validation_rmse": geometric_mean(results.validation_rmse),
+                "torch": record.provenance.versions["torch"],
+                "command": _command(record.experiment),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _command(stored: dict[str, Any]) -> str:
+    """The command that trains an experiment: what differs from its preset, spelled out."""
+    from assim_lib.training.experiment import Experiment, configure  # late: tables do not need PyTorch
+
+    # Options that came later included; wherever it was trained, this machine need not have a GPU.
+    experiment = Experiment.model_validate({**stored, "device": "auto"}).model_dump()
+    base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
+    named = ("preset", "analysis") if experiment["n_settings"] else ("preset", "analysis", "obs_conf")
+    options = {k: v for k, v in experiment.items() if v != base[k] or k in named}
+    if options.get("training_m", 1) is None:  # which a command cannot say: there, None is what the preset has
+        options["training_m"] = experiment["m"]
+    words = ["python -m assim_lib train", experiment["experiment"]]
+    words += [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k} {v}" for k, v in options.items()]
+    return " ".join(words)
