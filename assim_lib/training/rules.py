@@ -61,6 +61,13 @@ def problems(options: "Experiment") -> Iterator[str]:
         yield (
             f"n_settings = {options.n_settings} are those of system = 'l96' and its own integration step; set it to 0."
         )
+    if options.n_settings and "mask_features" in analysis.uses:
+        # So many as the masks of one setting have, and one setting is what a filter of many is loaded for.
+        others = [repr(name) for name, kind in ANALYSES.items() if "mask_features" not in kind.uses]
+        yield (
+            f"n_settings = {options.n_settings} have many masks, and the features of analysis = {options.analysis!r} "
+            f"are those of one; take {', '.join(others[:-1])} or {others[-1]}."
+        )
     if options.network == "ff_per_operator" and options.n_settings:
         yield (
             f"network = 'ff_per_operator' has a part for each operator, and n_settings = {options.n_settings} have "
