@@ -133,7 +133,7 @@ def prepare_record(
 
     def run(progress: bool = False) -> Assimilated:
         at = kept or cold_state(
-            model, experiment.seed if seed is None else seed, number, _near(experiment, model, record)
+            model, experiment.seed if seed is None else seed, number, _near(experiment, model, record, number)
         )
         about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
         planned = layout(record, number, tuple(shape), members_of(at.carry) if members else 0, about)
@@ -198,12 +198,12 @@ def _kept_state(state: str | Path | None, name: str, weights: str, asked: str) -
     return kept
 
 
-def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord) -> torch.Tensor | None:
-    """Filters that start around the truth know the first observation at best."""
-    if experiment.start == "climatology" or model.observation_model.operator is not identity:
+def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord, number: int) -> torch.Tensor | None:
+    """Filters that start around the truth know the first observation at best; ``number`` is that of its cycle."""
+    instruments = model.observation_model
+    if experiment.start == "climatology" or instruments.operator is not identity:
         return None
-    first = torch.from_numpy(record.part(0, 1).values[0])
-    return torch.where(model.schedule[0].cpu() > 0, first, torch.nan)
+    return instruments.usable(torch.from_numpy(record.part(0, 1).values[0]), number)
 
 
 def _ensemble(model: AmortizedFilter) -> str:

@@ -35,6 +35,7 @@ CASES = {
     "extended": tiny("extended", 1, lag=1),
     "recurrent": tiny("recurrent", 1, seed=1),
     "gated": tiny("gated", 3, dropout=0.2, test_dropout=True, start="first_observation", lag=0),
+    "around": tiny("gated", 3, start="first_observation", obs_conf=PARTIAL, lag=0),
 }
 CYCLES = 12
 
@@ -68,6 +69,15 @@ def test_it_is_what_the_filter_makes_of_the_record(names, values, case):
     np.testing.assert_array_equal(made["mean"], ensemble.mean(1))
     np.testing.assert_array_equal(made.spread, ensemble.std(1))
     assert np.isnan(made.innovation.values[np.isnan(values[:, None])]).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*expects none:UserWarning")
+def test_a_start_around_the_first_observation_is_around_what_the_schedule_expects(names, values):
+    _, model = load_filter(checkpoint_path(names["around"]))
+    full = np.nan_to_num(values)[:, None]
+    expected = np.where(model.observation_model.mask(1 + torch.arange(CYCLES)), full, np.nan)
+    made, same = (assimilate_record(names["around"], each, first_cycle=1).analysis for each in (full, expected))
+    np.testing.assert_array_equal(made["mean"], same["mean"])
 
 
 def test_members_of_a_covariance_are_drawn(names, values):

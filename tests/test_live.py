@@ -103,7 +103,7 @@ def test_runge_kutta_is_the_librarys(visit: Callable[..., Page], address: str):
 
 
 def test_the_weights_are_those_of_the_checkpoint(visit: Callable[..., Page], address: str):
-    _, model = load_filter(live_page.FILTER)
+    _, model = load_filter(live_page.FILTER, device="cpu")
     page = visit(f"{address}/book/scalar.html")
     layers = page.evaluate("""async () => {
         const { Filter } = await import('/_static/live/filter.js');
