@@ -195,6 +195,17 @@ def _is_number(name: str) -> bool:
 def _of_rows(table: Any) -> xr.Dataset:
     """Several numbers of one place and time become the one that says the same: their mean, weighted by precision."""
     keys = ["time", *(["channel"] if "channel" in table else []), "site"]
+    for name in ("value", ERROR):
+        if name in table and table[name].dtype.kind not in "iuf":
+            raise RecordError(f"column {name!r} is of type {table[name].dtype}; it must hold real numbers.")
+    if ERROR in table:
+        wrong = table["value"].notna() & ~((table[ERROR] > 0) & np.isfinite(table[ERROR]))
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise RecordError(
+                f"error = {table[ERROR].iloc[row]:g} in row {row} (counted from 0) must be a finite number > 0 "
+                "wherever there is a value."
+            )
     weight = 1.0 / table[ERROR] ** 2 if ERROR in table else pd.Series(1.0, table.index)
     table = table.assign(weight=weight.where(table["value"].notna(), 0.0))
     table["weighted"] = table["value"].fillna(0.0) * table["weight"]
