@@ -4,14 +4,16 @@ import json
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
+from assim_lib.instruments import LinearInstruments
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
 from assim_lib.setting import Setting
-from assim_lib.systems import Lorenz96
+from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.experiment import Experiment, ParameterError, configure, options
 from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
 
@@ -195,6 +197,35 @@ def test_a_first_observation_of_something_else_is_no_start(readers_cell):
 
     assert "obs_conf = 'squares' has others" in sentence_about(start="first_observation", obs_conf="squares")
     assert configure(start="truth", obs_conf="squares", analysis="hybrid", lag=0).obs_conf == "squares"
+
+
+def test_windows_of_a_ring_need_a_model_and_an_operator_that_can_be_split(readers_cell):
+    @register_system
+    class Large(Lorenz96):
+        name = "large"
+
+        def __init__(self):
+            super().__init__(sites=200)
+
+    @register_system
+    class Forced(Large):
+        name, homogeneous = "forced", False
+
+        def tendency(self, x):
+            return super().tendency(x) + torch.arange(200) / 200
+
+    @register_obs_conf("weighted")
+    def weighted(channels, sites):
+        return LinearInstruments(np.eye(sites)[:, None] + 0.1, np.ones(sites)).model()
+
+    def said(**options):
+        return sentence_about(analysis="extended", **options)
+
+    assert "its model, 'forced', must be homogeneous and must not depend on time; take " in said(system="forced")
+    assert said(system="large", obs_conf="weighted").endswith("has an operator of the whole ring; take 'hybrid'.")
+    assert configure(analysis="extended", system="large").system == "large"
+    assert configure(analysis="extended", obs_conf="weighted").obs_conf == "weighted"  # forty sites are no windows
+    assert configure(analysis="hybrid", system="forced", obs_conf="weighted").system == "forced"
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
