@@ -25,6 +25,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 from typing import Any
 
+from assim_lib.mistakes import Mistake
+
 PACKAGE = Path(__file__).parent
 STALE = 86_400  # seconds after which a temporary file is one that a killed run left behind
 VERSIONED = ("torch", "numpy", "scipy", "torchdiffeq", "dapper", "safetensors")
@@ -34,7 +36,7 @@ class IntegrityError(RuntimeError):
     """A stored file is not what its checksum says it should be."""
 
 
-class OtherRunError(ValueError):
+class OtherRunError(Mistake):
     """What is stored belongs to a run with other options."""
 
 

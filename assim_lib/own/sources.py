@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from assim_lib.mistakes import Mistake
 from assim_lib.storage import sha256
 
 NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".h5")
@@ -26,12 +27,8 @@ DIMENSIONS = {
 }
 
 
-class RecordError(ValueError):
+class RecordError(Mistake):
     """Observations that cannot be used; its message is one sentence naming them, what came and what is allowed."""
-
-    def _render_traceback_(self) -> list[str]:
-        # Read by IPython: in a notebook the sentence alone says everything.
-        return [f"RecordError: {self}"]
 
 
 class Source(NamedTuple):

@@ -133,12 +133,12 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
 
 def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str) -> AmortizedFilter:
     trained_in, dynamics = weights.get("climatology"), experiment.forecast_model
+    units = None if trained_in is None else Normalization.of(trained_in)
+    same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
+    model = build_filter(experiment, trained_in if same_ring else None, units)
     try:
-        units = None if trained_in is None else Normalization.of(trained_in)
-        same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
-        model = build_filter(experiment, trained_in if same_ring else None, units)
         model.load_state_dict(weights | {"climatology": model.climatology})
-    except (RuntimeError, KeyError):
+    except RuntimeError:  # of missing ones as well
         raise ParameterError(f"{whose} are of another shape; train one from nothing.") from None
     return model.eval()
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from assim_lib.analyses import ANALYSES, Analysis
+from assim_lib.mistakes import Mistake
 from assim_lib.setting import Setting
 from assim_lib.systems import Dynamics, forecast_model_of
 from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
@@ -21,12 +22,8 @@ from assim_lib.training.rules import problems
 Preset = Literal["quick", "cpu", "paper"]
 
 
-class ParameterError(ValueError):
+class ParameterError(Mistake):
     """A parameter that cannot be used; its message is one sentence naming it, what came and what is allowed."""
-
-    def _render_traceback_(self) -> list[str]:
-        # Read by IPython: in a notebook the sentence alone says everything.
-        return [f"ParameterError: {self}"]
 
 
 def options() -> list[str]:

@@ -173,6 +173,7 @@ def rows(**columns):
 def test_what_cannot_be_meant_is_one_sentence(observations, options, sentence, unchecked_shapes):
     with pytest.raises(RecordError, match=f"^{sentence}") as caught:
         read(observations, **options)
+    assert caught.value._render_traceback_() == [f"RecordError: {caught.value}"]
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
 
