@@ -12,6 +12,7 @@ from assim_lib.analyses import ANALYSES, Analysis
 from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import ObservationModel, identity, observation_model
+from assim_lib.seeds import seed_of_setting
 from assim_lib.systems import Dynamics, system_of
 from assim_lib.training.presets import EXPERIMENTS
 from assim_lib.twin import BURN_IN
@@ -60,6 +61,11 @@ def problems(options: "Experiment") -> Iterator[str]:
     if options.n_settings and (options.system != "l96" or options.dt is not None):
         yield (
             f"n_settings = {options.n_settings} are those of system = 'l96' and its own integration step; set it to 0."
+        )
+    if options.n_settings and seed_of_setting(options.seed, options.n_settings - 1) >= 2**32:
+        yield (
+            f"seed = {options.seed} leaves no seeds for the trajectories of n_settings = {options.n_settings}; take "
+            "one below 429,000."
         )
     if options.n_settings and "mask_features" in analysis.uses:
         # So many as the masks of one setting have, and one setting is what a filter of many is loaded for.

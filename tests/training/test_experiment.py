@@ -120,6 +120,10 @@ MISTAKES = [
         "network = 'ff_per_operator' has a part for each operator, and n_settings = 3 have others each; take 'conv",
     ),
     (
+        {"n_settings": 48, "analysis": "hybrid", "seed": 429_497},
+        "seed = 429497 leaves no seeds for the trajectories of n_settings = 48; take one below",
+    ),
+    (
         {"n_settings": 3, "analysis": "original"},
         "n_settings = 3 have many masks, and the features of analysis = 'original' are those of one; take 'hybrid', ",
     ),
