@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import identity
-from assim_lib.own.cycling import DRAWS, cold_state, members_of, run_along
+from assim_lib.own.cycling import cold_state, members_of, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
 from assim_lib.own.output import check_destination, layout, opened, read_back, written
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
+from assim_lib.tracking import DRAWS
 from assim_lib.training.checkpoints import known_filter, load_checkpoint, load_filter, stored_experiment
 from assim_lib.training.experiment import Experiment, ParameterError
 

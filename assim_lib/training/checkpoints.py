@@ -46,14 +46,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(
             f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
         )
-    record = read_record_of(path)
+    record = checkpoint_record(path)
     if "sha256" not in record:
         raise IntegrityError(f"{sidecar.name} has no sha256; the checkpoint cannot be verified.")
     verify(path, str(record["sha256"]))
     return load_tensors(path, "weights of a filter")[1], record
 
 
-def read_record_of(path: Path) -> dict[str, Any]:
+def checkpoint_record(path: Path) -> dict[str, Any]:
     """The record beside weights, as it stands there.
 
     Raises
@@ -68,6 +68,9 @@ def read_record_of(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise IntegrityError(f"{sidecar.name} is no record of a filter; restore it from the repository.")
     return record
+
+
+read_record_of = checkpoint_record  # as assim_lib.study.publish still calls it
 
 
 def known_filter(name: str | Path, folder: Path | None = None) -> Path:

@@ -24,9 +24,9 @@ from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import save_checkpoint
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
+from assim_lib.training.validation import SEGMENT
 
 HELD_OUT = 5  # the last fifth
-SEGMENT = 200  # cycles of each of the runs that are scored while training
 
 
 class OwnData(NamedTuple):
