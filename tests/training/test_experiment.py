@@ -14,7 +14,7 @@ from assim_lib.instruments import LinearInstruments
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
 from assim_lib.setting import Setting
 from assim_lib.systems import Lorenz96, register_system
-from assim_lib.training.experiment import Experiment, ParameterError, configure, options
+from assim_lib.training.experiment import Experiment, ParameterError, allowed, configure, options
 from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
 
 UNKNOWN = "unstructured_partial_obs"
@@ -69,9 +69,8 @@ def sentence_about(experiment="l96_conv", /, **requested) -> str:
     }.items(),
 )
 def test_a_wrong_type_or_a_value_out_of_range_is_named_with_what_is_allowed(name, values):
-    allowed = Experiment.model_fields[name].description
     for value in values:
-        said = f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed}."
+        said = f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed(name)}."
         assert sentence_about(**{name: value}) == said
 
 
@@ -375,6 +374,12 @@ def own_analysis(readers_cell):
         def problems(cls, options):
             if options.band > options.hidden_size:
                 yield f"band = {options.band} must be at most hidden_size = {options.hidden_size}."
+
+
+def test_what_a_reader_registers_is_among_what_is_allowed(own_analysis):
+    assert "or 'own'." in sentence_about(analysis=3)
+    said = sentence_about(analysis="hybrid", lag=0, network="ff", obs_conf=UNKNOWN)
+    assert said.endswith("take 'original', 'gated', 'recurrent' or 'own'.")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
