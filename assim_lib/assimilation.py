@@ -20,7 +20,7 @@ from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mas
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.tracking import DRAWS
-from assim_lib.training.checkpoints import known_filter, load_checkpoint, load_filter, stored_experiment
+from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
 from assim_lib.training.experiment import Experiment, ParameterError
 
 
@@ -93,7 +93,7 @@ def prepare_record(
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
     path = known_filter(name, checkpoints)
-    _, stored = load_checkpoint(path)
+    stored = checkpoint_record(path)
     trained = stored_experiment(stored)
     if trained.name != path.stem:
         raise ParameterError(f"{path.name} holds the filter {trained.name!r}; a filter has the name of its file.")

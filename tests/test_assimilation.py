@@ -15,11 +15,12 @@ import torch
 import xarray as xr
 from small_runs import PARTIAL, tiny
 
-from assim_lib import assimilate, assimilate_record
+from assim_lib import assimilate, assimilate_record, assimilation
 from assim_lib.assimilation import prepare_record
 from assim_lib.own.record import RecordError
 from assim_lib.own.state import load_state
 from assim_lib.storage import IntegrityError, provenance, sha256
+from assim_lib.training import checkpoints
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_filter, save_checkpoint
 from assim_lib.training.experiment import ParameterError
@@ -258,6 +259,14 @@ def test_a_filter_has_the_name_of_its_file(names, values, home, tmp_path):
         ParameterError, match=r"^other.safetensors holds the filter 'l96_conv-.*; a filter has the name"
     ):
         assimilate_record(tmp_path / "other.safetensors", values)
+
+
+def test_weights_are_read_once(names, values, monkeypatch):
+    read, load = [], checkpoints.load_checkpoint
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda path: read.append(path) or load(path))
+    monkeypatch.setattr(assimilation, "load_checkpoint", checkpoints.load_checkpoint, raising=False)
+    prepare_record(names["recurrent"], values)
+    assert len(read) == 1
 
 
 def test_a_state_is_of_its_filter_its_options_and_whole(names, values, tmp_path):

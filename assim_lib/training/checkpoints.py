@@ -41,26 +41,26 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     FileNotFoundError : if the weights or their record are missing.
     IntegrityError : if the weights are not those of the record.
     """
-    sidecar = path.with_suffix(".json")
-    if not (path.exists() and sidecar.exists()):
-        raise FileNotFoundError(
-            f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
-        )
     record = checkpoint_record(path)
     if "sha256" not in record:
-        raise IntegrityError(f"{sidecar.name} has no sha256; the checkpoint cannot be verified.")
+        raise IntegrityError(f"{path.stem}.json has no sha256; the checkpoint cannot be verified.")
     verify(path, str(record["sha256"]))
     return load_tensors(path, "weights of a filter")[1], record
 
 
 def checkpoint_record(path: Path) -> dict[str, Any]:
-    """The record beside weights, as it stands there.
+    """The record beside weights, as it stands there; the weights are not read.
 
     Raises
     ------
+    FileNotFoundError : if the weights or their record are missing.
     IntegrityError : if it is no JSON object.
     """
     sidecar = path.with_suffix(".json")
+    if not (path.exists() and sidecar.exists()):
+        raise FileNotFoundError(
+            f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
+        )
     try:
         record = json.loads(sidecar.read_bytes())
     except ValueError:  # also of what is no text
