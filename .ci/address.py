@@ -7,6 +7,7 @@ Nothing else in these files changes, and to run this twice is to run it once.
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -140,12 +141,21 @@ def checked(url: str) -> str:
 
 
 def stamp(root: Path, url: str) -> int:
-    """Write ``url`` everywhere below ``root``; the number of files that changed. Either all are written or none."""
+    """Write ``url`` everywhere below ``root``; the number of files that changed.
+
+    All are written beside the files before the first of them takes its place: where one cannot be, nothing changes.
+    """
     before = {path: path.read_text(encoding="utf-8") for path in files(root)}
     after = {path: write(before[path], url) for path, write in files(root).items()}
-    changed = [path for path in after if after[path] != before[path]]
-    for path in changed:
-        path.write_text(after[path], encoding="utf-8")
+    changed = {path: path.with_name(f".{path.name}.tmp") for path in after if after[path] != before[path]}
+    try:
+        for path, temporary in changed.items():
+            temporary.write_text(after[path], encoding="utf-8")
+        for path, temporary in changed.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in changed.values():
+            temporary.unlink(missing_ok=True)
     return len(changed)
 
 

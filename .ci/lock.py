@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from assim_lib.storage import write_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "# A tested set of versions, for `pip install -c constraints.txt`. Written by `make lock`; not edited by hand."
 
@@ -80,7 +82,7 @@ if __name__ == "__main__":
         pins = closure(direct_requirements())
     except PackageNotFoundError as missing:
         raise SystemExit(f"{missing.name} is not installed here: run `make install` first.") from None
-    (ROOT / "constraints.txt").write_text(constraints(pins))
     python = ".".join(platform.python_version_tuple()[:2])
-    (ROOT / "environment.yml").write_text(environment(pins, python))
+    for name, text in {"constraints.txt": constraints(pins), "environment.yml": environment(pins, python)}.items():
+        write_bytes(ROOT / name, text.encode())
     print(f"constraints.txt and environment.yml: {len(pins)} packages, Python {python}")

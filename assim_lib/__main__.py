@@ -26,6 +26,7 @@ from assim_lib.storage import IntegrityError, OtherRunError
 
 # What is found right before anything is computed, and what may still come then: no mistakes of the program.
 _MISTAKES = (ValueError, LookupError, OSError, IntegrityError, ImportError)
+_BUGS = (KeyError, IndexError)  # a LookupError is a sentence, these are none: they show where they come from
 _ACCIDENTS = (IntegrityError, OtherRunError, OSError, FloatingPointError)
 
 # Name → its arguments, and itself.
@@ -64,6 +65,8 @@ def main() -> None:
     name = arguments.pop("command")
     try:
         work = COMMANDS[name][1](**arguments)
+    except _BUGS:
+        raise
     except _MISTAKES as error:
         _refuse(name, error)
     try:

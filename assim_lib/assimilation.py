@@ -12,14 +12,15 @@ from tqdm import tqdm
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import identity
-from assim_lib.own.cycling import DRAWS, cold_state, members_of, run_along
+from assim_lib.own.cycling import cold_state, members_of, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
 from assim_lib.own.output import check_destination, layout, opened, read_back, written
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
-from assim_lib.training.checkpoints import known_filter, load_checkpoint, load_filter, stored_experiment
+from assim_lib.tracking import DRAWS
+from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
 from assim_lib.training.experiment import Experiment, ParameterError
 
 
@@ -92,7 +93,7 @@ def prepare_record(
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
     path = known_filter(name, checkpoints)
-    _, stored = load_checkpoint(path)
+    stored = checkpoint_record(path)
     trained = stored_experiment(stored)
     if trained.name != path.stem:
         raise ParameterError(f"{path.name} holds the filter {trained.name!r}; a filter has the name of its file.")
@@ -133,7 +134,7 @@ def prepare_record(
 
     def run(progress: bool = False) -> Assimilated:
         at = kept or cold_state(
-            model, experiment.seed if seed is None else seed, number, _near(experiment, model, record)
+            model, experiment.seed if seed is None else seed, number, _near(experiment, model, record, number)
         )
         about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
         planned = layout(record, number, tuple(shape), members_of(at.carry) if members else 0, about)
@@ -198,12 +199,12 @@ def _kept_state(state: str | Path | None, name: str, weights: str, asked: str) -
     return kept
 
 
-def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord) -> torch.Tensor | None:
-    """Filters that start around the truth know the first observation at best."""
-    if experiment.start == "climatology" or model.observation_model.operator is not identity:
+def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord, number: int) -> torch.Tensor | None:
+    """Filters that start around the truth know the first observation at best; ``number`` is that of its cycle."""
+    instruments = model.observation_model
+    if experiment.start == "climatology" or instruments.operator is not identity:
         return None
-    first = torch.from_numpy(record.part(0, 1).values[0])
-    return torch.where(model.schedule[0].cpu() > 0, first, torch.nan)
+    return instruments.usable(torch.from_numpy(record.part(0, 1).values[0]), number)
 
 
 def _ensemble(model: AmortizedFilter) -> str:

@@ -80,8 +80,8 @@ class AmortizedFilter(nn.Module):
     analysis : one of :data:`assim_lib.analyses.ANALYSES`.
     step_size : observation interval, a multiple of the dynamics' step.
     lag : L, in cycles.
-    climatology : (state, channel, site) states of the free-running model; cold starts are drawn from them,
-        so that no filter ever starts from the truth.
+    climatology : (state, channel, site) states of the free-running model; cold starts are drawn from them, and so know
+        nothing of the truth unless they are given something to start near (see :meth:`cold_start`).
     lag_warmup : cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
     clamp : states are kept within this many climatological standard deviations of the mean.
     """

@@ -98,6 +98,13 @@ class ObservationModel:
         """Which of them come from an operator that a filter and its loss may use."""
         return self._known_schedule[torch.as_tensor(cycle) % self.period]
 
+    def usable(
+        self, values: Float[Tensor, "*batch channel site"], cycle: Int[Tensor, "*batch"] | int
+    ) -> Float[Tensor, "*batch channel site"]:
+        """What a filter may use of the numbers of cycles: those of instruments it knows, where the schedule expects
+        them; NaN elsewhere."""
+        return torch.where(self.known(cycle), values, torch.nan)
+
     @property
     def _known_schedule(self) -> Tensor:
         keep = torch.tensor([phase not in self.unknown for phase in range(self.period)])

@@ -5,7 +5,7 @@ registers more from a notebook, and every name that works for the library's work
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TypeVar
@@ -57,6 +57,12 @@ class Registry(dict[str, T]):
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(f"{self.kind} = {name!r} is not registered{hint}; known: {', '.join(self)}.")
         return self[name]
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Names as a sentence lists them: 'a', 'b' or 'c'."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def import_plugins(names: str) -> None:

@@ -1,8 +1,9 @@
-"""One seed for each purpose, so that no two purposes ever draw the same numbers.
+"""One seed for each purpose, so that no two purposes draw the same numbers but by chance.
 
 :func:`seed_for` mixes the name of a purpose with the numbers that tell its uses apart (the run's own seed, the
-segment, …) in a :class:`numpy.random.SeedSequence`. What stands in ``data/`` was drawn before that, from plain
-numbers; they stay as they are, below, since every stored score refers to them.
+segment, …) in a :class:`numpy.random.SeedSequence`. PyTorch's CPU generator uses the lower 32 bits of a seed: two
+purposes, or two runs, draw the same numbers once in 2³² pairs. What stands in ``data/`` was drawn before that, from
+plain numbers; they stay as they are, below, since every stored score refers to them.
 """
 
 from enum import IntEnum
@@ -29,12 +30,11 @@ class Purpose(IntEnum):
     TRAINING = 3
     CLIMATOLOGY = 4
     WEIGHTS = 5
-    MANY_SETTINGS = 6
     NOTEBOOK = 7
 
 
 def seed_for(purpose: Purpose, *numbers: int) -> int:
-    """A seed of 63 bits for a purpose; other purposes, or other numbers, have another.
+    """A seed for a purpose; that other purposes, or other numbers, share its lower 32 bits has a chance of 2⁻³².
 
     Parameters
     ----------
@@ -43,6 +43,14 @@ def seed_for(purpose: Purpose, *numbers: int) -> int:
     # The length is part of the key: (1,) and (1, 0) are two.
     words = np.random.SeedSequence([int(purpose), len(numbers), *numbers]).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
+
+
+def seed_of_setting(seed: int, number: int) -> int:
+    """The seed of one of the settings, 10,000 at most, that a run with a seed trains one filter in.
+
+    No two settings of runs in many settings share it; a run in one setting may have it for its own.
+    """
+    return 10_000 * (seed + 1) + number
 
 
 def generator_for(purpose: Purpose, *numbers: int) -> torch.Generator:

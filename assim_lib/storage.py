@@ -1,8 +1,9 @@
 """Where files live, and how they are written so that nothing is ever half there.
 
-Every result, checkpoint and cache of the project goes through :func:`atomic_path`: the content is written
-under a temporary name in the same folder and renamed when complete, so that a reader (or an interrupted
-run) sees the old file or the new one, never a torn one. Checksums are SHA-256, in the format of the
+Every file of a result, checkpoint or cache goes through :func:`atomic_path`: the content is written under a temporary
+name in the same folder and renamed when complete, so that a reader (or an interrupted run) sees the old file or the new
+one, never a torn one. Folders (Zarr) go through :func:`atomic_folder`; to replace one takes two renames. What a sweep
+writes to an object store, that store makes visible when it is whole. Checksums are SHA-256, in the format of the
 ``sha256sum`` tool, so that they can be verified without this library.
 """
 
@@ -25,6 +26,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 from typing import Any
 
+from assim_lib.mistakes import Mistake
+
 PACKAGE = Path(__file__).parent
 STALE = 86_400  # seconds after which a temporary file is one that a killed run left behind
 VERSIONED = ("torch", "numpy", "scipy", "torchdiffeq", "dapper", "safetensors")
@@ -34,7 +37,7 @@ class IntegrityError(RuntimeError):
     """A stored file is not what its checksum says it should be."""
 
 
-class OtherRunError(ValueError):
+class OtherRunError(Mistake):
     """What is stored belongs to a run with other options."""
 
 
@@ -163,7 +166,7 @@ def why_not_writable(path: Path) -> str:
     try:
         with atomic_path(path.with_name(f"{path.name}.probe")) as probe:
             probe.write_bytes(b"0")
-        path.with_name(f"{path.name}.probe").unlink()
+        path.with_name(f"{path.name}.probe").unlink(missing_ok=True)  # another process may ask as well
     except OSError as error:
         return error.strerror or str(error)
     return ""

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import as_observations
 
-FAR = 10.0  # expected deviations from the climatology's mean beyond which a number is no observation
+OUTLIER = 10.0  # expected deviations from what is expected, beyond which a number is no observation
+DRAWS = 20  # members that are drawn from a covariance, where a filter carries one in place of members
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def assimilate(
 
 
 def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor) -> None:
-    """Warn of numbers more than :data:`FAR` expected deviations off the climatology: fill values, most often.
+    """Warn of numbers more than :data:`OUTLIER` expected deviations off the climatology: fill values, most often.
 
     Parameters
     ----------
@@ -77,12 +78,12 @@ def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor) -> None:
         return
     expected = model.observation_model.operator(model.climatology)
     width = (expected.var(0) + model.error.square()).sqrt()
-    far = observations.isfinite() & ((observations - expected.mean(0)).abs() > FAR * width)
+    far = observations.isfinite() & ((observations - expected.mean(0)).abs() > OUTLIER * width)
     if far.any():
         where = tuple(far.nonzero()[0].tolist())
         warnings.warn(
-            f"{int(far.sum())} observations are more than {FAR:g} expected deviations off the climatology, the first, "
-            f"{float(observations[where]):g}, at {where}; give what was not received as NaN, or use "
+            f"{int(far.sum())} observations are more than {OUTLIER:g} expected deviations off the climatology, the "
+            f"first, {float(observations[where]):g}, at {where}; give what was not received as NaN, or use "
             "assimilate_record(…, fill_value=…, drop_outliers=True).",
             stacklevel=4,
         )

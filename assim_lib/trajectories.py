@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from assim_lib.observations import ObservationModel
-from assim_lib.storage import IntegrityError, cache_dir, content_key, netcdf_bytes, verify, write_bytes
+from assim_lib.storage import IntegrityError, atomic_path, cache_dir, content_key, netcdf_bytes, verify, write_bytes
 from assim_lib.systems import Dynamics
 
 MANIFEST = "SHA256SUMS"
@@ -93,8 +93,8 @@ def _attribute(value: Any) -> str | int | float:
 def save_trajectories(dataset: xr.Dataset, path: Path, again: bool = True) -> None:
     """Write a trajectory file and its line in the folder's ``SHA256SUMS``, each atomically.
 
-    The line is first: killed between the two, a file is missing, and is made again. A file without its line is damage.
-    Whoever else writes to the folder waits, so that no line is lost.
+    The line is first, and before it a file of other content goes: killed in between, a file is missing, and is made
+    again. A file without its line is damage. Whoever else writes to the folder waits, so that no line is lost.
 
     Parameters
     ----------
@@ -112,10 +112,14 @@ def save_trajectories(dataset: xr.Dataset, path: Path, again: bool = True) -> No
                 f"{path.name} is missing, and comes out otherwise on this machine than its line in {MANIFEST} says; "
                 "restore it from the repository, or replace it, and all scores that refer to it, with --again."
             )
+        replaced = sums.get(path.name, checksum) != checksum
         sums[path.name] = checksum
         lines = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))
-        write_bytes(path.parent / MANIFEST, lines.encode())
-        write_bytes(path, content)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)  # what there may be no room for, before anything is changed
+            if replaced:
+                path.unlink(missing_ok=True)
+            write_bytes(path.parent / MANIFEST, lines.encode())
 
 
 def _locked(folder: Path) -> FileLock:

@@ -120,19 +120,19 @@ class TwinExperiment:
         return error_by_age(ensemble.mean(1), self.truth[:cycles], self.seen[:cycles], self.burn_in)
 
 
-def trajectory_path(system: str, step_size: float, split: str, folder: Path | None = None) -> Path:
+def trajectory_path(system: str, step_size: float, split: str) -> Path:
     """Where the frozen truth of a split is, if there is one."""
-    return (folder or data_dir() / "test_sets") / f"{system}-dt{step_size:g}-{split}.nc"
+    return data_dir() / "test_sets" / f"{system}-dt{step_size:g}-{split}.nc"
 
 
-def freeze(dynamics: Dynamics, step_size: float, split: str, folder: Path | None = None, again: bool = True) -> Path:
+def freeze(dynamics: Dynamics, step_size: float, split: str, again: bool = True) -> Path:
     """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``).
 
     Parameters
     ----------
     again : as in :func:`save_trajectories`.
     """
-    path = trajectory_path(dynamics.name, step_size, split, folder)
+    path = trajectory_path(dynamics.name, step_size, split)
     dataset = simulate(dynamics, step_size, BURN_IN + CYCLES[split], 1, FROZEN[split], progress=True)
     save_trajectories(dataset.assign_attrs(burn_in=BURN_IN, split=split), path, again)
     return path

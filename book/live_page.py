@@ -25,7 +25,7 @@ STEP_SIZE = 0.1
 
 def exported(checkpoint: Path = FILTER) -> dict[str, Any]:
     """What ``filter.js`` needs of a recurrent filter with one member and no lag; weights as base64 of float32."""
-    _, model = load_filter(checkpoint)
+    _, model = load_filter(checkpoint, device="cpu")
     trunk = model.analysis.trunk.state_dict()
     layers = [key.removesuffix(".weight") for key in trunk if key.endswith(".weight")]
     return {

@@ -57,6 +57,22 @@ def test_what_is_committed_shows_the_address_that_is_set(path: Path):
     assert address.files(ROOT)[path](text, address.current(ROOT)) == text, "run `make address`"
 
 
+def test_where_one_file_cannot_be_written_none_is(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    address.stamp(copy, "")
+    before, written = contents(copy), iter(range(9))
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if next(written) == 2:
+            raise OSError(28, "No space left on device")
+        return path.write_bytes(text.encode())
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        address.stamp(copy, URL)
+    assert contents(copy) == before
+    assert not list(copy.rglob("*.tmp"))
+
+
 def test_setting_an_address_and_taking_it_out_again_leaves_nothing(copy: Path):
     address.stamp(copy, "")
     unset = contents(copy)

@@ -15,11 +15,12 @@ import torch
 import xarray as xr
 from small_runs import PARTIAL, tiny
 
-from assim_lib import assimilate, assimilate_record
+from assim_lib import assimilate, assimilate_record, assimilation
 from assim_lib.assimilation import prepare_record
 from assim_lib.own.record import RecordError
 from assim_lib.own.state import load_state
 from assim_lib.storage import IntegrityError, provenance, sha256
+from assim_lib.training import checkpoints
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_filter, save_checkpoint
 from assim_lib.training.experiment import ParameterError
@@ -35,6 +36,7 @@ CASES = {
     "extended": tiny("extended", 1, lag=1),
     "recurrent": tiny("recurrent", 1, seed=1),
     "gated": tiny("gated", 3, dropout=0.2, test_dropout=True, start="first_observation", lag=0),
+    "around": tiny("gated", 3, start="first_observation", obs_conf=PARTIAL, lag=0),
 }
 CYCLES = 12
 
@@ -68,6 +70,15 @@ def test_it_is_what_the_filter_makes_of_the_record(names, values, case):
     np.testing.assert_array_equal(made["mean"], ensemble.mean(1))
     np.testing.assert_array_equal(made.spread, ensemble.std(1))
     assert np.isnan(made.innovation.values[np.isnan(values[:, None])]).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*expects none:UserWarning")
+def test_a_start_around_the_first_observation_is_around_what_the_schedule_expects(names, values):
+    _, model = load_filter(checkpoint_path(names["around"]))
+    full = np.nan_to_num(values)[:, None]
+    expected = np.where(model.observation_model.mask(1 + torch.arange(CYCLES)), full, np.nan)
+    made, same = (assimilate_record(names["around"], each, first_cycle=1).analysis for each in (full, expected))
+    np.testing.assert_array_equal(made["mean"], same["mean"])
 
 
 def test_members_of_a_covariance_are_drawn(names, values):
@@ -248,6 +259,14 @@ def test_a_filter_has_the_name_of_its_file(names, values, home, tmp_path):
         ParameterError, match=r"^other.safetensors holds the filter 'l96_conv-.*; a filter has the name"
     ):
         assimilate_record(tmp_path / "other.safetensors", values)
+
+
+def test_weights_are_read_once(names, values, monkeypatch):
+    read, load = [], checkpoints.load_checkpoint
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda path: read.append(path) or load(path))
+    monkeypatch.setattr(assimilation, "load_checkpoint", checkpoints.load_checkpoint, raising=False)
+    prepare_record(names["recurrent"], values)
+    assert len(read) == 1
 
 
 def test_a_state_is_of_its_filter_its_options_and_whole(names, values, tmp_path):

@@ -50,6 +50,16 @@ def test_what_cannot_be_is_one_sentence(command, line, sentence):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("bug", [KeyError, IndexError])
+def test_a_bug_shows_where_it_comes_from(command, monkeypatch, bug):
+    def fail():
+        raise bug("x")
+
+    monkeypatch.setitem(commands.COMMANDS, "scores", (commands.COMMANDS["scores"][0], fail))
+    with pytest.raises(bug):
+        command("scores")
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -103,7 +103,7 @@ def test_runge_kutta_is_the_librarys(visit: Callable[..., Page], address: str):
 
 
 def test_the_weights_are_those_of_the_checkpoint(visit: Callable[..., Page], address: str):
-    _, model = load_filter(live_page.FILTER)
+    _, model = load_filter(live_page.FILTER, device="cpu")
     page = visit(f"{address}/book/scalar.html")
     layers = page.evaluate("""async () => {
         const { Filter } = await import('/_static/live/filter.js');
@@ -117,12 +117,18 @@ def test_the_weights_are_those_of_the_checkpoint(visit: Callable[..., Page], add
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(exported, trained, strict=True))
 
 
+def test_weights_are_exported_beside_a_gpu_as_well(monkeypatch: pytest.MonkeyPatch):
+    without = live_page.exported()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert live_page.exported() == without
+
+
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("obs_conf", ["full_obs", "random_25_moving"])
 def test_a_cycle_is_pytorchs(visit: Callable[..., Page], address: str, obs_conf: str, noise: float):
     """Each from the library's own state: chaos has no time to make rounding larger."""
     experiment, model = load_filter(
-        live_page.FILTER, n_settings=0, obs_conf=obs_conf, noise=noise, step_size=live_page.STEP_SIZE
+        live_page.FILTER, n_settings=0, obs_conf=obs_conf, noise=noise, step_size=live_page.STEP_SIZE, device="cpu"
     )
     observations = torch.from_numpy(experiment.setting.load().observations[:CYCLES])
     carry = model.cold_start(generator=generator())

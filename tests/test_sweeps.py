@@ -24,7 +24,7 @@ from assim_lib.sweeps.point import PointError, run_point
 from assim_lib.sweeps.program import Program
 from assim_lib.sweeps.run import Sweep
 from assim_lib.sweeps.schedule import makespan
-from assim_lib.sweeps.table import on_grid
+from assim_lib.sweeps.table import on_grid, sweep_table
 from assim_lib.workers import _ended
 
 ROOT = Path(__file__).parents[1]
@@ -129,6 +129,7 @@ def test_a_grid_is_lists_ranges_seeds_and_experiments(tmp_path):
         ("seeds: 1000000", "the grid has 100,001 points"),
         ("{grid: {seed: [1]}, seeds: 2}", "seed is given in two places"),
         ("{grid: {a: [1]}, experiments: {x: {a: 2}}}", "a is given in two places"),
+        ("grid: {key: [1]}", "key cannot be an axis of a sweep: its table has a column of that name."),
         ("constants: {metrics: m.json}", "metrics cannot be set in a sweep: the sweep names the file."),
         ("constants: {folder: runs}", "folder cannot be set in a sweep: its points would share one state."),
     ],
@@ -431,3 +432,15 @@ def test_none_among_numbers_is_a_coordinate_as_well(tmp_path):
     dataset = on_grid(table.astype({"rmse": float}), ["m"])
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     assert dataset.rmse.sel(m=["None", "10"]).values.tolist() == [1.0, 2.0]
+
+
+def test_a_metric_called_as_a_column_of_the_sweep_is_kept_beside_it(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write_json("sweep.json", {"points": [{"key": "k", "coordinates": {"m": 1}}], "axes": ["m"]})
+    metrics = {"rmse": 0.5, "seconds": 7.0, "key": "mine"}
+    folder.write_json("points/k.json", {"metrics": metrics, "seconds": 1.0, "overhead": 0.1})
+    (row,) = sweep_table(folder).to_dict("records")
+    assert row == {
+        "m": 1, "rmse": 0.5, "metric_seconds": 7.0, "metric_key": "mine", "seconds": 1.0, "overhead": 0.1,
+        "failed": "", "key": "k",
+    }  # fmt: skip

@@ -458,10 +458,11 @@ def test_another_interval_has_another_truth(cache):
 def test_freezing_is_repeatable_and_done_in_the_data_folder(tmp_path, monkeypatch):
     register_system(type("Own", (Quick,), {"name": "own"}))
     assert not Setting("own").load().frozen
-    paths = [freeze(system_of("own"), 0.1, "test", tmp_path / name) for name in ("one", "test_sets")]
-    first, second = map(load_trajectories, paths)
-    xr.testing.assert_identical(first, second)
-    assert first.truth.shape == (1, 207, 1, 40)
-    assert first.attrs["burn_in"] == BURN_IN
-    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    frozen = []
+    for name in ("one", "other"):
+        monkeypatch.setenv("ASSIM_DATA", str(tmp_path / name))
+        frozen.append(load_trajectories(freeze(system_of("own"), 0.1, "test")))
+    xr.testing.assert_identical(*frozen)
+    assert frozen[0].truth.shape == (1, 207, 1, 40)
+    assert frozen[0].attrs["burn_in"] == BURN_IN
     assert Setting("own").load().frozen

@@ -92,15 +92,15 @@ class HybridAnalysis(Analysis):
     largest_inflation = 0.2
 
     def __init__(self, *args: Any, band: int = 0, taper_length: float = 5.0, drift: float = 0.0, **kwargs: Any):
-        self.band, self.drift = band, drift
+        self.band, self.drift, self.taper_length = band, drift, taper_length
         super().__init__(*args, **kwargs)
-        self.margin = math.ceil(self.reaches * taper_length + abs(drift * self.lag))
         self.log_taper_length = nn.Parameter(torch.tensor(taper_length).log())
         self.log_inflation = nn.Parameter(torch.tensor(self.inflation).log())
 
     def windows(self, sites: int) -> Windows | None:
         """In which a ring of so many sites is updated; None: at once."""
-        return Windows.of(sites, self.core, self.margin, self.local_from)
+        margin = math.ceil(self.reaches * self.taper_length + abs(self.drift * self.lag))
+        return Windows.of(sites, self.core, margin, self.local_from)
 
     def inputs(self) -> int:
         return self.channels * (6 + 2 * self.lagged + self.band) + self.memory
@@ -209,6 +209,8 @@ class CovariantAnalysis(HybridAnalysis):
     the model takes it to the observation, so that what is far downstream by then is still known to be related
     (covariant localization, Bocquet 2016). The localized covariance has full rank, and the members cannot have its
     analysis for their own: they become those whose *localized* covariance is nearest to it (Farchi & Bocquet 2019).
+
+    It has no windows: a ring of any size is updated at once, with matrices of all its sites.
     """
 
     uses = ("inflation", "band", "taper_length")
@@ -223,6 +225,9 @@ class CovariantAnalysis(HybridAnalysis):
         "lr": 0.001,
     }
     refits, refit_rate = 5, 0.3
+
+    def windows(self, sites: int) -> Windows | None:
+        return None
 
     def covariance_root(
         self, base: Tensor, covariance: Tensor | None

@@ -17,6 +17,7 @@ from assim_lib.analyses.base import AnalysisInput, Options, register_analysis
 from assim_lib.analyses.covariances import central_differences, cholesky
 from assim_lib.analyses.ensemble_kalman import CovariantAnalysis, KalmanUpdate, in_windows
 from assim_lib.analyses.windows import Windows
+from assim_lib.observations import observation_model
 
 
 @register_analysis("extended")
@@ -32,7 +33,9 @@ class ExtendedAnalysis(CovariantAnalysis):
 
     From :attr:`local_from` sites on a covariance is carried for each window of the ring
     (:mod:`~assim_lib.analyses.windows`), and no longer one of all sites. The derivative is that of the model on a ring
-    of the window's sites: its seam lies in the margins, farther from the core than errors travel in a few cycles.
+    of the window's sites: its seam lies in the margins, farther from the core than errors travel in a few cycles. The
+    model must therefore be :attr:`~assim_lib.systems.Dynamics.homogeneous`, and what is observed of a site must be said
+    by its neighbourhood.
     """
 
     minimum_members = maximum_members = 1
@@ -56,6 +59,7 @@ class ExtendedAnalysis(CovariantAnalysis):
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
     surprise, largest_factor = 3.0, 2.0  # see _surprise_factor
+    core, margin = 60, 40  # sites of a window
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -65,10 +69,26 @@ class ExtendedAnalysis(CovariantAnalysis):
 
     @classmethod
     def problems(cls, options: Any) -> Iterator[str]:
-        yield from ()  # its inflation is that of a covariance
+        # Its inflation is that of a covariance, and needs no members.
+        dynamics = options.forecast_model
+        windows = Windows.of(dynamics.sites, cls.core, cls.margin, cls.local_from)
+        if windows is None:
+            return
+        large = f"works in windows of a ring of {dynamics.sites} sites"
+        if not dynamics.homogeneous or dynamics.depends_on_time:
+            yield (
+                f"analysis = {options.analysis!r} {large}, and its model, {dynamics.name!r}, must be homogeneous and "
+                "must not depend on time; take 'hybrid'."
+            )
+        instruments = observation_model(options.obs_conf, dynamics.channels, dynamics.sites)
+        if not _can_be_split(instruments.operator, windows, dynamics.rest()):
+            yield (
+                f"analysis = {options.analysis!r} {large}, and obs_conf = {options.obs_conf!r} has an operator of the "
+                "whole ring; take 'hybrid'."
+            )
 
     def windows(self, sites: int) -> Windows | None:
-        return Windows.of(sites, core=60, margin=40, least=self.local_from)
+        return Windows.of(sites, self.core, self.margin, self.local_from)
 
     def _unit(self, update: KalmanUpdate) -> Tensor:
         # There is little to correct, and where the covariance is small hardly anything.
@@ -198,3 +218,12 @@ class ExtendedAnalysis(CovariantAnalysis):
         # In single precision some direction of nearly no variance may come out with a negative one.
         floor = (self.least_variance * variances.mean(-1, keepdim=True)).expand_as(variances)
         return cholesky(covariance + torch.diag_embed(floor))
+
+
+def _can_be_split(operator: Callable[[Tensor], Tensor], windows: Windows, like: Tensor) -> bool:
+    """Whether an operator says of windows what it says of their ring; asked with numbers that are other everywhere."""
+    x = torch.arange(like.numel()).sin().to(like).view_as(like)
+    try:
+        return torch.allclose(windows.join(operator(windows.split(x))), operator(x))
+    except (RuntimeError, ValueError, IndexError):  # it knows a ring of that many sites only
+        return False

@@ -48,7 +48,7 @@ class Windows(NamedTuple):
         """Those of these windows, of what there is for each window of the ring."""
         return x[..., self.first : self.last, :, :]
 
-    def members(self, device: torch.device) -> Int[Tensor, "window place"]:
+    def places(self, device: torch.device) -> Int[Tensor, "window place"]:
         """Which sites are in each window."""
         cores = torch.arange(0, self.sites, self.core, device=device)[self.first : self.last]
         first = cores - self.margin
@@ -61,7 +61,7 @@ class Windows(NamedTuple):
         ----------
         axes : how many of the last ones are a window's; the new axis stands before them.
         """
-        return x[..., self.members(x.device)].movedim(-2, -1 - axes)
+        return x[..., self.places(x.device)].movedim(-2, -1 - axes)
 
     def join(self, x: Float[Tensor, "*windows place"], axes: int = 2) -> Float[Tensor, "*fields site"]:
         """Fields on the ring of the cores of fields on each window; of some windows, those on their part of it."""

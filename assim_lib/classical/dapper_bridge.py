@@ -45,9 +45,13 @@ def _errors(twin: TwinExperiment) -> tuple[Float[np.ndarray, " state"], Float[np
 def first_guess(twin: TwinExperiment) -> tuple[Float[np.ndarray, " state"], Float[np.ndarray, "state state"]]:
     """Mean and covariance of the state before the first cycle, given what was received in the first four.
 
-    Optimal interpolation: the background is the climatology of the whole truth; each entry's first observation
-    stands for the initial state, its error variance raised by the mean square change since then. From
-    climatology alone an ensemble without localization may never find the truth, and nobody starts from the truth here.
+    Optimal interpolation: the background is the climatology; each entry's first observation stands for the initial
+    state, its error variance raised by the mean square change since then. From climatology alone an ensemble without
+    localization may never find the truth.
+
+    Mean, covariance and change are those of the very truth that the method is tuned or scored on, all of its cycles.
+    No observer has them: that favours the classical methods. Learned filters have a climatology of their own, of
+    another run of the model.
     """
     climate = twin.climatology.reshape(len(twin.climatology), -1).astype(np.float64)
     mean, background = climate.mean(0), np.cov(climate.T)

@@ -82,8 +82,10 @@ def run_baseline(
     """Run a classical method over the cycles of a twin experiment.
 
     The start is drawn from the first observations and the climatology, see
-    :func:`~assim_lib.classical.dapper_bridge.first_guess`. A cycle in which nothing was received is a forecast and
-    nothing else: its analysis is the forecast, neither inflated nor rotated.
+    :func:`~assim_lib.classical.dapper_bridge.first_guess`. That climatology, and the background covariance ``B`` of
+    variational methods, are those of the truth itself, over all of its cycles, which favours these methods. A cycle in
+    which nothing was received is a forecast and nothing else: its analysis is the forecast, neither inflated nor
+    rotated.
 
     Divergence is a result, not an error: a run has *diverged* if it stopped on a numerical failure, or if it lost the
     truth after the burn-in as :func:`~assim_lib.evaluation.lost_truth` has it; it then ends there.

@@ -53,7 +53,7 @@ def test_sets(system: str, step_size: float, again: bool) -> Work:
 
 def train_parser(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``train``."""
-    from assim_lib.training.experiment import Experiment
+    from assim_lib.training.experiment import Experiment, allowed
 
     with_runs(parser)
     parser.add_argument("experiment")
@@ -75,7 +75,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     for name, field in Experiment.model_fields.items():
         if name in ("experiment", "record"):
             continue
-        words = str(field.description).replace("%", "%%")  # which argparse would fill in
+        words = allowed(name).replace("%", "%%")  # which argparse would fill in
         if field.annotation is bool:
             parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=words)
             continue

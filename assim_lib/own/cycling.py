@@ -11,9 +11,7 @@ from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.own.state import FilterState
-
-DRAWS = 20  # members that are drawn from a covariance, where a filter carries one in place of members
-OUTLIER = 10.0  # expected deviations beyond which an innovation is none
+from assim_lib.tracking import DRAWS, OUTLIER
 
 
 class Cycled(NamedTuple):
@@ -25,7 +23,7 @@ class Cycled(NamedTuple):
     members : None unless asked for.
     innovation : observation less forecast, NaN where nothing was seen.
     expected : the innovation's standard deviation as the filter expects it; NaN where it does not know.
-    outlier : where it is more than :data:`OUTLIER` times as large.
+    outlier : where it is more than :data:`~assim_lib.tracking.OUTLIER` times as large.
     state : where the filter stands at the end.
     """
 
@@ -78,8 +76,10 @@ def run_along(
     state : where the filter stands.
     error : standard deviation of the observations' errors, if not the filter's own.
     dropout : keep dropout on.
-    keep_members : return the members; of a filter that carries a covariance, :data:`DRAWS` drawn from it.
-    drop_outliers : do not use observations whose innovation is more than :data:`OUTLIER` expected deviations.
+    keep_members : return the members; of a filter that carries a covariance,
+        :data:`~assim_lib.tracking.DRAWS` drawn from it.
+    drop_outliers : do not use observations whose innovation is more than :data:`~assim_lib.tracking.OUTLIER` expected
+        deviations.
     told : called after each cycle.
     """
     like = model.climatology

@@ -78,6 +78,14 @@ def _labelled_error(array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors:
 
 
 def refuse_no_errors(error: np.ndarray, received: np.ndarray, first: int) -> None:
+    """Raise :class:`RecordError` if an observation has an error that is no finite number above zero.
+
+    Parameters
+    ----------
+    error : (time, channel, site), or one time for all.
+    received : (time, channel, site), NaN where there is no observation.
+    first : number of the first of these times, for the sentence.
+    """
     wrong = ~((error > 0) & np.isfinite(error)) & np.isfinite(received)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from assim_lib.mistakes import Mistake
 from assim_lib.storage import sha256
 
 NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".h5")
@@ -26,12 +27,8 @@ DIMENSIONS = {
 }
 
 
-class RecordError(ValueError):
+class RecordError(Mistake):
     """Observations that cannot be used; its message is one sentence naming them, what came and what is allowed."""
-
-    def _render_traceback_(self) -> list[str]:
-        # Read by IPython: in a notebook the sentence alone says everything.
-        return [f"RecordError: {self}"]
 
 
 class Source(NamedTuple):
@@ -195,6 +192,17 @@ def _is_number(name: str) -> bool:
 def _of_rows(table: Any) -> xr.Dataset:
     """Several numbers of one place and time become the one that says the same: their mean, weighted by precision."""
     keys = ["time", *(["channel"] if "channel" in table else []), "site"]
+    for name in ("value", ERROR):
+        if name in table and table[name].dtype.kind not in "iuf":
+            raise RecordError(f"column {name!r} is of type {table[name].dtype}; it must hold real numbers.")
+    if ERROR in table:
+        wrong = table["value"].notna() & ~((table[ERROR] > 0) & np.isfinite(table[ERROR]))
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise RecordError(
+                f"error = {table[ERROR].iloc[row]:g} in row {row} (counted from 0) must be a finite number > 0 "
+                "wherever there is a value."
+            )
     weight = 1.0 / table[ERROR] ** 2 if ERROR in table else pd.Series(1.0, table.index)
     table = table.assign(weight=weight.where(table["value"].notna(), 0.0))
     table["weighted"] = table["value"].fillna(0.0) * table["weight"]

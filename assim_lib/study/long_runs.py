@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
 from assim_lib.filter import AmortizedFilter, Carry
-from assim_lib.records import Record
+from assim_lib.records import Number, Record
 from assim_lib.seeds import STRESS
 from assim_lib.setting import places
 from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
@@ -39,17 +39,19 @@ class LongRun(Record):
     cycles, block : length of the run, and of the blocks that it is told in.
     climatology : RMSE of the climatological mean.
     rmse : mean RMSE, by block and start.
-    worst : the largest mean over :data:`~assim_lib.evaluation.LOST_AFTER` cycles in a block, by block and start.
+    worst : the largest mean over :data:`~assim_lib.evaluation.LOST_AFTER` cycles that end in a block, by block and
+        start. In files from before, these lie within the block as well.
     first : RMSE of each of the first cycles, by start.
-    lost : number of blocks in which the truth was lost, that of the cold start included, by start.
+    lost : number of blocks in which the truth was lost, that of the cold start included, by start. An error that is no
+        number loses it as well.
     """
 
     cycles: int
     block: int
     climatology: float
-    rmse: list[list[float]]
-    worst: list[list[float]]
-    first: list[list[float]]
+    rmse: list[list[Number]]
+    worst: list[list[Number]]
+    first: list[list[Number]]
     lost: list[int]
 
     @property
@@ -99,9 +101,13 @@ def long_runs_table() -> pd.DataFrame:
             "worst": worst[1:].max(),
             "climatology": run.climatology,
             "recovery": tracked.argmax(1).max() + 1 if tracked.any(1).all() else np.nan,
-            "lost": int((worst[1:] > LOST_AT * run.climatology).any(0).sum()),
+            "lost": int(_lost(worst[1:], run.climatology).any(0).sum()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("filter")
+
+
+def _lost(worst: np.ndarray, climatology: float) -> np.ndarray:
+    return ~(worst <= LOST_AT * climatology)  # True for NaN as well
 
 
 def transfer_table() -> pd.DataFrame:
@@ -150,6 +156,7 @@ class _Runs:
         self.truth = self.dynamics.on_attractor(starts, source)
         self.carry = model.cold_start(starts, generator=source)
         self.blocks: list[dict[str, Any]] = []
+        self.latest = np.empty((starts, 0))  # RMSE of the last cycles, for means that begin before a block
         weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
         self.owner = hashlib.sha256(save(weights) + experiment.model_dump_json().encode()).hexdigest()
 
@@ -173,7 +180,9 @@ class _Runs:
             self.carry, analysis = self.model.cycle(self.carry, observations[:, k], k, dropout, age=age)
             series[:, k] = rmse(analysis.cpu().numpy(), truth[:, k].numpy())
             on_cycle()
-        running = np.lib.stride_tricks.sliding_window_view(series, LOST_AFTER, axis=1).mean(-1)
+        joined = np.concatenate([self.latest, series], 1)
+        self.latest = joined[:, 1 - LOST_AFTER :]
+        running = np.lib.stride_tricks.sliding_window_view(joined, LOST_AFTER, axis=1).mean(-1)
         block: dict[str, Any] = {"rmse": series.mean(1), "worst": running.max(1)}
         if not self.blocks:
             spread = (truth - truth.mean((0, 1, 3), keepdim=True)).square().mean().sqrt()
@@ -182,16 +191,17 @@ class _Runs:
 
     def save(self, path: Path) -> None:
         header = {"blocks": json.dumps(self.blocks), "owner": self.owner}
-        save_tensors(path, {"truth": self.truth, **self.carry.tensors()}, header)
+        latest = torch.from_numpy(self.latest)
+        save_tensors(path, {"truth": self.truth, "latest": latest, **self.carry.tensors()}, header)
 
     def load(self, path: Path) -> None:
         header, tensors = load_tensors(path, "state of a long run")
-        if header.get("owner") != self.owner or len(tensors["truth"]) != len(self.truth):
+        if header.get("owner") != self.owner or len(tensors["truth"]) != len(self.truth) or "latest" not in tensors:
             raise OtherRunError(
                 f"{path} belongs to a run of another filter, or of other starts; remove it to begin again."
             )
         self.blocks = json.loads(header["blocks"])
-        self.truth = tensors.pop("truth")
+        self.truth, self.latest = tensors.pop("truth"), tensors.pop("latest").numpy()
         self.carry = Carry(**{name: tensor.to(self.device) for name, tensor in tensors.items()})
 
 
@@ -235,5 +245,5 @@ def long_run(
         rmse=[block["rmse"] for block in blocks],
         worst=worst.tolist(),
         first=blocks[0]["first"],
-        lost=(worst > LOST_AT * climatology).sum(0).tolist(),
+        lost=_lost(worst, climatology).sum(0).tolist(),
     )

@@ -18,7 +18,7 @@ from assim_lib.seeds import STRESS
 from assim_lib.systems import Dynamics, system_of
 from assim_lib.tracking import assimilate
 from assim_lib.training.checkpoints import load_filter
-from assim_lib.training.experiment import Experiment
+from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.trajectories import observed, simulate
 
 SEGMENTS, CYCLES, SPINUP = 32, 300, 100  # of the short runs; the first cycles do not count
@@ -58,10 +58,11 @@ def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
     for name, (changed, true) in tqdm(changes(experiment).items(), desc="other settings", disable=not progress):
         try:
             other, model = load_filter(checkpoint, **changed)
-            dynamics = replace(system_of(other.system), **true)
-            rows.append({"setting": name, **_short_runs(other, model, dynamics)})
-        except ValueError as error:
-            rows.append({"setting": name, "reason": str(error).splitlines()[0]})
+        except ParameterError as error:
+            rows.append({"setting": name, "reason": str(error)})
+            continue
+        dynamics = replace(system_of(other.system), **true)
+        rows.append({"setting": name, **_short_runs(other, model, dynamics)})
     return rows
 
 

@@ -27,6 +27,7 @@ from assim_lib.training.experiment import ParameterError
 
 MOST_POINTS = 100_000
 _OURS = {"metrics": "the sweep names the file", "folder": "its points would share one state"}
+COLUMNS = ("seconds", "overhead", "failed", "key")  # what a sweep says of its points, in a table of their coordinates
 
 
 class Point(NamedTuple):
@@ -102,6 +103,8 @@ class Grid(Record):
         for name, values in axes.items():
             if not values or len({repr(value) for value in values}) < len(values):
                 raise ParameterError(f"{name} = {values!r} is not allowed; an axis has values, each of them once.")
+            if name in COLUMNS:
+                raise ParameterError(f"{name} cannot be an axis of a sweep: its table has a column of that name.")
         stated = [
             *self.constants,
             *self.grid,

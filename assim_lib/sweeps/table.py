@@ -10,6 +10,7 @@ import xarray as xr
 
 from assim_lib.storage import netcdf_bytes
 from assim_lib.sweeps.folder import Folder
+from assim_lib.sweeps.grid import COLUMNS
 
 INDEX = "sweep.json"
 
@@ -25,7 +26,7 @@ def sweep_table(folder: Folder) -> pd.DataFrame:
     -------
     The coordinates; the metrics that are numbers or words, where none is called as a coordinate is; ``seconds`` that
     the point took, and ``overhead``, those of them that were spent outside of its cells; ``failed``, why it failed;
-    ``key``, the name of its files.
+    ``key``, the name of its files. A metric of one of these four names is called ``metric_seconds``, and so on.
     """
     points, finished = folder.read_json(INDEX)["points"], folder.stems("points", ".json")
     failed = folder.stems("failed", ".json")
@@ -34,7 +35,11 @@ def sweep_table(folder: Folder) -> pd.DataFrame:
         key, row = point["key"], dict(point["coordinates"])
         if key in finished:
             record = folder.read_json(f"points/{key}.json")
-            plain = {k: v for k, v in record["metrics"].items() if isinstance(v, bool | int | float | str)}
+            plain = {
+                f"metric_{name}" if name in COLUMNS else name: value
+                for name, value in record["metrics"].items()
+                if isinstance(value, bool | int | float | str)
+            }
             row = plain | {"seconds": record["seconds"], "overhead": record["overhead"]} | row
             row = {
                 name: row[name] for name in (*point["coordinates"], *(n for n in row if n not in point["coordinates"]))

@@ -43,7 +43,10 @@ class Dynamics(ABC):
     spinup : time after which a perturbed rest state is on the attractor. The climatology of a system that depends on
         time is that of as long a time, which should hold a whole season.
     perturbation : standard deviation of the perturbations of the rest state.
-    depends_on_time : whether the tendency does; it then takes a second argument.
+    depends_on_time : whether the tendency does. It is told by its signature: any parameter beside ``self`` and the
+        state, also one with a default value, makes a system depend on time.
+    homogeneous : whether the equation is the same at every site and on a ring of any number of sites; :meth:`flow` then
+        advances states on other rings than its own. Not so where a forcing, say, has a value for each site.
     """
 
     sites: int
@@ -55,6 +58,7 @@ class Dynamics(ABC):
     spinup: ClassVar[float] = 50.0
     perturbation: ClassVar[float] = 1.0
     depends_on_time: ClassVar[bool] = False
+    homogeneous: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         cls.depends_on_time = len(inspect.signature(cls.tendency).parameters) > 2  # self, x, t

@@ -54,16 +54,11 @@ def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float, timed: b
     dt : the step, in the time unit of the tendency.
     timed : whether it depends on time, and is told how much later than the step's beginning a state is.
     """
-    if timed:
-        k1 = tendency(x, 0.0)
-        k2 = tendency(x + (0.5 * dt) * k1, 0.5 * dt)
-        k3 = tendency(x + (0.5 * dt) * k2, 0.5 * dt)
-        k4 = tendency(x + dt * k3, dt)
-        return x + (dt / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
-    k1 = tendency(x)
-    k2 = tendency(x + (0.5 * dt) * k1)
-    k3 = tendency(x + (0.5 * dt) * k2)
-    k4 = tendency(x + dt * k3)
+    at = tendency if timed else lambda x, later: tendency(x)
+    k1 = at(x, 0.0)
+    k2 = at(x + (0.5 * dt) * k1, 0.5 * dt)
+    k3 = at(x + (0.5 * dt) * k2, 0.5 * dt)
+    k4 = at(x + dt * k3, dt)
     return x + (dt / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
 
 

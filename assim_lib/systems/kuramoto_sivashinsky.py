@@ -34,6 +34,7 @@ class KuramotoSivashinsky(Dynamics):
     dt: float = 0.5
     length: float = 32 * np.pi
     name: ClassVar[str] = "ks"
+    homogeneous: ClassVar[bool] = True
     method: ClassVar[str] = "etdrk4"
     spinup: ClassVar[float] = 150.0
 

@@ -25,6 +25,7 @@ class Lorenz96(Dynamics):
     dt: float = 0.05
     forcing: float = 8.0
     name: ClassVar[str] = "l96"
+    homogeneous: ClassVar[bool] = True
 
     def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
         return (x.roll(-1, -1) - x.roll(2, -1)) * x.roll(1, -1) - x + self.forcing
@@ -67,6 +68,7 @@ class TwoLevelLorenz96(Dynamics):
     c: float = 10.0
     forcing: float = 10.0
     name: ClassVar[str] = "two_level"
+    homogeneous: ClassVar[bool] = True
     forecast_model: ClassVar[str] = "l96"
     spinup: ClassVar[float] = 20.0
     # Far off the attractor the steps are too long for the fast variables.
@@ -124,6 +126,7 @@ class VissioLucarini20(Dynamics):
     conversion: float = 1.0
     dissipation: float = 1.0
     name: ClassVar[str] = "vl20"
+    homogeneous: ClassVar[bool] = True
 
     def tendency(self, x: Float[Tensor, "*batch channel site"]) -> Float[Tensor, "*batch channel site"]:
         momentum, heat = x.unbind(-2)

@@ -41,7 +41,7 @@ def build_filter(
         dropout=experiment.dropout,
     )
     kind = ANALYSES[experiment.analysis]
-    options = experiment.model_dump() | {"mask_features": _mask_features(experiment, instruments.schedule)}
+    options = experiment.model_dump() | {"mask_features": _mask_features(instruments.schedule)}
     with torch.random.fork_rng():
         # torch initializes layers from its global generator: seed it here, and put it back.
         torch.manual_seed(seed_for(Purpose.WEIGHTS, experiment.seed))
@@ -75,8 +75,8 @@ def _climatology(dynamics: Dynamics, source: torch.Generator) -> Tensor:
     return dynamics.on_attractor(states, source, until=-past)
 
 
-def _mask_features(experiment: Experiment, schedule: Tensor) -> int:
+def _mask_features(schedule: Tensor) -> int:
     """How many mask channels tell what is seen: none where all is; one where a site is seen as a whole or not."""
-    if schedule.all() and not experiment.n_settings:
+    if schedule.all():
         return 0
     return 1 if bool((schedule == schedule[:, :1]).all()) else schedule.shape[1]

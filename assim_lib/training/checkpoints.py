@@ -41,26 +41,26 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     FileNotFoundError : if the weights or their record are missing.
     IntegrityError : if the weights are not those of the record.
     """
+    record = checkpoint_record(path)
+    if "sha256" not in record:
+        raise IntegrityError(f"{path.stem}.json has no sha256; the checkpoint cannot be verified.")
+    verify(path, str(record["sha256"]))
+    return load_tensors(path, "weights of a filter")[1], record
+
+
+def checkpoint_record(path: Path) -> dict[str, Any]:
+    """The record beside weights, as it stands there; the weights are not read.
+
+    Raises
+    ------
+    FileNotFoundError : if the weights or their record are missing.
+    IntegrityError : if it is no JSON object.
+    """
     sidecar = path.with_suffix(".json")
     if not (path.exists() and sidecar.exists()):
         raise FileNotFoundError(
             f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
         )
-    record = read_record_of(path)
-    if "sha256" not in record:
-        raise IntegrityError(f"{sidecar.name} has no sha256; the checkpoint cannot be verified.")
-    verify(path, str(record["sha256"]))
-    return load_tensors(path, "weights of a filter")[1], record
-
-
-def read_record_of(path: Path) -> dict[str, Any]:
-    """The record beside weights, as it stands there.
-
-    Raises
-    ------
-    IntegrityError : if it is no JSON object.
-    """
-    sidecar = path.with_suffix(".json")
     try:
         record = json.loads(sidecar.read_bytes())
     except ValueError:  # also of what is no text
@@ -68,6 +68,9 @@ def read_record_of(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise IntegrityError(f"{sidecar.name} is no record of a filter; restore it from the repository.")
     return record
+
+
+read_record_of = checkpoint_record  # as assim_lib.study.publish still calls it
 
 
 def known_filter(name: str | Path, folder: Path | None = None) -> Path:
@@ -133,12 +136,12 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
 
 def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str) -> AmortizedFilter:
     trained_in, dynamics = weights.get("climatology"), experiment.forecast_model
+    units = None if trained_in is None else Normalization.of(trained_in)
+    same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
+    model = build_filter(experiment, trained_in if same_ring else None, units)
     try:
-        units = None if trained_in is None else Normalization.of(trained_in)
-        same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
-        model = build_filter(experiment, trained_in if same_ring else None, units)
         model.load_state_dict(weights | {"climatology": model.climatology})
-    except (RuntimeError, KeyError):
+    except RuntimeError:  # of missing ones as well
         raise ParameterError(f"{whose} are of another shape; train one from nothing.") from None
     return model.eval()
 

@@ -13,6 +13,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from assim_lib.analyses import ANALYSES, Analysis
+from assim_lib.mistakes import Mistake
+from assim_lib.networks import NETWORKS
+from assim_lib.registry import one_of
 from assim_lib.setting import Setting
 from assim_lib.systems import Dynamics, forecast_model_of
 from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
@@ -21,12 +24,8 @@ from assim_lib.training.rules import problems
 Preset = Literal["quick", "cpu", "paper"]
 
 
-class ParameterError(ValueError):
+class ParameterError(Mistake):
     """A parameter that cannot be used; its message is one sentence naming it, what came and what is allowed."""
-
-    def _render_traceback_(self) -> list[str]:
-        # Read by IPython: in a notebook the sentence alone says everything.
-        return [f"ParameterError: {self}"]
 
 
 def options() -> list[str]:
@@ -34,9 +33,16 @@ def options() -> list[str]:
     return [name for name in Experiment.model_fields if name != "experiment"]
 
 
-def option(default: Any, allowed: str, **bounds: Any) -> Any:
+def option(default: Any, description: str, **bounds: Any) -> Any:
     """A field whose description says, in words, which values are allowed."""
-    return Field(default, description=allowed, **bounds)
+    return Field(default, description=description, **bounds)
+
+
+def allowed(name: str) -> str:
+    """What an option may be, in words; of an analysis and a network, with all names that are registered by now."""
+    registered = {"analysis": ANALYSES, "network": NETWORKS}.get(name)
+    said = str(Experiment.model_fields[name].description)
+    return said if registered is None else f"{said}: {one_of(registered)}"
 
 
 class Experiment(BaseModel):
@@ -59,12 +65,8 @@ class Experiment(BaseModel):
     )
     noise: float = option(1.0, "the observation error's standard deviation, a number from 10⁻⁶ to 10⁶", ge=1e-6, le=1e6)
 
-    analysis: str = option(
-        "original", "the name of an analysis: 'original', 'gated', 'recurrent', 'hybrid', 'covariant' or 'extended'"
-    )
-    network: str = option(
-        "conv", "the name of a network: 'conv', 'ff', 'ff_per_operator', 'original', 'original_early' or 'ff_original'"
-    )
+    analysis: str = option("original", "the name of an analysis")
+    network: str = option("conv", "the name of a network")
     m: int = option(10, "the ensemble size, a whole number from 1 to 10,000", ge=1, le=10000)
     training_m: int | None = option(
         None, "the ensemble size while training, a whole number from 1 to 10,000, or None for the same", ge=1, le=10000
@@ -321,8 +323,7 @@ def _sentence(error: ValidationError) -> str:
     if not first["loc"]:
         return str(first.get("ctx", {})["error"])
     name, value = str(first["loc"][0]), first["input"]
-    allowed = Experiment.model_fields[name].description
-    return f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed}."
+    return f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed(name)}."
 
 
 def refuse_unknown(names: Any, known: list[str]) -> None:

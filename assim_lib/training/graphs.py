@@ -37,7 +37,7 @@ class GraphedUnroll:
     Parameters
     ----------
     unroll : from a window to its loss and the carry at its end. Nothing in it may wait for the processor.
-    weights : whose gradients are wanted; the graph writes them where they are, and they must stay there.
+    weights : whose gradients are wanted. Each graph writes them to memory of its own: after a call they are there.
     window : one of the shape that all will have.
     generator : on the GPU, what ``unroll`` draws from.
     """
@@ -59,10 +59,13 @@ class GraphedUnroll:
             loss, carry = unroll(window)
             loss.backward()
         self.loss, self.carry = loss.detach(), carry
+        self.gradients = [(weight, weight.grad) for weight in weights]
 
     def __call__(self, window: Window) -> tuple[Tensor, Carry]:
         """The same of another window; both are overwritten by the next call."""
         for own, given in zip(self.inputs, window.tensors(), strict=True):
             own.copy_(given)
         self.graph.replay()
+        for weight, gradient in self.gradients:  # another pool's graph may have left its own here
+            weight.grad = gradient
         return self.loss, self.carry

@@ -13,6 +13,7 @@ import numpy as np
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import RANDOM_SHARES, observation_model
+from assim_lib.seeds import seed_of_setting
 from assim_lib.setting import Setting
 from assim_lib.training.experiment import Experiment
 
@@ -50,8 +51,7 @@ def training_settings(experiment: Experiment) -> list[Experiment]:
     for number, pair in enumerate(order[: experiment.n_settings]):
         obs_conf, step_size = pairs[pair]
         noise = round(exp(random.uniform(log(NOISES[0]), log(NOISES[1]))), 3)
-        # No two settings of any run share their truth.
-        seed = 10_000 * (experiment.seed + 1) + number
+        seed = seed_of_setting(experiment.seed, number)
         drawn.append(experiment.changed(n_settings=0, obs_conf=obs_conf, step_size=step_size, noise=noise, seed=seed))
     return drawn
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.observations import identity, observation_model
+from assim_lib.observations import observation_model
 from assim_lib.own.cycling import cold_state, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
 from assim_lib.own.record import OwnRecord, read_record
@@ -24,9 +24,9 @@ from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import save_checkpoint
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
+from assim_lib.training.validation import SEGMENT
 
 HELD_OUT = 5  # the last fifth
-SEGMENT = 200  # cycles of each of the runs that are scored while training
 
 
 class OwnData(NamedTuple):
@@ -51,11 +51,12 @@ class OwnData(NamedTuple):
     def training_data(self, experiment: Experiment) -> TrainingData:
         """The others, as one trajectory."""
         observations = torch.from_numpy(self.record.values[None, : self.trained])
-        phase = (self.first + torch.arange(self.trained))[None]
-        near = observations if experiment.start == "first_observation" else None
+        number = (self.first + torch.arange(self.trained))[None]
         channels, sites = observations.shape[-2:]
-        period = observation_model(experiment.obs_conf, channels, sites).period
-        data = TrainingData(observations, near=near, phase=phase % period, first=torch.tensor(self.first))
+        instruments = observation_model(experiment.obs_conf, channels, sites)
+        near = instruments.usable(observations, number) if experiment.start == "first_observation" else None
+        phase = number % instruments.period
+        data = TrainingData(observations, near=near, phase=phase, first=torch.tensor(self.first))
         return data.to(experiment.torch_device)
 
 
@@ -142,10 +143,10 @@ def innovation_rmse(model: AmortizedFilter, data: OwnData) -> float:
 
 def held_out_scores(experiment: Experiment, model: AmortizedFilter, data: OwnData) -> InnovationScores:
     """Scores of a filter along what is held out, from a cold start."""
-    near = None
-    if experiment.start == "first_observation" and model.observation_model.operator is identity:
-        near = torch.from_numpy(data.held_out[0])
-    start = cold_state(model, experiment.seed, data.first + data.trained, near)
+    near, number = None, data.first + data.trained
+    if experiment.start == "first_observation":  # then what is observed is the state itself
+        near = model.observation_model.usable(torch.from_numpy(data.held_out[0]), number)
+    start = cold_state(model, experiment.seed, number, near)
     cycled = run_along(model, data.held_out, start, dropout=experiment.test_dropout)
     settled = min(SETTLING + model.spinup, len(data.held_out) // 2)
     return innovation_scores(cycled.innovation[settled:], cycled.expected[settled:])

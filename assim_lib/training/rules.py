@@ -12,6 +12,8 @@ from assim_lib.analyses import ANALYSES, Analysis
 from assim_lib.losses import NEEDS_TRUTH
 from assim_lib.networks import NETWORKS
 from assim_lib.observations import ObservationModel, identity, observation_model
+from assim_lib.registry import one_of
+from assim_lib.seeds import seed_of_setting
 from assim_lib.systems import Dynamics, system_of
 from assim_lib.training.presets import EXPERIMENTS
 from assim_lib.twin import BURN_IN
@@ -60,6 +62,18 @@ def problems(options: "Experiment") -> Iterator[str]:
     if options.n_settings and (options.system != "l96" or options.dt is not None):
         yield (
             f"n_settings = {options.n_settings} are those of system = 'l96' and its own integration step; set it to 0."
+        )
+    if options.n_settings and seed_of_setting(options.seed, options.n_settings - 1) >= 2**32:
+        yield (
+            f"seed = {options.seed} leaves no seeds for the trajectories of n_settings = {options.n_settings}; take "
+            "one below 429,000."
+        )
+    if options.n_settings and "mask_features" in analysis.uses:
+        # So many as the masks of one setting have, and one setting is what a filter of many is loaded for.
+        others = one_of(name for name, kind in ANALYSES.items() if "mask_features" not in kind.uses)
+        yield (
+            f"n_settings = {options.n_settings} have many masks, and the features of analysis = {options.analysis!r} "
+            f"are those of one; take {others}."
         )
     if options.network == "ff_per_operator" and options.n_settings:
         yield (
@@ -114,14 +128,15 @@ def _of_time(options: "Experiment") -> Iterator[str]:
 def _of_observations(options: "Experiment", analysis: type[Analysis], instruments: ObservationModel) -> Iterator[str]:
     unknown = bool(instruments.unknown)
     if analysis.needs_operator and unknown:
+        others = one_of(name for name, kind in ANALYSES.items() if not kind.needs_operator)
         yield (
             f"analysis = {options.analysis!r} needs operators it may use, and some of obs_conf = {options.obs_conf!r} "
-            "are unknown; take 'original', 'gated' or 'recurrent'."
+            f"are unknown; take {others}."
         )
     if not options.network.startswith("ff") and unknown:
         yield (
             f"network = {options.network!r} treats all sites alike, and the unknown instruments of obs_conf = "
-            f"{options.obs_conf!r} do not; take 'ff' or 'ff_per_operator'."
+            f"{options.obs_conf!r} do not; take {one_of(name for name in NETWORKS if name.startswith('ff'))}."
         )
     if options.network == "ff_per_operator" and instruments.period == 1:
         yield (

@@ -76,7 +76,8 @@ def train(
     -------
     The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
     time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``,
-    which the first process alone has.
+    which the first process alone has; and ``compiled``, ``graphed`` or ``recompute``, where some of it was done so: the
+    numbers are the same but for rounding.
 
     Raises
     ------
@@ -123,6 +124,8 @@ def train(
         losses = note.pop("losses", losses)
         if now not in (note["provenance"], *note.get("resumed", [])):
             note.setdefault("resumed", []).append(now)
+    how = {"compiled": compiled, "graphed": graphed, "recompute": recompute}
+    note |= {name: True for name, chosen in how.items() if chosen}
     processes.agree(trainer.update)
     if not first:
         state, curve_points = None, 0

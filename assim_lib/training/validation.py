@@ -9,14 +9,13 @@ import torch
 from assim_lib.evaluation import BLOCK, Scores, rmse
 from assim_lib.filter import AmortizedFilter
 from assim_lib.seeds import SHORT_RUNS
-from assim_lib.tracking import assimilate
+from assim_lib.tracking import DRAWS, assimilate
 from assim_lib.training.data import starting_points
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import VALIDATED, in_settings, scored_settings
 from assim_lib.twin import TwinExperiment
 
-SEGMENT, SEGMENT_BURN_IN = 200, 60
-DRAWS = 20  # members that are drawn, for spread and CRPS, from the covariance that a filter carries in place of members
+SEGMENT, SEGMENT_BURN_IN = 200, 60  # cycles of a short run
 
 
 def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
@@ -59,7 +58,8 @@ def run_filter(
 ) -> tuple[np.ndarray, float]:
     """Analysis ensembles of a filter along a twin experiment (its first ``cycles``), and milliseconds per cycle.
 
-    Of a filter that carries a covariance, they are :data:`DRAWS` members drawn from it around its analysis.
+    Of a filter that carries a covariance, they are :data:`~assim_lib.tracking.DRAWS` members drawn from it around its
+    analysis.
 
     The time is the processor's, so that whatever else the machine does does not count; on a GPU it is wall time. It
     holds the drawing of those members and their forecast over the lag, a quarter to a third of it.

@@ -76,7 +76,7 @@ def test_the_local_extended_update_and_forecast_are_the_dense_ones(batch, monkey
     following, later = analysis.forecast(dense.base, dense.covariance, lambda s: model.flow(s, 2))
 
     analysis.windows = MethodType(lambda _self, _sites: windows, analysis)
-    inside = windows.members(x.mask.device)
+    inside = windows.places(x.mask.device)
     pairs = inside[:, :, None], inside[:, None, :]
     local = analysis(x._replace(covariance=covariance[..., pairs[0], pairs[1]]))
     torch.testing.assert_close(local.base, dense.base, rtol=0, atol=1e-5)

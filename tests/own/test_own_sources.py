@@ -121,6 +121,10 @@ def test_an_error_of_any_shape_that_broadcasts(error, expected):
     )
 
 
+def rows(**columns):
+    return pd.DataFrame({"time": 0, "site": [0, 1], "value": 1.0, "error": 1.0} | columns)
+
+
 @pytest.mark.parametrize(
     ("observations", "options", "sentence"),
     [
@@ -153,12 +157,23 @@ def test_an_error_of_any_shape_that_broadcasts(error, expected):
         (pd.DataFrame({"time": [0], "a": "x"}), {}, "column 'a' is of type "),
         (pd.DataFrame({"site": [0], "value": 1.0}), {}, "a table with a row a number needs the columns time, site"),
         (pd.DataFrame({"time": 0, "site": [1, 1], "value": 1.0}), {}, "the table has several numbers of one place"),
+        (rows(value="x"), {}, "column 'value' is of type "),
+        (rows(error="x"), {}, "column 'error' is of type "),
+        *(
+            (
+                rows(error=[1.0, wrong]),
+                {},
+                rf"error = {wrong:g} in row 1 \(counted from 0\) must be a finite number > 0 ",
+            )
+            for wrong in (0.0, -1.0, np.inf, np.nan)
+        ),
     ],
     ids=str,
 )
 def test_what_cannot_be_meant_is_one_sentence(observations, options, sentence, unchecked_shapes):
     with pytest.raises(RecordError, match=f"^{sentence}") as caught:
         read(observations, **options)
+    assert caught.value._render_traceback_() == [f"RecordError: {caught.value}"]
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
 

@@ -20,7 +20,7 @@ from assim_lib.study.cost import (
     scaling,
 )
 from assim_lib.study.cost.measuring import in_turns
-from assim_lib.training.checkpoints import checkpoint_path, load_filter
+from assim_lib.training.checkpoints import load_filter
 
 
 def test_medians_of_repeats_in_turn():
@@ -73,7 +73,7 @@ def test_an_exponent_is_that_of_the_large_rings():
 
 @pytest.mark.parametrize("name", ["recurrent", "hybrid lag 3"])
 def test_a_filter_on_a_ring_that_repeats_itself_does_what_it_does_on_the_small_one(unchecked_shapes, name):
-    experiment, model = load_filter(checkpoint_path(cycles.FILTERS[name]))
+    experiment, model = load_filter(cycles.FILTERS[name], device="cpu")
     large = scaling.widened(model, experiment, 240)
     observations = torch.from_numpy(experiment.setting.load().observations[:12]).float()
     found = []
@@ -94,7 +94,7 @@ def test_a_filter_on_a_ring_that_repeats_itself_does_what_it_does_on_the_small_o
 
 
 def test_a_ring_is_made_of_whole_copies():
-    experiment, model = load_filter(checkpoint_path(cycles.FILTERS["recurrent"]))
+    experiment, model = load_filter(cycles.FILTERS["recurrent"], device="cpu")
     with pytest.raises(ValueError, match="sites = 100 must be a multiple of 40"):
         scaling.widened(model, experiment, 100)
     assert cost_path("cycles").name == "cycles.json"
@@ -154,3 +154,15 @@ def test_shares_of_a_profile_are_all_of_it():
     table = pd.DataFrame([{"name": "a", "sites": 40, "compiled": False, **row} for row in rows])
     assert "products of matrices" in profile.sentence(table, "a", 40)
     assert profile.sentence(table, "b", 40) == ""
+
+
+def test_beside_a_gpu_the_processor_is_measured_all_the_same(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cycles, "FILTERS", {"recurrent": cycles.FILTERS["recurrent"]})
+    monkeypatch.setattr(scaling, "CYCLES", 2)
+    file = cycles.FILTERS["recurrent"]
+    assert cycles._classical()
+    assert all(run() > 0 for run in cycles._learned(compiled=False).values())
+    assert scaling.cost_of_cycle(file, 40)[0] > 0
+    assert all(error > 0 for error in scaling.errors(file))
+    assert profile.of_small("recurrent", compiled=False)

@@ -7,7 +7,7 @@ import pytest
 from small_runs import NETWORK, PARTIAL
 
 from assim_lib.setting import places
-from assim_lib.storage import IntegrityError, sha256
+from assim_lib.storage import IntegrityError, sha256, write_json
 from assim_lib.study import long_runs
 from assim_lib.study.long_runs import (
     STARTS,
@@ -93,6 +93,31 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, options
     # A shorter one is its beginning.
     again = run(options, 120, state=state)
     assert (again.rmse, again.cycles, len(again.worst)) == (whole.rmse[:1], 120, 1)
+
+
+def scripted(monkeypatch, errors):
+    """Errors of each cycle, whatever the filter does."""
+    told = iter(errors)
+    monkeypatch.setattr(long_runs, "rmse", lambda *_: np.full(2, next(told)))
+
+
+def test_an_error_that_is_no_number_loses_the_truth_and_can_be_stored(monkeypatch, tmp_path, elsewhere):
+    scripted(monkeypatch, [0.1] * 120 + [np.nan] * 120)
+    lost = run(FREE, 240)
+    assert lost.lost == [1, 1]
+    write_json(tmp_path / "long.json", lost.model_dump())
+    assert np.isnan(LongRun.read(tmp_path / "long.json").rmse[1]).all()
+    stored = StressTest(transfer=elsewhere, long=lost, weights="", provenance={})
+    monkeypatch.setattr(long_runs, "stress_tests", lambda: {"it": stored})
+    assert long_runs_table().lost["it"] == 2
+
+
+def test_the_truth_may_be_lost_across_the_end_of_a_block(monkeypatch, tmp_path):
+    # Of twenty cycles ten lie in either block: no mean within one of them is as large.
+    scripted(monkeypatch, [0.0] * 110 + [6.0] * 20 + [0.0] * 110)
+    run(FREE, 120, state=tmp_path / "long.safetensors")
+    crossed = run(FREE, 240, state=tmp_path / "long.safetensors")
+    assert crossed.worst == [[3.0, 3.0], [6.0, 6.0]]
 
 
 @pytest.mark.parametrize("cycles", [0, 100, 180])

@@ -67,6 +67,15 @@ def test_a_setting_that_a_filter_cannot_have_says_why(rows):
     assert "\n" not in rows["partial_obs"]["reason"]
 
 
+def test_what_fails_in_a_run_is_no_reason(rows, as_trained, monkeypatch):
+    def fail(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(transfer_module, "follow", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        rows("recurrent", m=1)
+
+
 def test_a_growing_lag_has_grown_before_other_settings_count(rows, as_trained, monkeypatch):
     def as_old_as_the_filter(ensemble, _):
         assert ensemble.shape[1] == 60 + 10

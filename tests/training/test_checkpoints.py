@@ -13,6 +13,7 @@ import assim_lib
 from assim_lib.storage import PACKAGE, IntegrityError, data_dir, sha256, write_json
 from assim_lib.systems import Lorenz96, register_system
 from assim_lib.tracking import assimilate
+from assim_lib.training import checkpoints
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter, save_checkpoint
 from assim_lib.training.experiment import ParameterError
@@ -108,6 +109,18 @@ def test_what_a_filter_cannot_be_is_one_sentence(tmp_path, home, changed, senten
         load_filter(path, **changed)
     assert str(caught.value).startswith(sentence.replace("{name}", chosen.name))
     assert "\n" not in str(caught.value)
+
+
+def test_what_fails_while_a_filter_is_built_is_no_matter_of_its_weights(tmp_path, home, monkeypatch):
+    path = checkpoint_path(tiny().name, tmp_path)
+    save_checkpoint(build_filter(tiny()), path, {"experiment": tiny().model_dump()})
+
+    def too_large(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(checkpoints, "build_filter", too_large)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        load_filter(path)
 
 
 @pytest.mark.usefixtures("readers_cell")

@@ -4,15 +4,17 @@ import json
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
+from assim_lib.instruments import LinearInstruments
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
 from assim_lib.setting import Setting
-from assim_lib.systems import Lorenz96
-from assim_lib.training.experiment import Experiment, ParameterError, configure, options
+from assim_lib.systems import Lorenz96, register_system
+from assim_lib.training.experiment import Experiment, ParameterError, allowed, configure, options
 from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
 
 UNKNOWN = "unstructured_partial_obs"
@@ -67,9 +69,8 @@ def sentence_about(experiment="l96_conv", /, **requested) -> str:
     }.items(),
 )
 def test_a_wrong_type_or_a_value_out_of_range_is_named_with_what_is_allowed(name, values):
-    allowed = Experiment.model_fields[name].description
     for value in values:
-        said = f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed}."
+        said = f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is {allowed(name)}."
         assert sentence_about(**{name: value}) == said
 
 
@@ -114,8 +115,16 @@ MISTAKES = [
     ({"n_settings": 3, "system": "vl20"}, "n_settings = 3 are those of system = 'l96' and its own integration step; "),
     ({"n_settings": 3, "dt": 0.025}, "n_settings = 3 are those of system = 'l96' and its own integration step; "),
     (
-        {"n_settings": 3, "network": "ff_per_operator", "obs_conf": "partial_obs"},
+        {"n_settings": 3, "analysis": "gated", "network": "ff_per_operator", "obs_conf": "partial_obs"},
         "network = 'ff_per_operator' has a part for each operator, and n_settings = 3 have others each; take 'conv",
+    ),
+    (
+        {"n_settings": 48, "analysis": "hybrid", "seed": 429_497},
+        "seed = 429497 leaves no seeds for the trajectories of n_settings = 48; take one below",
+    ),
+    (
+        {"n_settings": 3, "analysis": "original"},
+        "n_settings = 3 have many masks, and the features of analysis = 'original' are those of one; take 'hybrid', ",
     ),
     ({"network": "ff_per_operator"}, "network = 'ff_per_operator' needs a schedule of several operators, and "),
     ({"network": "ff_per_operator", "obs_conf": "every_4th_fixed"}, "network = 'ff_per_operator' needs a schedule of "),
@@ -193,6 +202,35 @@ def test_a_first_observation_of_something_else_is_no_start(readers_cell):
     assert configure(start="truth", obs_conf="squares", analysis="hybrid", lag=0).obs_conf == "squares"
 
 
+def test_windows_of_a_ring_need_a_model_and_an_operator_that_can_be_split(readers_cell):
+    @register_system
+    class Large(Lorenz96):
+        name = "large"
+
+        def __init__(self):
+            super().__init__(sites=200)
+
+    @register_system
+    class Forced(Large):
+        name, homogeneous = "forced", False
+
+        def tendency(self, x):
+            return super().tendency(x) + torch.arange(200) / 200
+
+    @register_obs_conf("weighted")
+    def weighted(channels, sites):
+        return LinearInstruments(np.eye(sites)[:, None] + 0.1, np.ones(sites)).model()
+
+    def said(**options):
+        return sentence_about(analysis="extended", **options)
+
+    assert "its model, 'forced', must be homogeneous and must not depend on time; take " in said(system="forced")
+    assert said(system="large", obs_conf="weighted").endswith("has an operator of the whole ring; take 'hybrid'.")
+    assert configure(analysis="extended", system="large").system == "large"
+    assert configure(analysis="extended", obs_conf="weighted").obs_conf == "weighted"  # forty sites are no windows
+    assert configure(analysis="hybrid", system="forced", obs_conf="weighted").system == "forced"
+
+
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert sentence_about(device="cuda") == "device = 'cuda' asks for a GPU, and there is none; use 'auto' or 'cpu'."
@@ -220,6 +258,8 @@ def test_every_preset_of_every_analysis_is_its_layers(experiment):
             expected |= layer
         if expected["obs_conf"] == UNKNOWN and analysis.needs_operator:
             assert "needs operators it may use" in sentence_about(experiment, analysis=name, preset=preset)
+        elif expected["n_settings"] and name == "original":
+            assert sentence_about(experiment, analysis=name, preset=preset).startswith("n_settings = 48 have")
         else:
             assert configure(experiment, analysis=name, preset=preset).model_dump() == expected
 
@@ -298,7 +338,7 @@ def test_what_is_asked_for_beats_start_beats_experiment_beats_analysis_beats_pre
         {"order": "random", "noise_draws": "each", "start": "truth"},
         {"training_m": 5, "m": 20},
         {"system": "ks", "step_size": 0.5},
-        {"n_settings": 3, "network": "ff"},
+        {"n_settings": 3, "network": "ff", "analysis": "gated"},
     ],
     ids=str,
 )
@@ -334,6 +374,12 @@ def own_analysis(readers_cell):
         def problems(cls, options):
             if options.band > options.hidden_size:
                 yield f"band = {options.band} must be at most hidden_size = {options.hidden_size}."
+
+
+def test_what_a_reader_registers_is_among_what_is_allowed(own_analysis):
+    assert "or 'own'." in sentence_about(analysis=3)
+    said = sentence_about(analysis="hybrid", lag=0, network="ff", obs_conf=UNKNOWN)
+    assert said.endswith("take 'original', 'gated', 'recurrent' or 'own'.")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -379,7 +425,8 @@ def test_names_tell_runs_apart():
         {}, {"seed": 1}, {"m": 5}, {"analysis": "hybrid"}, {"analysis": "hybrid", "lag": 5}, {"noise": 0.5},
         {"step_size": 0.2}, {"obs_conf": "every_4th_fixed"}, {"network": "ff"}, {"network": "conv"},
         {"loss": "ss_analysis"}, {"loss": "clean_analysis"}, {"dt": 0.025}, {"start": "truth"},
-        {"start": "first_observation"}, {"n_settings": 1}, {"n_settings": 48}, {"network": "original_early"},
+        {"start": "first_observation"}, {"network": "original_early"},
+        {"analysis": "hybrid", "n_settings": 1}, {"analysis": "hybrid", "n_settings": 48},
     ]  # fmt: skip
     names = [configure(**change).name for change in changes]
     assert len(set(names)) == len(names)
@@ -393,7 +440,7 @@ def test_the_methods_name_in_the_table():
     assert methods.pop("original") == methods.pop("gated") == "amortized_original"
     assert set(methods.values()) == {"amortized"}
     assert {configure("l96_ff", analysis=a).method for a in ANALYSES} == {"amortized_ff"}
-    assert {configure("l96_any", analysis=a).method for a in ANALYSES} == {"amortized_any"}
+    assert {configure("l96_any", analysis=a).method for a in ANALYSES if a != "original"} == {"amortized_any"}
     # A method that is trained otherwise never competes with those that saw observations alone.
     for loss in ("ss_analysis", "clean_analysis"):
         assert {configure(analysis=a, loss=loss).method for a in ANALYSES} == {f"amortized_{loss}"}

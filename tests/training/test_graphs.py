@@ -1,11 +1,15 @@
 """An update as one CUDA graph: what a machine without a GPU can tell, and on one that it is the same update."""
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from small_runs import PARTIAL, advance, ring_data, ring_experiment, ring_filter, ring_pool, tiny
 
 from assim_lib.training.experiment import ParameterError
-from assim_lib.training.graphs import check_graphed
+from assim_lib.training.graphs import GraphedUnroll, check_graphed
 from assim_lib.training.trainer import Trainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -42,6 +46,47 @@ def test_nor_of_a_network_that_sorts_its_batch(monkeypatch):
     monkeypatch.setattr(type(chosen), "torch_device", torch.device("cuda"))
     with pytest.raises(ParameterError, match="network = 'ff_per_operator'"):
         check_graphed(chosen, graphed=True)
+
+
+def _fake_cuda(monkeypatch, weight):
+    """Graphs as far as this test needs them: a replay writes into the memory of the capture."""
+
+    @contextmanager
+    def capture(graph):
+        yield
+        memory, gradient = weight.grad, weight.grad.clone()
+        graph.replay = lambda: memory.copy_(gradient)
+
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+
+
+def test_each_graph_leaves_its_own_gradients(monkeypatch, unchecked_shapes):
+    weight = torch.ones(1, requires_grad=True)
+    _fake_cuda(monkeypatch, weight)
+    window = SimpleNamespace(tensors=lambda: [], with_tensors=lambda _: window)
+    first, second = (
+        GraphedUnroll(lambda _, slope=slope: (slope * weight.sum(), None), [weight], window, None)
+        for slope in (3.0, 5.0)
+    )
+    gradients = []
+    for graph in (first, second, first):
+        graph(window)
+        gradients.append(weight.grad.item())
+    assert gradients == [3.0, 5.0, 3.0]
+
+
+@needs_gpu
+def test_graphs_of_two_pools_are_the_same_updates():
+    def losses(graphed):
+        chosen = ring_experiment(m=1, device="cuda", lr=1e-3, adamw_lr=1e-3).changed(n_settings=2)
+        data = [ring_data(chosen).to("cuda") for _ in range(2)]
+        trainer = Trainer(chosen, ring_filter(chosen).cuda(), *data, graphed=graphed)
+        return [metrics["loss"] for metrics in advance(trainer, 6)]
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-4)
 
 
 @needs_gpu

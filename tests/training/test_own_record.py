@@ -11,12 +11,14 @@ from small_runs import PARTIAL, QUIET, assert_same, tiny
 
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module
+from assim_lib.observations import observation_model
 from assim_lib.own.record import RecordError
 from assim_lib.storage import IntegrityError
 from assim_lib.training import run as run_module
+from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
 from assim_lib.training.experiment import ParameterError
-from assim_lib.training.own_record import innovation_rmse, on_record, save_on_record
+from assim_lib.training.own_record import held_out_scores, innovation_rmse, on_record, save_on_record
 from assim_lib.training.run import train
 
 pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
@@ -72,6 +74,21 @@ def test_masks_come_as_they_were_received(values):
     dated = xr.DataArray(values, dims=("time", "site"), coords={"time": np.arange(2, 2 + CYCLES)})
     _, data = on_record(tiny(obs_conf=PARTIAL, **SMALL), dated)
     np.testing.assert_array_equal(data.training_data(tiny(obs_conf=PARTIAL)).phase[0, :4], [2, 3, 0, 1])
+
+
+@pytest.mark.filterwarnings("ignore:.*expects none:UserWarning")
+def test_a_start_around_observations_is_around_those_that_the_schedule_expects(values):
+    chosen = tiny("gated", 3, obs_conf=PARTIAL, start="first_observation", **SMALL)
+    full = np.nan_to_num(values)
+    seen = observation_model(PARTIAL, 1, 40).mask(torch.arange(CYCLES)).numpy()[:, 0]
+    chosen, data = on_record(chosen, full)
+    near = data.training_data(chosen).near.numpy()[0, :, 0]
+    np.testing.assert_array_equal(near, np.where(seen, full, np.nan)[:48])
+    model = build_filter(chosen)
+    (scores, same) = (
+        held_out_scores(chosen, model, on_record(chosen, each)[1]) for each in (full, np.where(seen, full, np.nan))
+    )
+    assert scores == same
 
 
 def test_a_stopped_run_goes_on(values, tmp_path):

@@ -75,6 +75,15 @@ def test_a_run_has_its_record(whole):
     assert same["history"] == record["history"]
 
 
+def test_a_record_says_how_its_updates_were_done(tmp_path):
+    _, plain = train(tiny(updates=2), tmp_path, **QUIET)
+    assert not {"compiled", "graphed", "recompute"} & plain.keys()
+    with pytest.raises(Stopped):
+        train(tiny(), tmp_path / "part", on_metrics=stop_after(2), save_every=0, recompute=True, **QUIET)
+    _, resumed = train(tiny(), tmp_path / "part", **QUIET)
+    assert (resumed["recompute"], "graphed" in resumed) == (True, False)
+
+
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, record = train(tiny(updates=1), **QUIET)

@@ -8,10 +8,11 @@ import torch
 from small_runs import PARTIAL, tiny
 
 from assim_lib.evaluation import evaluate
+from assim_lib.tracking import DRAWS
 from assim_lib.training import validation
 from assim_lib.training.build import build_filter
 from assim_lib.training.many_settings import VALIDATED, scored_settings
-from assim_lib.training.validation import DRAWS, run_filter, score, validation_rmse
+from assim_lib.training.validation import run_filter, score, validation_rmse
 
 pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
 

@@ -9,7 +9,7 @@ from assim_lib.classical.methods import run_baseline
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.study.benchmark import stored_baseline
 from assim_lib.study.cost.measuring import Value, in_turns, milliseconds
-from assim_lib.training.checkpoints import checkpoint_path, load_filter
+from assim_lib.training.checkpoints import load_filter
 from assim_lib.training.experiment import Experiment
 from assim_lib.twin import TwinExperiment
 
@@ -53,7 +53,7 @@ def measure(compiled: bool, repeats: int, progress: bool = True) -> list[dict[st
 
 
 def _classical() -> dict[Method, Callable[[], float]]:
-    twin = load_filter(checkpoint_path(FILTERS["recurrent"]))[0].setting.load()
+    twin = load_filter(FILTERS["recurrent"], device="cpu")[0].setting.load()
     return {(name, 1, False): partial(_baseline_cycle, twin, *method) for name, method in CLASSICAL.items()}
 
 
@@ -66,7 +66,7 @@ def _baseline_cycle(twin: TwinExperiment, method: str, m: int, changed: dict[str
 def _learned(compiled: bool) -> dict[Method, Callable[[], float]]:
     runs: dict[Method, Callable[[], float]] = {}
     for name, file in FILTERS.items():
-        experiment, model = load_filter(checkpoint_path(file))
+        experiment, model = load_filter(file, device="cpu")
         for batch in BATCHES:
             runs[name, batch, False] = Running(experiment, model, batch)
         runs[f"{name}, {PRODUCTS}", 1, False] = _products(model)

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from assim_lib.records import Record
-from assim_lib.storage import data_dir, provenance
+from assim_lib.storage import cpu_model, data_dir, provenance
 from assim_lib.study.results import Provenance
 
 Key = TypeVar("Key", bound=Hashable)
@@ -62,7 +62,7 @@ def costs_of(section: str, measured: str, measure: Callable[[], list[dict[str, V
     before = os.getloadavg()[0]
     rows = measure()
     machine = Machine(
-        processor=_processor(),
+        processor=cpu_model(),
         cores=os.cpu_count() or 1,
         load=(round(before, 1), round(os.getloadavg()[0], 1)),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -99,11 +99,3 @@ def peak_memory() -> float:
     """The most memory that this process has held so far, in megabytes."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")

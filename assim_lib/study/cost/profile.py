@@ -13,7 +13,7 @@ from assim_lib.study.cost.cycles import FILTERS, Running
 from assim_lib.study.cost.measuring import Value, alone
 from assim_lib.study.cost.scaling import NAMES, started_on
 from assim_lib.study.cost.training import RECOMPUTED, trainer_of
-from assim_lib.training.checkpoints import checkpoint_path, load_filter
+from assim_lib.training.checkpoints import load_filter
 
 SMALL, TOP = (("recurrent", False), ("recurrent", True), ("original m=5", False)), 5
 RINGS, WINDOWS = (4000, 40_000), (40, 400)
@@ -45,7 +45,7 @@ def measure(progress: bool = True) -> list[dict[str, Value]]:
 
 def of_small(name: str, compiled: bool) -> list[dict[str, Value]]:
     """The operations of a cycle at a batch of 1."""
-    experiment, model = load_filter(checkpoint_path(FILTERS[name]))
+    experiment, model = load_filter(FILTERS[name], device="cpu")
     run = Running(experiment, model.compiled(whole=True) if compiled else model, 1)
     run()
     return [{"name": name, "compiled": compiled, "sites": model.dynamics.sites, **row} for row in profiled(run)]

@@ -19,7 +19,7 @@ from assim_lib.observations import observation_model
 from assim_lib.study.benchmark import stored_baseline
 from assim_lib.study.cost.cycles import FILTERS, FULL
 from assim_lib.study.cost.measuring import Value, alone, milliseconds, peak_memory
-from assim_lib.training.checkpoints import checkpoint_path, load_filter
+from assim_lib.training.checkpoints import load_filter
 from assim_lib.training.experiment import Experiment
 from assim_lib.twin import TwinExperiment
 
@@ -84,7 +84,7 @@ def widened(model: AmortizedFilter, experiment: Experiment, sites: int) -> Amort
 @torch.no_grad()
 def started_on(file: str, sites: int) -> Callable[[], object]:
     """A cycle of a filter on a ring of so many sites, which is after its first one."""
-    experiment, model = load_filter(checkpoint_path(file))
+    experiment, model = load_filter(file, device="cpu")
     large, generator = widened(model, experiment, sites), torch.Generator().manual_seed(0)
     dropout = generator if experiment.test_dropout else None
     carry, observation = large.cold_start(generator=generator), large.climatology[0]
@@ -94,7 +94,7 @@ def started_on(file: str, sites: int) -> Callable[[], object]:
 
 def cost_of_cycle(file: str, sites: int) -> tuple[float, float]:
     """Milliseconds and megabytes that a cycle on a ring of so many sites takes."""
-    load_filter(checkpoint_path(file))  # what it takes to load any counts for none
+    load_filter(file, device="cpu")  # what it takes to load any counts for none
     before = peak_memory()
     ms = milliseconds(started_on(file, sites), max(1, min(20, 4000 // sites)))
     return ms, peak_memory() - before
@@ -103,7 +103,7 @@ def cost_of_cycle(file: str, sites: int) -> tuple[float, float]:
 @torch.no_grad()
 def errors(file: str) -> tuple[float, float]:
     """RMSE on rings of 40 sites, and on one of as many sites as all of them have; with the same observations."""
-    experiment, model = load_filter(checkpoint_path(file))
+    experiment, model = load_filter(file, device="cpu")
     large, number = widened(model, experiment, SCORED_SITES), SCORED_SITES // model.dynamics.sites
     truth = torch.from_numpy(experiment.setting.load().truth).float()[: model.spinup + BURN_IN + CYCLES]
     noise = torch.randn((*truth.shape[:-1], SCORED_SITES), generator=torch.Generator().manual_seed(1))
@@ -126,7 +126,7 @@ def errors(file: str) -> tuple[float, float]:
 
 def cost_of_letkf(sites: int) -> float:
     """Milliseconds that a cycle of DAPPER's LETKF takes, with one local analysis a site as at 40 sites."""
-    experiment, model = load_filter(checkpoint_path(f"{FULL}-recurrent-m1-seed4"))
+    experiment, model = load_filter(f"{FULL}-recurrent-m1-seed4", device="cpu")
     twin, times = experiment.setting.load(), sites // model.dynamics.sites
     cycles = 5 if sites > 400 else 20
 
