@@ -13,9 +13,9 @@ from assim_lib.study.results import Provenance, Result, best_of, load_scores, wr
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
     checkpoint_path,
+    checkpoint_record,
     load_checkpoint,
     load_filter,
-    read_record_of,
     save_checkpoint,
     stored_experiment,
 )
@@ -79,7 +79,7 @@ def refuse_other_training(experiment: Experiment, path: Path) -> None:
     """
     # Weights alone are what a run left that was killed before it wrote their record: they are not published.
     if path.exists() and path.with_suffix(".json").exists():
-        stored = stored_experiment(read_record_of(path))
+        stored = stored_experiment(checkpoint_record(path))
         options = stored.changed(device=experiment.device).model_dump()
         differ = [f"{k} = {options[k]!r}" for k, v in experiment.model_dump().items() if options[k] != v]
         if differ:

@@ -70,9 +70,6 @@ def checkpoint_record(path: Path) -> dict[str, Any]:
     return record
 
 
-read_record_of = checkpoint_record  # as assim_lib.study.publish still calls it
-
-
 def known_filter(name: str | Path, folder: Path | None = None) -> Path:
     """The path of a filter's weights.
 

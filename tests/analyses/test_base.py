@@ -9,6 +9,7 @@ from small import CASES, SITES, Linear, generator, given, normalization, shaken,
 
 from assim_lib.analyses import ANALYSES, Analysis, Corrected, Normalization, register_analysis
 from assim_lib.analyses.base import covariance_band, remember
+from assim_lib.systems import Lorenz96
 from assim_lib.tracking import assimilate
 
 BATCHES = [(), (64,)]
@@ -252,7 +253,9 @@ def test_ensemble_sizes_that_do_not_work_are_refused(name):
             small_analysis(name, members)
     # A covariance has an inflation, a single member has none.
     expected = [] if name == "extended" else ["inflation = 1.1 does nothing to m = 1; set it to 1."]
-    found = {case: list(kind.problems(SimpleNamespace(m=case[0], inflation=case[1]))) for case in PAIRS}
+    model = Lorenz96(sites=SITES)
+    options = {case: SimpleNamespace(m=case[0], inflation=case[1], forecast_model=model) for case in PAIRS}
+    found = {case: list(kind.problems(chosen)) for case, chosen in options.items()}
     assert found == {(1, 1.1): expected, (1, 1.0): [], (4, 1.1): []}
 
 
