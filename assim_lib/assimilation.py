@@ -14,7 +14,7 @@ from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import identity
 from assim_lib.own.cycling import cold_state, members_of, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
-from assim_lib.own.output import check_destination, layout, opened, read_back, written
+from assim_lib.own.output import check_destination, layout, opened, read_back, refuse_same_files, written
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.sources import PART
@@ -92,6 +92,8 @@ def prepare_record(
         numbers are the same.
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
+    read = {"observations": observations} if isinstance(observations, str | Path) else {}
+    refuse_same_files({**read, "state": state, "output": output})
     path = known_filter(name, checkpoints)
     stored = checkpoint_record(path)
     trained = stored_experiment(stored)
@@ -121,9 +123,6 @@ def prepare_record(
     for where, destination in destinations.items():
         if destination is not None:
             check_destination(Path(destination).expanduser(), where)
-    read = observations if isinstance(observations, str | Path) else None
-    if read is not None and output is not None and _same_file(read, output):
-        raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
     weighed = usable_error(record, model, experiment.analysis)
     first = record.begins(model.dynamics.depends_on_time) if first_cycle is None else first_cycle
     number = kept.number if kept else first
@@ -170,10 +169,6 @@ def prepare_record(
         return Assimilated(planned if destination is None else read_back(destination), sums.scores, end)
 
     return run
-
-
-def _same_file(one: str | Path, other: str | Path) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFilter:
