@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from assim_lib.own.sources import RecordError
+from assim_lib.own.conventions import RecordError
 
 OFF = 0.05  # how far from a cycle a time may lie, in intervals: times in single precision are rounded
 LONGEST_GAP = 100_000  # cycles; after far fewer a forecast has forgotten where it started

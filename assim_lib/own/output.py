@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from assim_lib.own.conventions import NETCDF, RecordError
 from assim_lib.own.cycling import Cycled
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
-from assim_lib.own.sources import NETCDF, PART, RecordError
+from assim_lib.own.sources import PART
 from assim_lib.storage import PACKAGE, atomic_folder, atomic_path, netcdf_bytes, why_not_writable
 
 _TEXT = {

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from assim_lib.filter import AmortizedFilter
+from assim_lib.own.conventions import RecordError
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
-from assim_lib.own.sources import RecordError
 from assim_lib.tracking import OUTLIER
 
 SAME = 1e-6  # up to which relative difference two errors are one

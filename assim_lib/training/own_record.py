@@ -13,11 +13,11 @@ from jaxtyping import Float
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
+from assim_lib.own.conventions import RecordError
 from assim_lib.own.cycling import cold_state, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import SAME, remark_on_mask
-from assim_lib.own.sources import RecordError
 from assim_lib.seeds import SHORT_RUNS
 from assim_lib.storage import IntegrityError
 from assim_lib.training.build import build_filter

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from assim_lib.own.clock import Clock, cycles_of
-from assim_lib.own.sources import RecordError
+from assim_lib.own.conventions import RecordError
 
 DATES = pd.to_datetime(["2026-03-01 00", "2026-03-01 06", "2026-03-02 00"]).to_numpy()
 
