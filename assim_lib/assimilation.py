@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
@@ -21,7 +23,10 @@ from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.tracking import DRAWS
 from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
-from assim_lib.training.experiment import Experiment, ParameterError
+from assim_lib.training.experiment import Experiment, ParameterError, refuse_unknown
+
+MOST = 2**32 - 1  # of seeds, and of numbers of cycles
+CHANGED = ("obs_conf", "step_size", "noise")  # options of a filter that may be other than in training
 
 
 class Assimilated(NamedTuple):
@@ -71,7 +76,7 @@ def prepare_record(
     interval: Any = None,
     first_cycle: int | None = None,
     seed: int | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     chunk: int | None = None,
     **changed: Any,
 ) -> Callable[[bool], Assimilated]:
@@ -92,6 +97,16 @@ def prepare_record(
         numbers are the same.
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
+    own = [
+        option.name for option in signature(prepare_record).parameters.values() if option.kind is option.KEYWORD_ONLY
+    ]
+    refuse_unknown(changed, [*own, *CHANGED])
+    for option, value, least, most in (
+        ("first_cycle", first_cycle, 0, MOST),
+        ("seed", seed, 0, MOST),
+        ("chunk", chunk, 1, 10**6),
+    ):
+        _refuse_out_of_bounds(option, value, least, most)
     read = {"observations": observations} if isinstance(observations, str | Path) else {}
     refuse_same_files({**read, "state": state, "output": output})
     path = known_filter(name, checkpoints)
@@ -169,6 +184,14 @@ def prepare_record(
         return Assimilated(planned if destination is None else read_back(destination), sums.scores, end)
 
     return run
+
+
+def _refuse_out_of_bounds(name: str, value: Any, least: int, most: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (whole and least <= value <= most):
+        raise ParameterError(
+            f"{name} = {value!r} (of type {type(value).__name__}) must be a whole number from {least} to {most}."
+        )
 
 
 def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFilter:

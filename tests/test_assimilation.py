@@ -213,6 +213,7 @@ def test_the_command_writes_what_the_function_returns(command, names, values, tm
     [
         ("l96 in.csv out.nc", "name = 'l96' is no known filter"),
         ("../checkpoints/{hybrid} in.csv out.nc", "name = '../checkpoints/"),
+        ("none.safetensors in.csv out.nc", "no checkpoint none in "),
         ("{hybrid} nothing.csv out.nc", "observations = 'nothing.csv': there is no such file."),
         (
             "{hybrid} in.csv nowhere/out.nc",
@@ -253,6 +254,34 @@ def test_what_cannot_be_is_one_sentence_and_writes_nothing(
     assert error.startswith(f"assim_lib assimilate: {sentence}")
     assert error.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "narrow.csv"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"chunk": -5}, r"chunk = -5 \(of type int\) must be a whole number from 1 to 1000000"),
+        ({"chunk": 1.5}, "chunk = 1.5 "),
+        ({"seed": "a"}, r"seed = 'a' \(of type str\) must be a whole number from 0 to 4294967295"),
+        ({"seed": -1}, "seed = -1 "),
+        ({"first_cycle": -1}, "first_cycle = -1 "),
+        ({"first_cycle": True}, "first_cycle = True "),
+        ({"drop_outlier": True}, r"Unknown parameter `drop_outlier`: did you mean `drop_outliers`\?"),
+        ({"lag": 2}, "Unknown parameter `lag`: Known parameters: state, members, "),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_one_sentence(names, values, options, sentence):
+    with pytest.raises(ParameterError, match=f"^{sentence}"):
+        prepare_record(names["hybrid"], values, **options)
+
+
+def test_a_filter_is_found_by_its_path(names, values):
+    path = checkpoint_path(names["hybrid"])
+    made = [
+        assimilate_record(name, values, **options).analysis
+        for name, options in ((str(path), {}), (names["hybrid"], {"checkpoints": str(path.parent)}))
+    ]
+    xr.testing.assert_identical(*made)
 
 
 def test_a_filter_has_the_name_of_its_file(names, values, home, tmp_path):

@@ -70,22 +70,24 @@ def checkpoint_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def known_filter(name: str | Path, folder: Path | None = None) -> Path:
+def known_filter(name: str | Path, folder: str | Path | None = None) -> Path:
     """The path of a filter's weights.
 
     Parameters
     ----------
-    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``.
+    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``. A text
+        is a path if it does so, or has a slash.
 
     Raises
     ------
     ParameterError : if there is no such filter.
     """
-    if isinstance(name, Path):
+    if isinstance(name, Path) or "/" in name or name.endswith(".safetensors"):
+        name = Path(name).expanduser()
         if name.suffix != ".safetensors":
             raise ParameterError(f"name = {str(name)!r} must be the path of weights, which ends in .safetensors.")
         return name
-    folder = folder or data_dir() / "checkpoints"
+    folder = data_dir() / "checkpoints" if folder is None else Path(folder).expanduser()
     known = sorted(path.stem for path in folder.glob("*.safetensors"))
     if name not in known:
         close = get_close_matches(name, known, n=1, cutoff=0.3)
