@@ -151,6 +151,7 @@ def prepare_record(
             model, experiment.seed if seed is None else seed, number, _near(experiment, model, record, number)
         )
         about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
+        about["observation_error"] = _assumed(model, record)
         planned = layout(record, number, tuple(shape), members_of(at.carry) if members else 0, about)
         destination = None if output is None else Path(output).expanduser()
         if destination is None:
@@ -223,6 +224,14 @@ def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord, num
     if experiment.start == "climatology" or instruments.operator is not identity:
         return None
     return instruments.usable(torch.from_numpy(record.part(0, 1).values[0]), number)
+
+
+def _assumed(model: AmortizedFilter, record: OwnRecord) -> str:
+    """What the errors of the observations are taken for."""
+    if record.part(0, 1).error is not None:
+        return "that of the record"
+    sizes = sorted({f"{float(size):.4g}" for size in (model.error.min(), model.error.max())}, key=float)
+    return f"{' … '.join(sizes)}, the filter's own; the record has none"
 
 
 def _ensemble(model: AmortizedFilter) -> str:

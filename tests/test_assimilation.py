@@ -17,7 +17,9 @@ from small_runs import PARTIAL, tiny
 
 from assim_lib import assimilate, assimilate_record, assimilation
 from assim_lib.assimilation import prepare_record
+from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import RecordError
+from assim_lib.own.remarks import Outliers, remark_on_innovations
 from assim_lib.own.state import load_state
 from assim_lib.storage import IntegrityError, provenance, sha256
 from assim_lib.training import checkpoints
@@ -184,6 +186,23 @@ def test_scores_say_whether_the_filter_believes_rightly(names):
     single = assimilate_record(names["recurrent"], twin.observations[:100, 0]).scores
     assert np.isnan(single.expected)
     assert "a single member expects nothing" in str(single)
+
+
+def test_the_error_that_is_assumed_is_told_and_judged(command, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    observations = tiny().setting.load().observations[:100, 0]
+    xr.Dataset({"observations": (("time", "site"), observations)}).to_netcdf("in.nc")
+    code, out, _ = command(f"assimilate {names['hybrid']} in.nc out.nc")
+    assert (code, out.splitlines()[0]) == (0, "error: 1, the filter's own; the record has none")
+    told = assimilate_record(names["hybrid"], observations, error=0.5)
+    assert told.analysis.attrs["observation_error"] == "that of the record"
+    _, model = load_filter(checkpoint_path(names["hybrid"]))
+    for chi2, word in ((1.8, "larger"), (0.4, "smaller")):
+        scores = InnovationScores(rmse=0.1, expected=0.1, chi2=chi2, autocorrelation=0.0, numbers=500, cycles=50)
+        with pytest.warns(
+            UserWarning, match=rf"^χ² = {chi2:.2f} is far from 1: innovations are {word} than the filter"
+        ):
+            remark_on_innovations(Outliers(), scores, model, dropped=False)
 
 
 def test_the_command_writes_what_the_function_returns(command, names, values, tmp_path, monkeypatch):
