@@ -156,7 +156,13 @@ def stored_experiment(record: dict[str, Any]) -> Experiment:
     options = record.get("experiment")
     if not isinstance(options, dict):
         raise IntegrityError("a record without the options of an experiment is none of a filter; restore it.")
-    return validated({**options, "device": "auto"})
+    try:
+        return validated({**options, "device": "auto"})
+    except ParameterError as error:
+        if "is not registered" not in str(error):
+            raise
+        said = str(error).rstrip(".")
+        raise ParameterError(f"{said}; if it is your own, give the plugin that registers it (--plugins).") from None
 
 
 def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict[str, Tensor]]:
