@@ -158,7 +158,7 @@ def _warn_of_steps(cycles: np.ndarray, clock: Clock, label: str) -> None:
     steps = np.diff(cycles)
     if len(steps) and steps.min() > 1:
         warnings.warn(
-            f"{label} has times at every {steps.min()}th cycle at most; if they are successive cycles, give their "
-            f"distance as interval (now {clock.interval:g}).",
+            f"times of {label} lie at least {steps.min()} cycles of {clock.length} apart; if they are successive "
+            "cycles, give their distance as interval.",
             stacklevel=4,
         )

@@ -93,6 +93,8 @@ def _without_row_numbers(table: Any) -> Any:
 
 def _times(column: Any) -> Any:
     """Numbers as they are; dates by ISO 8601, of which month and day are sure, in UTC where they have a zone."""
+    if column.dtype.kind == "i" and column.between(19_000_101, 21_001_231).all():  # such as 20260201
+        column = column.astype(str)
     if column.dtype.kind in "iufm":
         return column
     try:

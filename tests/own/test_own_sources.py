@@ -140,6 +140,7 @@ def test_labels_of_an_error_are_those_of_the_observations():
         (",time,0,1,2,3\n0,2026-03-01,0,1,2,3\n1,2026-03-01T06:00,4,-,6,7\n", True),
         (",0,1,2,3\n2026-03-01 00:00,0,1,2,3\n2026-03-01 06:00,4,-,6,7\n", True),
         (",0,1,2,3\n0,0,1,2,3\n1,4,,6,7\n", False),
+        ("date,0,1,2,3\n20260228,0,1,2,3\n20260301,4,,6,7\n", False),  # a cycle later
     ],
 )
 def test_tables_as_programs_write_them(tmp_path, text, dates):
