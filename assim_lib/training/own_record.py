@@ -105,7 +105,7 @@ def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) ->
     if not len(factors) or np.ptp(factors) > SAME * factors.max():
         raise RecordError(
             f"{record.label} has errors that are not those of obs_conf = {experiment.obs_conf!r} times one number; "
-            "register an obs_conf with errors of its own, and leave out the record's (error = 1)."
+            "register an obs_conf with these errors, and give no error (--error): the record's are then its own."
         )
     return round(float(factors.mean()), 6)
 
