@@ -11,7 +11,7 @@ from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
 from assim_lib.tracking import OUTLIER
 
-USUAL = (0.6, 1.5)  # χ² of a filter that is about as uncertain as it should be
+USUAL = (0.7, 1.4)  # χ² of a filter that is about as uncertain as it should be
 ENOUGH = 200  # numbers, of which χ² is known to a tenth
 SAME = 1e-6  # up to which relative difference two errors are one
 
