@@ -37,11 +37,7 @@ def read_table(path: Path) -> xr.Dataset:
 
 def of_table(table: Any) -> xr.Dataset:
     """A table in memory as a record: a column a site, or a row a number with its time, site and value."""
-    index = table.index
-    if not isinstance(index, pd.RangeIndex):
-        unnamed = index.nlevels == 1 and index.name is None
-        table = table.reset_index(names="time" if unnamed else None)
-    table = table.rename(columns=lambda name: str(name).strip())
+    table = _with_index(table).rename(columns=lambda name: str(name).strip())
     if len(table.columns) == 1 and ";" in table.columns[0]:
         raise RecordError("its columns are separated by ';'; separate them by commas.")
     stated = [name for name in table.columns if not name.isdecimal() and not name.startswith("Unnamed: ")]
@@ -54,13 +50,15 @@ def of_table(table: Any) -> xr.Dataset:
     time = names[0] if names else None
     if time is not None:
         table[time] = _times(table[time])
-    if {"site", "value"} <= set(table.columns):
+    called = {name: name.lower() for name in table.columns if name.lower() in ("value", ERROR, "channel")}
+    called |= {name: "site" for name in table.columns if name.lower() in DIMENSIONS["site"]}
+    if {"site", "value"} <= set(called.values()):
         if time is None:
             raise RecordError(
                 "a table with a row a number needs the columns time, site and value, and has no time; it may be "
                 f"called {TIMES}."
             )
-        return _of_rows(table.rename(columns={time: "time"}))
+        return _of_rows(table.rename(columns={**called, time: "time"}))
     sites = table.drop(columns=[time] if time else [])
     for name, column in sites.items():
         if column.dtype.kind not in "iuf":
@@ -72,6 +70,17 @@ def of_table(table: Any) -> xr.Dataset:
     if all(name.isdecimal() for name in sites.columns):
         coordinates["site"] = sites.columns.astype(int)
     return xr.Dataset({"observations": (("time", "site"), sites.to_numpy())}, coordinates)
+
+
+def _with_index(table: Any) -> Any:
+    """With its index as a column: that of times, where it has no name and no other column holds them."""
+    index = table.index
+    if isinstance(index, pd.RangeIndex) and (index.start, index.step) == (0, 1):
+        return table
+    if index.nlevels > 1 or index.name is not None:
+        return table.reset_index()
+    timed = any(str(name).strip().lower() in DIMENSIONS["time"] for name in table.columns)
+    return table.reset_index(drop=True) if timed else table.reset_index(names="time")
 
 
 def _is_number(name: str) -> bool:

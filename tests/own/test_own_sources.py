@@ -114,6 +114,15 @@ def test_stations_with_names_are_in_the_order_of_the_rows():
         read(long(names)[1:])
 
 
+def test_some_rows_of_a_table():
+    """Their numbers are times, where no column holds any."""
+    table = pd.DataFrame(VALUES)[[True, False, True]]
+    np.testing.assert_array_equal(read(table).values[[0, 2], 0], VALUES[::2])
+    np.testing.assert_array_equal(read(table.assign(time=[1, 2])).values[:, 0], VALUES[::2])
+    rows = long(list(range(SITES))).rename(columns={"site": "Station", "value": "Value"})
+    np.testing.assert_array_equal(read(rows[SITES:]).values[:, 0], VALUES[1:])
+
+
 def test_what_numpy_masks_was_not_received():
     mask = VALUES == 5
     record = read(np.ma.array(VALUES, mask=mask), error=np.ma.array(np.ones((3, SITES)), mask=mask))
