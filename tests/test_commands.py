@@ -3,16 +3,20 @@
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 
 import pytest
+import torch
 from small import write_result
 from small_runs import tiny
 
 from assim_lib import __main__ as commands
-from assim_lib.storage import data_dir
+from assim_lib.commands.train import folder_of
+from assim_lib.storage import OtherRunError, data_dir
 from assim_lib.study import long_runs
 from assim_lib.study.results import load_scores, read_result
 from assim_lib.study.trainings import training_runs
+from assim_lib.tensor_files import save_tensors
 from assim_lib.training.checkpoints import load_checkpoint, stored_experiment
 from assim_lib.training.experiment import configure
 from assim_lib.training.trainer import NothingLearnedError
@@ -88,6 +92,23 @@ def test_what_is_no_argument_is_told_with_the_usage(command, line, sentence):
     code, out, error = command(line)
     assert (code, out) == (2, "")
     assert sentence in error.splitlines()[-1]
+
+
+def test_a_finished_run_makes_room_when_asked(tmp_path):
+    """One that is not finished stays, and another folder is named."""
+    for updates, said in (
+        (2, ""),
+        (3, "belongs to a run with other options; .* \\(another folder is --runs FOLDER\\)"),
+    ):
+        stored, wanted = configure(updates=updates), configure(updates=9)
+        state = tmp_path / wanted.name / "state.safetensors"
+        save_tensors(
+            state, {"x": torch.zeros(1)}, {"experiment": stored.model_dump_json(), "progress": '{"update": 2}'}
+        )
+        for again in (False, True):
+            with nullcontext() if again and not said else pytest.raises(OtherRunError, match=said):
+                folder_of(wanted, tmp_path, again)
+        assert state.exists() == bool(said)
 
 
 def test_an_interrupted_command_is_one_sentence(command, monkeypatch):

@@ -121,7 +121,7 @@ def train(
             raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
     if first:
         check_publishable(configured, again)
-    folder = folder_of(configured, runs)
+    folder = folder_of(configured, runs, again)
 
     def work() -> list[Path]:
         model, note = trained(configured, folder, curve_points)
@@ -130,22 +130,29 @@ def train(
     return work
 
 
-def folder_of(configured: "Experiment", runs: Path) -> Path:
+def folder_of(configured: "Experiment", runs: Path, again: bool) -> Path:
     """Where the state of a run is kept, which goes on from there.
+
+    Parameters
+    ----------
+    again : the state of another run makes room, if that was finished.
 
     Raises
     ------
     OtherRunError : if the state of another run is there.
     """
     from assim_lib.storage import OtherRunError
-    from assim_lib.training.checkpoints import read_state
+    from assim_lib.training.checkpoints import is_finished, read_state
 
     folder = runs / configured.name
+    state = folder / "state.safetensors"
     try:
-        if (folder / "state.safetensors").exists():
-            read_state(folder / "state.safetensors", configured)
+        if state.exists():
+            read_state(state, configured)
     except OtherRunError as error:
-        raise OtherRunError(f"{str(error).rstrip('.')} (another folder is --runs FOLDER).") from None
+        if not (again and is_finished(state)):
+            raise OtherRunError(f"{str(error).rstrip('.')} (another folder is --runs FOLDER).") from None
+        state.unlink()
     return folder
 
 
@@ -176,7 +183,7 @@ def train_on(
         refuse_unwritable(path)
     if not again:
         refuse_other_training(configured, path)
-    folder = folder_of(configured, runs)
+    folder = folder_of(configured, runs, again)
 
     def work() -> Iterator[Path]:
         with said_in_a_line():

@@ -181,3 +181,12 @@ def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict
     if not same:
         raise OtherRunError(f"{path} belongs to a run with other options; choose another folder, or remove it.")
     return header, tensors
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a state, see :func:`read_state`, is that of a run which came to its end."""
+    header, _ = load_tensors(path, "state of a run")
+    try:
+        return json.loads(header["progress"])["update"] >= json.loads(header["experiment"])["updates"]
+    except (KeyError, TypeError, ValueError):
+        return False
