@@ -16,9 +16,12 @@ scores      collect data/results/*.json into data/results/scores.csv
 
 import argparse
 import io
+import os
 import sys
+import time
 from collections.abc import Callable
-from typing import NoReturn
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from assim_lib.commands import compared, own, published, sweep, train
 from assim_lib.commands.arguments import Work
@@ -46,14 +49,38 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="assim_lib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class _Parser(argparse.ArgumentParser):
+    """Knows how its options are spelled, with hyphens or underscores: either will do."""
+
+    def __init__(self, *args: Any, **options: Any):
+        self.spelled: dict[str, str] = {}
+        super().__init__(*args, **options)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        action = super().add_argument(*names, **options)
+        self.spelled |= {spelling.replace("_", "-"): spelling for spelling in action.option_strings}
+        return action
+
+    def corrected(self, word: str) -> str:
+        """An option as it is spelled here; anything else as it is."""
+        name, *value = word.split("=", 1)
+        known = self.spelled.get(name.replace("_", "-")) if name.startswith("--") else None
+        return "=".join([known or name, *value])
+
+
+def _parsed(words: list[str]) -> dict[str, Any]:
+    parser = _Parser(prog="assim_lib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    known = {name: commands.add_parser(name) for name in COMMANDS}
     for name, (add_arguments, _) in COMMANDS.items():
-        add_arguments(commands.add_parser(name))
-    return parser
+        add_arguments(known[name])
+    chosen = known.get(words[0], parser) if words else parser
+    arguments, left = parser.parse_known_args([chosen.corrected(word) for word in words])
+    if left:
+        close = get_close_matches(left[0].split("=")[0], chosen.spelled.values(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        chosen.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+    return vars(arguments)
 
 
 def main() -> None:
@@ -61,8 +88,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may lack σ or ≥
             stream.reconfigure(errors="replace")
-    arguments = vars(_parser().parse_args())
+    arguments = _parsed(sys.argv[1:])
     name = arguments.pop("command")
+    try:
+        _run(name, arguments)
+    except KeyboardInterrupt:
+        print(f"assim_lib {name}: interrupted; what is finished is kept, the same command goes on.", file=sys.stderr)
+        sys.exit(130)  # as a shell has it
+
+
+def _run(name: str, arguments: dict[str, Any]) -> None:
+    started = time.time() - 1  # a file system may count coarsely
     try:
         work = COMMANDS[name][1](**arguments)
     except _BUGS:
@@ -71,7 +107,8 @@ def main() -> None:
         _refuse(name, error)
     try:
         for path in work():
-            print("wrote", path)
+            there = os.path.exists(path) and os.path.getmtime(path) < started
+            print("already there:" if there else "wrote", path)
     except _ACCIDENTS as error:
         _refuse(name, error)
 
@@ -79,7 +116,9 @@ def main() -> None:
 def _refuse(name: str, error: Exception) -> NoReturn:
     """End as argparse does where an argument is wrong."""
     sentence = str(error)
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, FileNotFoundError) and error.errno and error.filename:
+        sentence = f"{error.filename}: there is no such file."
+    elif isinstance(error, OSError) and error.errno:
         sentence = (
             f"{error.filename or 'a file'} cannot be read or written: {error.strerror}; see that it may be and that "
             "there is room, then run the command again."

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
@@ -14,14 +16,17 @@ from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import identity
 from assim_lib.own.cycling import cold_state, members_of, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
-from assim_lib.own.output import check_destination, layout, opened, read_back, written
+from assim_lib.own.output import check_destination, layout, opened, read_back, refuse_same_files, written
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.tracking import DRAWS
 from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
-from assim_lib.training.experiment import Experiment, ParameterError
+from assim_lib.training.experiment import Experiment, ParameterError, refuse_unknown
+
+MOST = 2**32 - 1  # of seeds, and of numbers of cycles
+CHANGED = ("obs_conf", "step_size", "noise")  # options of a filter that may be other than in training
 
 
 class Assimilated(NamedTuple):
@@ -71,7 +76,7 @@ def prepare_record(
     interval: Any = None,
     first_cycle: int | None = None,
     seed: int | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     chunk: int | None = None,
     **changed: Any,
 ) -> Callable[[bool], Assimilated]:
@@ -92,6 +97,18 @@ def prepare_record(
         numbers are the same.
     changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
     """
+    own = [
+        option.name for option in signature(prepare_record).parameters.values() if option.kind is option.KEYWORD_ONLY
+    ]
+    refuse_unknown(changed, [*own, *CHANGED])
+    for option, value, least, most in (
+        ("first_cycle", first_cycle, 0, MOST),
+        ("seed", seed, 0, MOST),
+        ("chunk", chunk, 1, 10**6),
+    ):
+        _refuse_out_of_bounds(option, value, least, most)
+    read = {"observations": observations} if isinstance(observations, str | Path) else {}
+    refuse_same_files({**read, "state": state, "output": output})
     path = known_filter(name, checkpoints)
     stored = checkpoint_record(path)
     trained = stored_experiment(stored)
@@ -121,9 +138,6 @@ def prepare_record(
     for where, destination in destinations.items():
         if destination is not None:
             check_destination(Path(destination).expanduser(), where)
-    read = observations if isinstance(observations, str | Path) else None
-    if read is not None and output is not None and _same_file(read, output):
-        raise ParameterError(f"output = {str(output)!r} is the record itself; take another file.")
     weighed = usable_error(record, model, experiment.analysis)
     first = record.begins(model.dynamics.depends_on_time) if first_cycle is None else first_cycle
     number = kept.number if kept else first
@@ -137,6 +151,7 @@ def prepare_record(
             model, experiment.seed if seed is None else seed, number, _near(experiment, model, record, number)
         )
         about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
+        about["observation_error"] = _assumed(model, record)
         planned = layout(record, number, tuple(shape), members_of(at.carry) if members else 0, about)
         destination = None if output is None else Path(output).expanduser()
         if destination is None:
@@ -172,8 +187,12 @@ def prepare_record(
     return run
 
 
-def _same_file(one: str | Path, other: str | Path) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+def _refuse_out_of_bounds(name: str, value: Any, least: int, most: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (whole and least <= value <= most):
+        raise ParameterError(
+            f"{name} = {value!r} (of type {type(value).__name__}) must be a whole number from {least} to {most}."
+        )
 
 
 def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFilter:
@@ -205,6 +224,14 @@ def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord, num
     if experiment.start == "climatology" or instruments.operator is not identity:
         return None
     return instruments.usable(torch.from_numpy(record.part(0, 1).values[0]), number)
+
+
+def _assumed(model: AmortizedFilter, record: OwnRecord) -> str:
+    """What the errors of the observations are taken for."""
+    if record.part(0, 1).error is not None:
+        return "that of the record"
+    sizes = sorted({f"{float(size):.4g}" for size in (model.error.min(), model.error.max())}, key=float)
+    return f"{' … '.join(sizes)}, the filter's own; the record has none"
 
 
 def _ensemble(model: AmortizedFilter) -> str:

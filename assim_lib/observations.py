@@ -155,6 +155,10 @@ def observation_model(obs_conf: str, channels: int, sites: int, noise: float = 1
     ValueError : if there is none of that name (the sentence lists those there are), or if it is of other states.
     """
     registered = OBS_CONFS.find(obs_conf)(channels, sites)
+    if not isinstance(registered, ObservationModel):
+        raise ValueError(
+            f"obs_conf = {obs_conf!r} returns a {type(registered).__name__}; it must return an ObservationModel."
+        )
     if registered.schedule.shape[1:] != (channels, sites):
         raise ValueError(
             f"obs_conf = {obs_conf!r} has a schedule of shape {tuple(registered.schedule.shape)}; here it must be "

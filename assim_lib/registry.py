@@ -5,9 +5,11 @@ registers more from a notebook, and every name that works for the library's work
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -83,3 +85,15 @@ def import_plugins(names: str) -> None:
             import_module(name)
         except ImportError as error:
             raise ValueError(f"plugins = {names!r} cannot be imported: {error}.") from None
+        except Exception as error:  # whatever a module of one's own does
+            raise ValueError(f"plugins = {names!r} cannot be imported: {_place(error)}.") from error
+
+
+def _place(error: Exception) -> str:
+    """What went wrong, and in which line of which file."""
+    if isinstance(error, SyntaxError):
+        file, line, said = error.filename, error.lineno, error.msg
+    else:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line, said = last.filename, last.lineno, str(error)
+    return f"{type(error).__name__} in line {line} of {Path(file or '').name}: {said.rstrip('.')}"

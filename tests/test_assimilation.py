@@ -17,7 +17,9 @@ from small_runs import PARTIAL, tiny
 
 from assim_lib import assimilate, assimilate_record, assimilation
 from assim_lib.assimilation import prepare_record
+from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import RecordError
+from assim_lib.own.remarks import Outliers, remark_on_innovations
 from assim_lib.own.state import load_state
 from assim_lib.storage import IntegrityError, provenance, sha256
 from assim_lib.training import checkpoints
@@ -186,6 +188,23 @@ def test_scores_say_whether_the_filter_believes_rightly(names):
     assert "a single member expects nothing" in str(single)
 
 
+def test_the_error_that_is_assumed_is_told_and_judged(command, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    observations = tiny().setting.load().observations[:100, 0]
+    xr.Dataset({"observations": (("time", "site"), observations)}).to_netcdf("in.nc")
+    code, out, _ = command(f"assimilate {names['hybrid']} in.nc out.nc")
+    assert (code, out.splitlines()[0]) == (0, "error: 1, the filter's own; the record has none")
+    told = assimilate_record(names["hybrid"], observations, error=0.5)
+    assert told.analysis.attrs["observation_error"] == "that of the record"
+    _, model = load_filter(checkpoint_path(names["hybrid"]))
+    for chi2, word in ((1.8, "larger"), (0.4, "smaller")):
+        scores = InnovationScores(rmse=0.1, expected=0.1, chi2=chi2, autocorrelation=0.0, numbers=500, cycles=50)
+        with pytest.warns(
+            UserWarning, match=rf"^χ² = {chi2:.2f} is far from 1: innovations are {word} than the filter"
+        ):
+            remark_on_innovations(Outliers(), scores, model, dropped=False)
+
+
 def test_the_command_writes_what_the_function_returns(command, names, values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dates = np.datetime64("2026-01-01", "ns") + np.arange(CYCLES) * np.timedelta64(6, "h")
@@ -213,13 +232,17 @@ def test_the_command_writes_what_the_function_returns(command, names, values, tm
     [
         ("l96 in.csv out.nc", "name = 'l96' is no known filter"),
         ("../checkpoints/{hybrid} in.csv out.nc", "name = '../checkpoints/"),
+        ("none.safetensors in.csv out.nc", "no checkpoint none in "),
         ("{hybrid} nothing.csv out.nc", "observations = 'nothing.csv': there is no such file."),
         (
             "{hybrid} in.csv nowhere/out.nc",
             "output = 'nowhere/out.nc' is in a folder that does not exist; make it first.",
         ),
         ("{hybrid} in.csv .", "output = '.' is a folder; it must be a file."),
-        ("{hybrid} in.csv in.csv", "output = 'in.csv' is the record itself; take another file."),
+        ("{hybrid} in.csv in.csv", "output = 'in.csv' is the file of observations too; take another."),
+        ("{hybrid} in.csv o.nc --state ./o.nc", "output = 'o.nc' is the file of state too; take another."),
+        ("{hybrid} in.csv o.nc --state in.csv", "state = 'in.csv' is the file of observations too; take another."),
+        ("{hybrid} in.csv out.txt", "output = 'out.txt' ends in '.txt'; an analysis is netCDF (.nc, .nc4, "),
         ("{hybrid} in.csv out.nc --state nowhere/s", "state = 'nowhere/s' is in a folder that does not exist"),
         ("{hybrid} in.csv out.nc --variable wind", "variable = 'wind' is not in in.csv; it has observations."),
         ("{hybrid} in.csv out.nc --interval 2", "interval = '2' would be ignored: the record has no times."),
@@ -250,6 +273,34 @@ def test_what_cannot_be_is_one_sentence_and_writes_nothing(
     assert error.startswith(f"assim_lib assimilate: {sentence}")
     assert error.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "narrow.csv"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"chunk": -5}, r"chunk = -5 \(of type int\) must be a whole number from 1 to 1000000"),
+        ({"chunk": 1.5}, "chunk = 1.5 "),
+        ({"seed": "a"}, r"seed = 'a' \(of type str\) must be a whole number from 0 to 4294967295"),
+        ({"seed": -1}, "seed = -1 "),
+        ({"first_cycle": -1}, "first_cycle = -1 "),
+        ({"first_cycle": True}, "first_cycle = True "),
+        ({"drop_outlier": True}, r"Unknown parameter `drop_outlier`: did you mean `drop_outliers`\?"),
+        ({"lag": 2}, "Unknown parameter `lag`: Known parameters: state, members, "),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_one_sentence(names, values, options, sentence):
+    with pytest.raises(ParameterError, match=f"^{sentence}"):
+        prepare_record(names["hybrid"], values, **options)
+
+
+def test_a_filter_is_found_by_its_path(names, values):
+    path = checkpoint_path(names["hybrid"])
+    made = [
+        assimilate_record(name, values, **options).analysis
+        for name, options in ((str(path), {}), (names["hybrid"], {"checkpoints": str(path.parent)}))
+    ]
+    xr.testing.assert_identical(*made)
 
 
 def test_a_filter_has_the_name_of_its_file(names, values, home, tmp_path):

@@ -1,17 +1,22 @@
 """``python -m assim_lib``: what it does is said, and what it cannot do is one sentence."""
 
+import os
 import shlex
 import sys
+from contextlib import nullcontext
 
 import pytest
+import torch
 from small import write_result
 from small_runs import tiny
 
 from assim_lib import __main__ as commands
-from assim_lib.storage import data_dir
+from assim_lib.commands.train import folder_of
+from assim_lib.storage import OtherRunError, data_dir
 from assim_lib.study import long_runs
 from assim_lib.study.results import load_scores, read_result
 from assim_lib.study.trainings import training_runs
+from assim_lib.tensor_files import save_tensors
 from assim_lib.training.checkpoints import load_checkpoint, stored_experiment
 from assim_lib.training.experiment import configure
 from assim_lib.training.trainer import NothingLearnedError
@@ -70,7 +75,10 @@ def test_a_bug_shows_where_it_comes_from(command, monkeypatch, bug):
         ("stress a --threads 99999", "'99999' must be a whole number from 1 to 1024"),
         ("assimilate a b.nc c.nc --seed 4294967296", "'4294967296' must be a whole number from 0 to 4294967295"),
         ("train", "the following arguments are required: experiment"),
-        ("train l96_conv --noize 1", "unrecognized arguments: --noize 1"),
+        ("train l96_conv --noize 1", "unrecognized arguments: --noize 1 (did you mean --noise?)"),
+        ("assimilate a b c --varable x", "unrecognized arguments: --varable x (did you mean --variable?)"),
+        ("assimilate a b c --fill_value x --step-size 1", "argument --fill-value: invalid float value: 'x'"),
+        ("train l96_conv --obs-conf x --hidden-size=y", "argument --hidden_size: invalid int value: 'y'"),
         ("train l96_conv --m ten", "argument --m: invalid int value: 'ten'"),
         ("ablate --seed one", "argument --seed: invalid int value: 'one'"),
         ("test-sets --step-size fast", "argument --step-size: invalid float value: 'fast'"),
@@ -84,6 +92,60 @@ def test_what_is_no_argument_is_told_with_the_usage(command, line, sentence):
     code, out, error = command(line)
     assert (code, out) == (2, "")
     assert sentence in error.splitlines()[-1]
+
+
+def test_a_finished_run_makes_room_when_asked(tmp_path):
+    """One that is not finished stays, and another folder is named."""
+    for updates, said in (
+        (2, ""),
+        (3, "belongs to a run with other options; .* \\(another folder is --runs FOLDER\\)"),
+    ):
+        stored, wanted = configure(updates=updates), configure(updates=9)
+        state = tmp_path / wanted.name / "state.safetensors"
+        save_tensors(
+            state, {"x": torch.zeros(1)}, {"experiment": stored.model_dump_json(), "progress": '{"update": 2}'}
+        )
+        for again in (False, True):
+            with nullcontext() if again and not said else pytest.raises(OtherRunError, match=said):
+                folder_of(wanted, tmp_path, again)
+        assert state.exists() == bool(said)
+
+
+def test_an_interrupted_command_is_one_sentence(command, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("assim_lib.study.results.write_scores", stop)
+    assert command("scores") == (
+        130,
+        "",
+        "assim_lib scores: interrupted; what is finished is kept, the same command goes on.\n",
+    )
+
+
+def test_what_was_there_before_was_not_written(command, monkeypatch, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1e9, 1e9))
+    monkeypatch.setitem(
+        commands.COMMANDS, "scores", (commands.COMMANDS["scores"][0], lambda: lambda: [old, new, "s3://x"])
+    )
+    assert command("scores")[1] == f"already there: {old}\nwrote {new}\nwrote s3://x\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("x = (\n", "SyntaxError in line 1 of own_plugin.py: '(' was never closed."),
+        ("import math\nmath.no", "AttributeError in line 2 of own_plugin.py: module 'math' has no attribute 'no'."),
+    ],
+)
+def test_a_mistake_in_a_plugin_is_one_sentence(command, monkeypatch, tmp_path, content, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_plugin.py").write_text(content)
+    code, _, error = command("train l96_conv --plugins own_plugin")
+    assert (code, error) == (2, f"assim_lib train: plugins = 'own_plugin' cannot be imported: {sentence}\n")
 
 
 def test_every_command_says_what_it_does(command):
@@ -147,7 +209,7 @@ def test_the_command_of_a_stored_training_repeats_it(monkeypatch):
     for run in table.itertuples():
         words = shlex.split(run.command)
         assert words[:4] == ["python", "-m", "assim_lib", "train"]
-        arguments = vars(commands._parser().parse_args(words[3:]))
+        arguments = commands._parsed(words[3:])
         others = ("command", "runs", "curve_points", "again", "threads", "plugins", "compiled", "graphed", "recompute")
         options = {name: value for name, value in arguments.items() if name not in others}
         chosen = configure(options.pop("experiment"), **options)

@@ -19,7 +19,7 @@ import xarray as xr
 from small_runs import tiny
 
 from assim_lib.assimilation import assimilate_record
-from assim_lib.own.sources import RecordError
+from assim_lib.own.conventions import RecordError
 from assim_lib.storage import sha256
 from assim_lib.study.publish import publish
 from assim_lib.study.results import collect

@@ -9,8 +9,8 @@ from hypothesis import strategies as some
 from small import climatology, generator
 
 from assim_lib.observations import OBS_CONFS
+from assim_lib.own.conventions import RecordError
 from assim_lib.own.record import read_record
-from assim_lib.own.sources import RecordError
 from assim_lib.study.notebook import notebook_parameters
 from assim_lib.systems import Dynamics
 from assim_lib.tracking import assimilate

@@ -395,8 +395,11 @@ def test_what_cannot_be_swept_is_one_sentence(command, toy, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.yml").write_text("grid: {a: [1]}")
     (tmp_path / "file").touch()
+    (tmp_path / "empty.yml").write_text("# nothing yet")
     for line, sentence in (
-        (f"{toy} --grid none.yml", "none.yml cannot be read or written: No such file"),
+        (f"{toy} --grid none.yml", "none.yml: there is no such file."),
+        (f"{toy} --grid empty.yml", "empty.yml is empty; a grid states at least one parameter."),
+        ("none.ipynb --grid grid.yml", "none.ipynb: there is no such file."),
         ("grid.yml --grid grid.yml", "notebook = 'grid.yml' is no notebook."),
         (f"{toy} --grid grid.yml --output ftq://x", "output = 'ftq://x' is no folder or address that can be used"),
         (f"{toy} --grid grid.yml --output file", "cannot be read or written"),

@@ -58,7 +58,9 @@ def assimilate(
 
     def work() -> Iterator[Path]:
         with said_in_a_line():
-            print(run(True).scores)
+            made = run(True)
+            print("error:", made.analysis.attrs["observation_error"])
+            print(made.scores)
         yield analysis
 
     return work

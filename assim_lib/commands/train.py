@@ -101,7 +101,6 @@ def train(
     """Train an experiment and publish it, or keep it as a filter of a record of one's own."""
     from assim_lib.registry import import_plugins
     from assim_lib.study.publish import check_publishable, publish
-    from assim_lib.training.checkpoints import read_state
     from assim_lib.training.experiment import configure
     from assim_lib.training.graphs import check_graphed
     from assim_lib.training.processes import Processes, process_group
@@ -122,15 +121,39 @@ def train(
             raise ValueError(f"{name} = {str(value)!r} would be ignored without a record of your own (--record).")
     if first:
         check_publishable(configured, again)
-    folder = runs / configured.name
-    if (folder / "state.safetensors").exists():
-        read_state(folder / "state.safetensors", configured)
+    folder = folder_of(configured, runs, again)
 
     def work() -> list[Path]:
         model, note = trained(configured, folder, curve_points)
         return [publish(configured, model, note)] if first else []
 
     return work
+
+
+def folder_of(configured: "Experiment", runs: Path, again: bool) -> Path:
+    """Where the state of a run is kept, which goes on from there.
+
+    Parameters
+    ----------
+    again : the state of another run makes room, if that was finished.
+
+    Raises
+    ------
+    OtherRunError : if the state of another run is there.
+    """
+    from assim_lib.storage import OtherRunError
+    from assim_lib.training.checkpoints import is_finished, read_state
+
+    folder = runs / configured.name
+    state = folder / "state.safetensors"
+    try:
+        if state.exists():
+            read_state(state, configured)
+    except OtherRunError as error:
+        if not (again and is_finished(state)):
+            raise OtherRunError(f"{str(error).rstrip('.')} (another folder is --runs FOLDER).") from None
+        state.unlink()
+    return folder
 
 
 def train_on(
@@ -149,7 +172,7 @@ def train_on(
     Of several processes the ``first`` alone stores what they have trained.
     """
     from assim_lib.study.publish import refuse_other_training, refuse_unwritable
-    from assim_lib.training.checkpoints import checkpoint_path, read_state
+    from assim_lib.training.checkpoints import checkpoint_path
     from assim_lib.training.own_record import on_record, save_on_record
 
     reading["error"] = number_or_name(reading["error"])
@@ -160,9 +183,7 @@ def train_on(
         refuse_unwritable(path)
     if not again:
         refuse_other_training(configured, path)
-    folder = runs / configured.name
-    if (folder / "state.safetensors").exists():
-        read_state(folder / "state.safetensors", configured)
+    folder = folder_of(configured, runs, again)
 
     def work() -> Iterator[Path]:
         with said_in_a_line():

@@ -2,7 +2,8 @@
 
 Times are dates, durations or plain numbers, a whole number of intervals apart; a cycle between two of them, at which
 nothing was received, is a cycle all the same. How long an interval is: of dates, what the caller says, or the smallest
-difference of two; of whole numbers 1, which are numbers of cycles; of other numbers the filter's own interval.
+difference of two, give or take some jitter; of whole numbers 1, which are numbers of cycles; of other numbers the
+filter's own interval.
 """
 
 from dataclasses import dataclass, replace
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from assim_lib.own.sources import RecordError
+from assim_lib.own.conventions import RecordError
 
 OFF = 0.05  # how far from a cycle a time may lie, in intervals: times in single precision are rounded
+JITTER = 0.2  # of a difference, in intervals: what is further off is another interval
+SPARSEST = 20  # cycles to a time, where nobody says that so many are meant
 LONGEST_GAP = 100_000  # cycles; after far fewer a forecast has forgotten where it started
 
 
@@ -32,6 +35,11 @@ class Clock:
     kind: str
     now: float | int
     interval: float | int
+
+    @property
+    def length(self) -> str:
+        """The interval in words."""
+        return _length(self.kind, self.interval)
 
     def times(self, cycles: int) -> np.ndarray:
         """Times of the last so many cycles."""
@@ -77,6 +85,12 @@ def cycles_of(
     kind, numbers = _as_numbers(times)
     if kind == "number" and times.dtype.kind in "iu" and interval is None and (since is None or since.kind == "cycle"):
         kind = "cycle"
+    if (np.diff(numbers) <= 0).any():
+        worst = int(np.argmax(np.diff(numbers) <= 0)) + 1
+        raise RecordError(
+            f"time[{worst}] = {_shown(times[worst])} is not after time[{worst - 1}] = {_shown(times[worst - 1])}; "
+            "times must increase."
+        )
     length = _interval(kind, numbers, times, step_size, interval, since)
     start = numbers[0].item() - length if since is None else since.now
     exact = (numbers - start) / length
@@ -105,6 +119,12 @@ def cycles_of(
         raise RecordError(
             f"{gaps.max()} cycles lie before time[{worst}] = {_shown(times[worst])}, and at most {LONGEST_GAP} may; "
             "begin anew there, or give another interval."
+        )
+    span = int(cycles[-1] - cycles[0]) + 1
+    if interval is None and since is None and span > SPARSEST * count:
+        raise RecordError(
+            f"only {count} of {span} cycles have a time, if {_length(kind, length)} lies between two; say by interval "
+            "(--interval) how far cycles lie apart."
         )
     return cycles - 1, Clock(kind, start + cycles[-1].item() * length, length)
 
@@ -142,17 +162,22 @@ def _interval(
     if kind in ("number", "cycle"):
         return step_size if kind == "number" else 1.0
     differences = np.diff(numbers)
-    positive = differences[differences > 0]
-    if not len(positive):
+    if not len(differences):
         raise RecordError(
             f"the record has one time only, {_shown(times[0])}; say by interval how far its cycles lie apart."
-            if len(numbers) == 1
-            else f"time[1] = {_shown(times[1])} is not after time[0] = {_shown(times[0])}; times must increase."
         )
-    return int(positive.min())
+    smallest = differences.min()
+    steps = np.round(differences / smallest)
+    if np.abs(differences / smallest - steps).max() > JITTER:
+        return int(smallest)
+    # Of times that are not exact, the smallest difference is too small.
+    passed = numbers[-1] - numbers[0]
+    return round(passed.item() / round(passed.item() / float(np.median(differences / steps))))
 
 
 def _given(kind: str, interval: Any) -> float | int:
+    if kind in ("date", "duration") and _has_no_unit(interval):
+        raise RecordError(f"interval = {interval!r} has no unit; interval is a duration > 0, such as '6h'.")
     try:
         length = float(interval) if kind == "number" else pd.Timedelta(interval).as_unit("ns").value
     except (ValueError, TypeError, OverflowError):
@@ -161,6 +186,14 @@ def _given(kind: str, interval: Any) -> float | int:
         allowed = "a number > 0" if kind == "number" else "a duration > 0, such as '6h'"
         raise RecordError(f"interval = {interval!r} is not allowed; interval is {allowed}.")
     return length
+
+
+def _has_no_unit(interval: Any) -> bool:
+    try:
+        float(interval)
+    except (ValueError, TypeError):
+        return False
+    return not isinstance(interval, np.timedelta64)
 
 
 def _length(kind: str, length: float | int) -> str:

@@ -8,36 +8,53 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 
-from assim_lib.own.grid import placed
-from assim_lib.own.sources import DIMENSIONS, RecordError, Source, numbers, open_source, refuse_no_numbers
+from assim_lib.own.conventions import DIMENSIONS, RecordError, said
+from assim_lib.own.grid import named, placed, roles_of
+from assim_lib.own.sources import Source, numbers, open_source, refuse_no_numbers, without_mask
 
 Errors = Callable[[slice], Float[np.ndarray, "#time channel site"]]  # reads those of some times
 
 
-def errors_of(source: Source, observations: Any, error: Any, sizes: tuple[int, int, int]) -> Errors | None:
-    """What reads the errors of some times; (time, channel, site) are the sizes of the observations."""
+def errors_of(
+    source: Source, array: xr.DataArray, observations: Any, error: Any, sizes: tuple[int, int, int]
+) -> Errors | None:
+    """What reads the errors of some times.
+
+    Parameters
+    ----------
+    source : the observations as they came.
+    array : they, under the names of :func:`~assim_lib.own.grid.arranged`.
+    observations, error : see :func:`~assim_lib.own.record.read_record`.
+    sizes : (time, channel, site) of the grid.
+    """
     if isinstance(error, str):
-        array = open_source(observations, error).values
+        found = open_source(observations, error, "error").values
     elif isinstance(error, xr.DataArray):
-        array = error
-        refuse_no_numbers(array, "error")
+        found = error
+        refuse_no_numbers(found, "error")
     elif error is None:
         if source.error is None:
             return None
-        array = source.error
+        found = source.error
     else:
-        return _plain_error(error, source.values.ndim == 2, sizes)
-    return _labelled_error(array, sizes)
+        found = _plain_error(error, array, sizes)
+        if not isinstance(found, xr.DataArray):
+            return found
+    return _labelled_error(_aligned(found, source.values, array), sizes)
 
 
-def _plain_error(error: Any, no_channel: bool, sizes: tuple[int, int, int]) -> Errors:
+def _plain_error(error: Any, array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors | xr.DataArray:
     if isinstance(error, torch.Tensor):
         error = error.detach().cpu().numpy()
-    plain = np.asarray(error)
+    plain = without_mask(error)
     if plain.dtype.kind not in "iuf":
         raise RecordError(f"error = {error!r} must be a number, an array of numbers, or the name of a variable.")
     plain = plain.astype(np.float64)
-    if plain.ndim == 2 and no_channel:  # of (time, site)
+    if "site" in array.coords and plain.ndim in (1, array.ndim) and plain.shape[-1] == array.sizes["site"]:
+        dims = array.dims if plain.ndim == array.ndim else ("site",)
+        if all(size == array.sizes[dim] for dim, size in zip(dims, plain.shape, strict=True)):
+            return xr.DataArray(plain, dims=dims)  # in the order in which the sites came
+    if plain.ndim == 2 and "channel" not in array.dims:  # of (time, site)
         plain = plain[:, None, :]
     try:
         np.broadcast_to(plain, sizes)
@@ -50,13 +67,32 @@ def _plain_error(error: Any, no_channel: bool, sizes: tuple[int, int, int]) -> E
     return lambda rows: plain if len(plain) == 1 else plain[rows]
 
 
-def _labelled_error(array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors:
-    roles = {str(name): role for role, names in DIMENSIONS.items() for name in array.dims if str(name).lower() in names}
-    if len(roles) < array.ndim:
+def _aligned(error: xr.DataArray, brought: xr.DataArray, array: xr.DataArray) -> xr.DataArray:
+    """Its dimensions called what they are, and what is labelled in the order of the observations' labels."""
+    roles = {str(name): role for role, names in DIMENSIONS.items() for name in error.dims if str(name).lower() in names}
+    roles |= {name: role for name, role in roles_of(brought).items() if name in error.dims}
+    if len(set(roles.values())) < error.ndim:
         raise RecordError(
-            f"error of dimensions {tuple(map(str, array.dims))} must have some of time, channel and site."
+            f"error of dimensions {tuple(map(str, error.dims))} must have some of time, channel and site."
         )
-    array = array.rename({name: role for name, role in roles.items() if name != role})
+    error = named(error, roles)
+    for role in set(error.dims) & set(array.dims) & set(array.coords):
+        labels = array[role].to_index()
+        if role in error.coords:
+            index = error[role].to_index()
+            at = index.get_indexer(labels) if index.is_unique else np.array([-1])
+            if (at < 0).any():
+                raise RecordError(
+                    f"error is labelled by {role} = {said(index.tolist())}, and must have each {role} of the "
+                    f"observations once, such as {labels[at.argmin()]}."
+                )
+            error = error.isel({role: at})
+        elif error.sizes[role] == len(labels):
+            error = error.assign_coords({role: labels})
+    return error
+
+
+def _labelled_error(array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors:
     wanted: dict[str, int] = dict(zip(("time", "channel", "site"), sizes, strict=True))
     timed = "time" in array.dims
 

@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from assim_lib.own.conventions import NETCDF, RecordError
 from assim_lib.own.cycling import Cycled
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
-from assim_lib.own.sources import PART, RecordError
+from assim_lib.own.sources import PART
 from assim_lib.storage import PACKAGE, atomic_folder, atomic_path, netcdf_bytes, why_not_writable
 
 _TEXT = {
@@ -129,6 +130,11 @@ def check_destination(path: Path, name: str) -> None:
     RecordError : if not.
     """
     zarr = name == "output" and is_zarr(path)
+    if name == "output" and not zarr and path.suffix.lower() not in NETCDF and not path.is_dir():
+        raise RecordError(
+            f"output = {str(path)!r} ends in {path.suffix or 'nothing'!r}; an analysis is netCDF ({', '.join(NETCDF)}) "
+            "or .zarr."
+        )
     if zarr and find_spec("zarr") is None:
         raise RecordError(f"{name} = {str(path)!r} needs the package zarr, which is not installed; take netCDF (.nc).")
     replaced = zarr and any((path / mark).exists() for mark in (".zgroup", "zarr.json"))
@@ -138,6 +144,18 @@ def check_destination(path: Path, name: str) -> None:
         raise RecordError(f"{name} = {str(path)!r} is in a folder that does not exist; make it first.")
     if reason := why_not_writable(path / "part" if replaced else path):
         raise RecordError(f"{name} = {str(path)!r} cannot be written: {reason}.")
+
+
+def refuse_same_files(files: Mapping[str, str | Path | None]) -> None:
+    """Raise :class:`RecordError` where two of the files, each under the name of its parameter, are one."""
+    known: dict[Path, str] = {}
+    for name, file in files.items():
+        if file is None:
+            continue
+        place = Path(file).expanduser().resolve()
+        if place in known:
+            raise RecordError(f"{name} = {str(file)!r} is the file of {known[place]} too; take another.")
+        known[place] = name
 
 
 def _memory(filled: xr.Dataset) -> Sink:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from assim_lib.own.clock import Clock, cycles_of
+from assim_lib.own.conventions import RecordError
 from assim_lib.own.errors import errors_of, refuse_no_errors
 from assim_lib.own.grid import arranged, on_grid
-from assim_lib.own.sources import PART, RecordError, numbers, open_source
+from assim_lib.own.sources import PART, numbers, open_source
 
 
 class Part(NamedTuple):
@@ -118,7 +119,7 @@ def read_record(
     if fill_value is not None and not isinstance(fill_value, int | float):
         raise RecordError(f"fill_value = {fill_value!r} of type {type(fill_value).__name__} must be a number.")
     array = arranged(source.values, shape, source.label)
-    errors = errors_of(source, observations, error, (array.sizes["time"], shape[0], shape[1]))
+    errors = errors_of(source, array, observations, error, (array.sizes["time"], shape[0], shape[1]))
     times = array["time"].to_numpy() if "time" in array.coords else None
     cycles, clock = cycles_of(times, array.sizes["time"], step_size, interval, since)
 
@@ -157,7 +158,7 @@ def _warn_of_steps(cycles: np.ndarray, clock: Clock, label: str) -> None:
     steps = np.diff(cycles)
     if len(steps) and steps.min() > 1:
         warnings.warn(
-            f"{label} has times at every {steps.min()}th cycle at most; if they are successive cycles, give their "
-            f"distance as interval (now {clock.interval:g}).",
+            f"times of {label} lie at least {steps.min()} cycles of {clock.length} apart; if they are successive "
+            "cycles, give their distance as interval.",
             stacklevel=4,
         )

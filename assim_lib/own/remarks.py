@@ -6,11 +6,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from assim_lib.filter import AmortizedFilter
+from assim_lib.own.conventions import RecordError
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import OwnRecord
-from assim_lib.own.sources import RecordError
 from assim_lib.tracking import OUTLIER
 
+USUAL = (0.7, 1.4)  # χ² of a filter that is about as uncertain as it should be
+ENOUGH = 200  # numbers, of which χ² is known to a tenth
 SAME = 1e-6  # up to which relative difference two errors are one
 
 
@@ -76,7 +78,7 @@ class Outliers:
 
 
 def remark_on_innovations(outliers: Outliers, scores: InnovationScores, model: AmortizedFilter, dropped: bool) -> None:
-    """Warn of outliers, and of a filter that has lost the truth."""
+    """Warn of outliers, and of a filter that has lost the truth, or believes in other errors."""
     far, where = outliers.count, outliers.first
     if far:
         done = "were not used" if dropped else "were used all the same; drop_outliers (--drop-outliers) leaves them out"
@@ -92,5 +94,11 @@ def remark_on_innovations(outliers: Outliers, scores: InnovationScores, model: A
         warnings.warn(
             f"innovations of {scores.rmse:.2f} are no smaller than those of the climatology: the filter has lost the "
             "truth, or the record is of another system.",
+            stacklevel=4,
+        )
+    elif scores.numbers >= ENOUGH and not USUAL[0] <= (1.0 if np.isnan(scores.chi2) else scores.chi2) <= USUAL[1]:
+        warnings.warn(
+            f"χ² = {scores.chi2:.2f} is far from 1: innovations are {'larger' if scores.chi2 > 1 else 'smaller'} than "
+            "the filter expects; see that error is the standard deviation of the observations' errors (--error).",
             stacklevel=4,
         )

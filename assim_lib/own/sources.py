@@ -1,34 +1,22 @@
 """Where a record of observations comes from: netCDF, Zarr, CSV, or an array in memory."""
 
 import hashlib
-import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
 
-from assim_lib.mistakes import Mistake
+from assim_lib.own.conventions import ERROR, RecordError
+from assim_lib.own.files import opened, unreadable
+from assim_lib.own.tables import of_table
 from assim_lib.storage import sha256
 
-NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".h5")
 NO_NUMBER = 9.9e35  # netCDF's own fill value, 9.97e36, where a file does not name one; no observation is that large
 PART = 1000  # times that are in memory at a time
-ERROR = "error"  # the variable that holds the errors' standard deviation
-# What a dimension may be called; one of another name is known by its place among the others.
-DIMENSIONS = {
-    "time": ("time", "cycle", "date", "datetime", "t"),
-    "channel": ("channel", "component"),
-    "site": ("site", "station", "location", "x", "lon", "longitude"),
-}
-
-
-class RecordError(Mistake):
-    """Observations that cannot be used; its message is one sentence naming them, what came and what is allowed."""
 
 
 class Source(NamedTuple):
@@ -48,12 +36,13 @@ class Source(NamedTuple):
     error: xr.DataArray | None = None
 
 
-def open_source(observations: Any, variable: str | None = None) -> Source:
+def open_source(observations: Any, variable: str | None = None, asked: str = "variable") -> Source:
     """What is in a file (netCDF, Zarr, CSV) or in memory (NumPy, PyTorch, xarray, pandas).
 
     Parameters
     ----------
     variable : name of the observations, where a file holds more than one.
+    asked : the parameter that says it, for sentences.
 
     Raises
     ------
@@ -64,12 +53,12 @@ def open_source(observations: Any, variable: str | None = None) -> Source:
         path = Path(observations).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"observations = {str(observations)!r}: there is no such file.")
-        label, dataset = path.name, _opened(path)
+        label, dataset = path.name, opened(path)
         checksum = sha256(path) if path.is_file() else _of_numbers(dataset, label)
     else:
         label, dataset = "observations", _in_memory(observations)
         checksum = _of_numbers(dataset, label)
-    values = _chosen(dataset, variable, label)
+    values = _chosen(dataset, variable, label, asked)
     error = dataset.get(ERROR)
     refuse_no_numbers(values, label)
     if error is not None:
@@ -92,38 +81,33 @@ def numbers(array: xr.DataArray, label: str) -> xr.DataArray:
     """
     try:
         converted = array.astype(np.float64)
-    except Exception as error:  # of many kinds: whatever a damaged file does to its reader
-        raise _unreadable(label, error) from None
+    except Exception:  # of many kinds: whatever a damaged file does to its reader
+        raise unreadable(label) from None
     if "scale_factor" not in array.encoding:  # else the limits are those of the packed numbers
-        low, high = array.attrs.get("valid_range", (-np.inf, np.inf))
-        low, high = array.attrs.get("valid_min", low), array.attrs.get("valid_max", high)
+        low, high = _valid(array, "valid_range", (-np.inf, np.inf), label)
+        (low,), (high,) = _valid(array, "valid_min", (low,), label), _valid(array, "valid_max", (high,), label)
         converted = converted.where((converted >= low) & (converted <= high))
     return converted.where(np.abs(converted) < NO_NUMBER)
 
 
-def _opened(path: Path) -> xr.Dataset:
-    suffix = path.suffix.lower()
+def _valid(array: xr.DataArray, name: str, usual: tuple[float, ...], label: str) -> list[float]:
+    """A limit of valid numbers, or both."""
+    given = array.attrs.get(name, usual)
     try:
-        if suffix == ".csv":
-            return _of_table(pd.read_csv(path))
-        if suffix in NETCDF:
-            return xr.open_dataset(path, decode_timedelta=False, cache=False)
-        if suffix == ".zarr":
-            if find_spec("zarr") is None:
-                raise RecordError("it needs the package zarr, which is not installed; write netCDF or CSV.")
-            return xr.open_dataset(path, engine="zarr", decode_timedelta=False, cache=False)
-    except RecordError as error:
-        raise RecordError(f"{path.name}: {error}") from None
-    except Exception as error:  # of many kinds: whatever a damaged file does to its reader
-        raise _unreadable(path.name, error) from None
-    raise RecordError(
-        f"{path.name} ends in {suffix or 'nothing'!r}; observations are netCDF ({', '.join(NETCDF)}), .zarr or .csv."
-    )
+        limits = np.asarray(given, np.float64).ravel().tolist()
+    except (TypeError, ValueError):
+        limits = []
+    if len(limits) != len(usual):
+        count = {1: "a number", 2: "two numbers"}[len(usual)]
+        raise RecordError(f"{label}: {name} = {given!r} of variable {array.name!r} must be {count}.")
+    return limits
 
 
-def _unreadable(label: str, error: Exception) -> RecordError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return RecordError(f"{label} cannot be read: {reason}.")
+def without_mask(values: Any) -> np.ndarray:
+    """Anything as an array, NaN where NumPy masks it."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    return np.asarray(values)
 
 
 def _in_memory(observations: Any) -> xr.Dataset:
@@ -132,11 +116,11 @@ def _in_memory(observations: Any) -> xr.Dataset:
     if isinstance(observations, xr.DataArray):
         return observations.rename("observations").to_dataset()
     if isinstance(observations, pd.DataFrame):
-        return _of_table(observations if isinstance(observations.index, pd.RangeIndex) else observations.reset_index())
+        return of_table(observations)
     if isinstance(observations, torch.Tensor):
         observations = observations.detach().cpu().numpy()
     try:
-        values = np.asarray(observations)
+        values = without_mask(observations)
     except ValueError:
         raise RecordError("observations have rows of several lengths; they must be (time, site).") from None
     if values.ndim not in (2, 3):
@@ -148,79 +132,12 @@ def _in_memory(observations: Any) -> xr.Dataset:
     return xr.Dataset({"observations": (dims, values)})
 
 
-def _of_table(table: Any) -> xr.Dataset:
-    """A column a site, or a row a number with its time, site and value."""
-    table = table.rename(columns=lambda name: str(name).strip())
-    if len(table.columns) == 1 and ";" in table.columns[0]:
-        raise RecordError("its columns are separated by ';'; separate them by commas.")
-    stated = [name for name in table.columns if not name.isdecimal() and not name.startswith("Unnamed: ")]
-    if stated and all(map(_is_number, stated)):
-        raise RecordError(
-            f"its first row holds numbers, such as {stated[0]}; it must name the columns: time, and sites."
-        )
-    names = [name for name in table.columns if name.lower() in DIMENSIONS["time"]]
-    time = names[0] if names else None
-    if time is not None and table[time].dtype.kind not in "iufM":
-        try:
-            table[time] = pd.to_datetime(table[time])
-        except (ValueError, TypeError):
-            raise RecordError(
-                f"column {time!r} holds times that cannot be read, such as {table[time].iloc[0]!r}."
-            ) from None
-    if {"site", "value"} <= set(table.columns):
-        if time is None:
-            raise RecordError("a table with a row a number needs the columns time, site and value, and has no time.")
-        return _of_rows(table.rename(columns={time: "time"}))
-    sites = table.drop(columns=[time] if time else [])
-    for name, column in sites.items():
-        if column.dtype.kind not in "iuf":
-            raise RecordError(f"column {name!r} is of type {column.dtype}; it must hold real numbers.")
-    coordinates: dict[str, Any] = {"time": table[time].to_numpy()} if time else {}
-    if all(name.isdecimal() for name in sites.columns):
-        coordinates["site"] = sites.columns.astype(int)
-    return xr.Dataset({"observations": (("time", "site"), sites.to_numpy())}, coordinates)
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(re.sub(r"(?<=\d)\.\d+$", "", name))  # pandas tells equal names apart by a suffix
-    except ValueError:
-        return False
-    return True
-
-
-def _of_rows(table: Any) -> xr.Dataset:
-    """Several numbers of one place and time become the one that says the same: their mean, weighted by precision."""
-    keys = ["time", *(["channel"] if "channel" in table else []), "site"]
-    for name in ("value", ERROR):
-        if name in table and table[name].dtype.kind not in "iuf":
-            raise RecordError(f"column {name!r} is of type {table[name].dtype}; it must hold real numbers.")
-    if ERROR in table:
-        wrong = table["value"].notna() & ~((table[ERROR] > 0) & np.isfinite(table[ERROR]))
-        if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            raise RecordError(
-                f"error = {table[ERROR].iloc[row]:g} in row {row} (counted from 0) must be a finite number > 0 "
-                "wherever there is a value."
-            )
-    weight = 1.0 / table[ERROR] ** 2 if ERROR in table else pd.Series(1.0, table.index)
-    table = table.assign(weight=weight.where(table["value"].notna(), 0.0))
-    table["weighted"] = table["value"].fillna(0.0) * table["weight"]
-    if ERROR not in table and table.duplicated(keys).any():
-        raise RecordError(
-            "the table has several numbers of one place and time; to weigh them it needs a column error with their "
-            "standard deviations."
-        )
-    summed = cast(Any, table.groupby(keys, sort=True)[["weight", "weighted"]].sum()).to_xarray()
-    dataset = xr.Dataset({"observations": summed["weighted"] / summed["weight"]})
-    return dataset.assign({ERROR: summed["weight"] ** -0.5}) if ERROR in table else dataset
-
-
-def _chosen(dataset: xr.Dataset, variable: str | None, label: str) -> xr.DataArray:
+def _chosen(dataset: xr.Dataset, variable: str | None, label: str, asked: str) -> xr.DataArray:
     known = [str(name) for name, array in dataset.data_vars.items() if array.ndim >= 2 and name != ERROR]
     if variable is not None:
         if variable not in dataset:
-            raise RecordError(f"variable = {variable!r} is not in {label}; it has {_listed(known)}.")
+            every = known if asked == "variable" else sorted(map(str, dataset.data_vars))
+            raise RecordError(f"{asked} = {variable!r} is not in {label}; it has {_listed(every)}.")
         return dataset[variable]
     usual = [name for name in ("observations", "observation") if name in known]
     if len(known) == 1 or usual:
@@ -244,6 +161,6 @@ def _of_numbers(dataset: xr.Dataset, label: str) -> str:
             for first in range(0, rows, PART):
                 part = variable[first : first + PART] if variable.ndim else variable
                 digest.update(np.ascontiguousarray(part.to_numpy()).tobytes())
-    except Exception as error:  # see above
-        raise _unreadable(label, error) from None
+    except Exception:  # see above
+        raise unreadable(label) from None
     return digest.hexdigest()

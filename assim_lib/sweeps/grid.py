@@ -73,7 +73,10 @@ class Grid(Record):
         """
         path = Path(path)
         try:
-            return cls(**(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
+            stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not stated:
+                raise ParameterError(f"{path.name} is empty; a grid states at least one parameter.")
+            return cls(**stated)
         except ValidationError as error:
             first = error.errors()[0]
             entry = ".".join(map(str, first["loc"][:2]))

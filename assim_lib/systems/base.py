@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from assim_lib.mistakes import refuse_other, tried
 from assim_lib.registry import Registry
 from assim_lib.systems.integrators import at_time, integrate
 
@@ -158,6 +159,7 @@ class Dynamics(ABC):
         ------
         ValueError : if states do not stay finite.
         """
+        self.refuse_unfit()
         start = self.rest()
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
         steps = round((self.spinup if spinup is None else spinup) / self.dt)
@@ -169,6 +171,17 @@ class Dynamics(ABC):
             states = self.flow(first, steps)
         self.refuse_unbounded(states)
         return states
+
+    @torch.no_grad()
+    def refuse_unfit(self, dtype: torch.dtype = torch.float64) -> None:
+        """Raise :class:`~assim_lib.mistakes.Mistake` if the rest state is none, or its tendency none of that type."""
+        rest, whose = self.rest(), f"of system = {self.name!r}"
+        refuse_other(f"rest() {whose}", rest, (len(rest), self.sites), torch.float64)
+        x = rest.to(dtype).repeat(2, 1, 1)
+        time = torch.zeros(1, 1, 1, dtype=torch.float64)
+        what = f"the tendency {whose}, of its rest state,"
+        came = tried(what, lambda: self.tendency_at(x, time if self.depends_on_time else None))
+        refuse_other(what, came, x.shape, dtype)
 
     def refuse_unbounded(self, states: Float[Tensor, "*batch channel site"]) -> None:
         """Raise :class:`ValueError` if some states of the system are not finite."""

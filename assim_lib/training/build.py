@@ -9,6 +9,7 @@ from assim_lib.networks import NETWORKS, TrunkSizes
 from assim_lib.observations import observation_model
 from assim_lib.seeds import Purpose, generator_for, seed_for
 from assim_lib.systems import Dynamics
+from assim_lib.training.dry import refuse_unfit_code, refuse_unfit_operator
 from assim_lib.training.experiment import Experiment
 
 # Fewer on a large ring, each of which holds as much as several states of a small one.
@@ -32,6 +33,8 @@ def build_filter(
     if climatology is None:
         source = generator_for(Purpose.CLIMATOLOGY, experiment.seed)
         climatology = _climatology(dynamics, source).float()
+    dynamics.refuse_unfit(climatology.dtype)
+    refuse_unfit_operator(instruments, climatology, experiment.obs_conf)
     sizes = TrunkSizes(
         sites=dynamics.sites,
         operators=instruments.period,
@@ -55,7 +58,7 @@ def build_filter(
             lag=experiment.lag,
             **{name: options[name] for name in kind.uses},
         )
-    return AmortizedFilter(
+    model = AmortizedFilter(
         dynamics,
         instruments,
         analysis,
@@ -65,6 +68,8 @@ def build_filter(
         lag_warmup=experiment.lag_warmup,
         clamp=experiment.clamp,
     ).to(experiment.torch_device, climatology.dtype)
+    refuse_unfit_code(model, experiment)
+    return model
 
 
 def _climatology(dynamics: Dynamics, source: torch.Generator) -> Tensor:

@@ -70,22 +70,24 @@ def checkpoint_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def known_filter(name: str | Path, folder: Path | None = None) -> Path:
+def known_filter(name: str | Path, folder: str | Path | None = None) -> Path:
     """The path of a filter's weights.
 
     Parameters
     ----------
-    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``.
+    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``. A text
+        is a path if it does so, or has a slash.
 
     Raises
     ------
     ParameterError : if there is no such filter.
     """
-    if isinstance(name, Path):
+    if isinstance(name, Path) or "/" in name or name.endswith(".safetensors"):
+        name = Path(name).expanduser()
         if name.suffix != ".safetensors":
             raise ParameterError(f"name = {str(name)!r} must be the path of weights, which ends in .safetensors.")
         return name
-    folder = folder or data_dir() / "checkpoints"
+    folder = data_dir() / "checkpoints" if folder is None else Path(folder).expanduser()
     known = sorted(path.stem for path in folder.glob("*.safetensors"))
     if name not in known:
         close = get_close_matches(name, known, n=1, cutoff=0.3)
@@ -154,7 +156,13 @@ def stored_experiment(record: dict[str, Any]) -> Experiment:
     options = record.get("experiment")
     if not isinstance(options, dict):
         raise IntegrityError("a record without the options of an experiment is none of a filter; restore it.")
-    return validated({**options, "device": "auto"})
+    try:
+        return validated({**options, "device": "auto"})
+    except ParameterError as error:
+        if "is not registered" not in str(error):
+            raise
+        said = str(error).rstrip(".")
+        raise ParameterError(f"{said}; if it is your own, give the plugin that registers it (--plugins).") from None
 
 
 def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -173,3 +181,12 @@ def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict
     if not same:
         raise OtherRunError(f"{path} belongs to a run with other options; choose another folder, or remove it.")
     return header, tensors
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a state, see :func:`read_state`, is that of a run which came to its end."""
+    header, _ = load_tensors(path, "state of a run")
+    try:
+        return json.loads(header["progress"])["update"] >= json.loads(header["experiment"])["updates"]
+    except (KeyError, TypeError, ValueError):
+        return False

@@ -13,11 +13,11 @@ from jaxtyping import Float
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
+from assim_lib.own.conventions import RecordError
 from assim_lib.own.cycling import cold_state, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import SAME, remark_on_mask
-from assim_lib.own.sources import RecordError
 from assim_lib.seeds import SHORT_RUNS
 from assim_lib.storage import IntegrityError
 from assim_lib.training.build import build_filter
@@ -105,7 +105,7 @@ def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) ->
     if not len(factors) or np.ptp(factors) > SAME * factors.max():
         raise RecordError(
             f"{record.label} has errors that are not those of obs_conf = {experiment.obs_conf!r} times one number; "
-            "register an obs_conf with errors of its own, and leave out the record's (error = 1)."
+            "register an obs_conf with these errors, and give no error (--error): the record's are then its own."
         )
     return round(float(factors.mean()), 6)
 

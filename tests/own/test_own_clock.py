@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from assim_lib.own.clock import Clock, cycles_of
-from assim_lib.own.sources import RecordError
+from assim_lib.own.conventions import RecordError
 
 DATES = pd.to_datetime(["2026-03-01 00", "2026-03-01 06", "2026-03-02 00"]).to_numpy()
 
@@ -43,6 +43,15 @@ def test_gaps_are_cycles_without_observations(times, options, expected, interval
             np.testing.assert_array_equal(back[expected], times)
 
 
+def test_times_may_be_a_little_off():
+    """The smallest difference of two is then no interval."""
+    exact = pd.date_range("2026-03-01", periods=2001, freq="6h").to_numpy()
+    off = np.random.RandomState(0).randint(-60, 61, len(exact)).astype("timedelta64[s]")
+    found, clock = cycles(np.delete(exact + off, [7, 8]))
+    np.testing.assert_array_equal(found, np.delete(np.arange(2001), [7, 8]))
+    assert abs(clock.interval / 6 / 3600e9 - 1) < 1e-4
+
+
 @pytest.mark.parametrize(
     "times", [None, [0.1, 0.2, 0.5, 0.6], [7, 8, 11, 12], pd.date_range("2026", periods=4)], ids=str
 )
@@ -60,14 +69,18 @@ def test_a_later_part_goes_on_where_the_state_is(times):
     ("times", "options", "sentence"),
     [
         ([0.1, 0.17, 0.3], {}, r"time\[1\] = 0.17 lies 0.3 intervals off a cycle; .* here 0.1, apart"),
-        ([0.1, 0.3, 0.2], {}, r"time\[2\] = 0.2 is not a cycle after time\[1\] = 0.3; times must increase"),
-        ([0.1, 0.1, 0.2], {}, r"time\[1\] = 0.1 is not a cycle after time\[0\] = 0.1"),
+        ([0.1, 0.3, 0.2], {}, r"time\[2\] = 0.2 is not after time\[1\] = 0.3; times must increase"),
+        ([0.1, 0.1, 0.2], {}, r"time\[1\] = 0.1 is not after time\[0\] = 0.1"),
         ([0.1, np.nan, 0.2], {}, r"time\[1\] is missing"),
         ([0.1, np.inf, 0.2], {}, r"time\[1\] is missing"),
         (np.array(["2026-01-01", "NaT"], "datetime64[ns]"), {}, r"time\[1\] is missing"),
         (["a", "b"], {}, "times of type <U1 must be dates, durations or numbers"),
         (DATES, {"interval": "soon"}, "interval = 'soon' is not allowed; interval is a duration > 0, such as '6h'"),
         (DATES, {"interval": "-6h"}, "interval = '-6h' is not allowed"),
+        (DATES, {"interval": "6"}, "interval = '6' has no unit; interval is a duration > 0, such as '6h'"),
+        (DATES, {"interval": 6}, "interval = 6 has no unit"),
+        (DATES[[0, 2, 1]] + np.timedelta64(7, "m"), {}, r"time\[2\] = 2026-03-01T06:07:00 is not after time\[1\]"),
+        ([0.1, 0.2, 9.1], {}, r"only 3 of 91 cycles have a time, if 0.1 lies between two; say by interval"),
         ([0.1, 0.2], {"interval": 0}, "interval = 0 is not allowed; interval is a number > 0"),
         (
             DATES,

@@ -11,7 +11,7 @@ from small_runs import PARTIAL, QUIET, assert_same, tiny
 
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module
-from assim_lib.observations import observation_model
+from assim_lib.observations import ObservationModel, observation_model, register_obs_conf
 from assim_lib.own.record import RecordError
 from assim_lib.storage import IntegrityError
 from assim_lib.training import run as run_module
@@ -109,12 +109,17 @@ def test_a_stopped_run_goes_on(values, tmp_path):
         train(chosen, tmp_path / "run", observations=values + 1, **QUIET)
 
 
-def test_errors_of_the_record_are_those_of_the_filter(values):
+def test_errors_of_the_record_are_those_of_the_filter(values, readers_cell):
     assert on_record(tiny(**SMALL), values, error=0.7)[0].noise == pytest.approx(0.7)
     with pytest.raises(
-        RecordError, match=r"^observations has errors that are not those of obs_conf = 'full_obs' times"
+        RecordError, match=r"^observations has errors that .* register an obs_conf with these errors, and give no error"
     ):
         on_record(tiny(**SMALL), values, error=np.linspace(1, 2, 40))
+    # Which is followed:
+    error = torch.linspace(1, 2, 40)
+    register_obs_conf("uneven")(lambda *grid: ObservationModel(torch.ones(1, *grid, dtype=torch.bool), error=error))
+    record = xr.Dataset({"observations": (("time", "site"), values), "error": ("site", error.numpy())})
+    assert on_record(tiny(obs_conf="uneven", **SMALL), record)[0].noise == 1.0
 
 
 @pytest.mark.parametrize(
