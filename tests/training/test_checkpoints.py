@@ -179,3 +179,12 @@ def test_the_library_knows_no_pickle():
                 # A sweep runs the parameter cells of a notebook, as the run itself does: it is the user's own program.
                 allowed = {"exec"} if path.name == "program.py" else set()
                 assert node.func.id not in {"eval", "exec", "__import__"} - allowed, path.name
+
+
+def test_a_filter_of_a_plugin_asks_for_it():
+    options = tiny().model_dump() | {"obs_conf": "mine"}
+    with pytest.raises(
+        ParameterError,
+        match=r"^obs_conf = 'mine' is not registered; .* give the plugin that registers it \(--plugins\)\.$",
+    ):
+        checkpoints.stored_experiment({"experiment": options})
