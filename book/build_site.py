@@ -82,6 +82,7 @@ def prune(html: Path) -> None:
         name = path.relative_to(mathjax).as_posix()
         if path.is_file() and (name == EVERYTHING or not name.startswith(MATHJAX)):
             path.unlink()
+    shutil.rmtree(html / "_static" / "locales", ignore_errors=True)  # the theme's words in other languages
     # Source maps; and fonts that each browser of the last ten years loads as woff2.
     for path in [*(html / "_static").rglob("*.map"), *(html / "_static").rglob("*.ttf")]:
         path.unlink()

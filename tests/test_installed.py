@@ -53,7 +53,7 @@ def record(installed):
 
 def test_a_record_is_assimilated(installed, record):
     said = installed(installed.program, "assimilate", NAME, record, "analysis.nc", "--state", "state")
-    assert said.startswith("innovation RMSE ")
+    assert said.startswith("error: 1, the filter's own; the record has none\ninnovation RMSE ")
     assert said.endswith("wrote analysis.nc\n")
 
 

@@ -28,7 +28,7 @@ def nbval(name: str, folder: Path, old: str = "", new: str = "", **environment: 
     ("name", "committed", "shorter"),
     [
         ("01_data", "", ""),
-        ("03_l96_conv", "updates: int = None", "updates: int = 40"),
+        ("03_l96_conv", "updates: int = None", "updates: int = 100"),
         ("04_ks", "updates: int = 40", "updates: int = 10"),
     ],
 )
