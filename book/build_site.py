@@ -16,6 +16,7 @@ import live_page
 import yaml
 from chapters import chapters, reading_minutes
 from moving_picture import moving_picture
+from security import protect
 
 from assim_lib.classical.contenders import choose
 from assim_lib.classical.search import FINALISTS, SEARCH_CYCLES, trial_table
@@ -112,4 +113,5 @@ if __name__ == "__main__":
     stage(arguments.notebooks, arguments.site)
     status = render(arguments.site)
     prune(arguments.site / "_build" / "html")
+    protect(arguments.site / "_build" / "html")
     sys.exit(status)

@@ -25,6 +25,16 @@ LOOK = """() => ({
 })"""
 
 
+# What a page would do if somebody else's text had come into it.
+STRANGE = """() => {
+    window.refused = []
+    document.addEventListener("securitypolicyviolation", e => window.refused.push(e.effectiveDirective))
+    document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.ran = 1'>")
+    document.head.append(Object.assign(document.createElement("script"), {text: "window.ran = 2"}))
+    fetch("https://example.org").catch(() => {})
+}"""
+
+
 @dataclass
 class Page:
     """What a browser saw."""
@@ -136,6 +146,18 @@ def test_the_site_is_small_and_a_stray_reader_finds_back(html: Path, browser: Br
     with browser.new_context() as context, context.new_page() as page:
         page.goto(f"{address}/404.html")
         assert page.get_attribute("#home", "href") == "/index.html"
+
+
+def test_a_page_runs_nothing_but_what_it_was_built_with(html: Path, browser: Browser, address: str):
+    """Of every page: what its policy forbids is a problem in the console, which the tests above look for."""
+    pages = [path for path in html.rglob("*.html") if "_static" not in path.parts and path != html / "index.html"]
+    assert [path.name for path in pages if "Content-Security-Policy" not in path.read_text()] == []
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{address}/{TOC['root']}.html")
+        page.evaluate(STRANGE)
+        page.wait_for_function("window.refused.length === 3")
+        assert page.evaluate("window.refused.sort()") == ["connect-src", "script-src-attr", "script-src-elem"]
+        assert page.evaluate("window.ran") is None
 
 
 def test_the_moving_picture_moves_and_can_be_stopped(browser: Browser, address: str):
