@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import xarray as xr
-from small import SITES, STEP_SIZE, Quick, climatology, shaken, small_analysis, small_filter, write_result
+from small import PARTIAL, SITES, STEP_SIZE, Quick, climatology, shaken, small_analysis, small_filter, write_result
 from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter
@@ -21,7 +21,6 @@ from assim_lib.training.pool import FilterPool
 from assim_lib.training.trainer import Trainer
 from assim_lib.trajectories import observed, simulate
 
-PARTIAL = "every_4th_dim_partial_obs"
 NETWORK = {"hidden_size": 6, "blocks": 1, "kernel": 3, "memory": 3}
 SIZES = {**NETWORK, "window": 3, "batch": 2, "pool": 4, "segments": 2, "cycles": 40}
 QUIET: dict[str, Any] = {"progress": False, "curve_points": 0}

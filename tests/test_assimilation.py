@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from small_runs import PARTIAL, tiny
+from small import PARTIAL
+from small_runs import tiny
 
 from assim_lib import assimilate, assimilate_record, assimilation
 from assim_lib.assimilation import prepare_record

@@ -26,10 +26,10 @@ def opened(path: Path) -> xr.Dataset:
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            _refuse_other(path)
+            _look_first(path)
             return read_table(path)
         if suffix in NETCDF:
-            _refuse_other(path, _BEGINNINGS)
+            _look_first(path, _BEGINNINGS)
             return _opened(path)
         if suffix == ".zarr":
             if find_spec("zarr") is None:
@@ -49,7 +49,7 @@ def unreadable(label: str) -> RecordError:
     return RecordError(f"{label} cannot be read: it is damaged, or not written to its end.")
 
 
-def _refuse_other(path: Path, beginnings: tuple[bytes, ...] = ()) -> None:
+def _look_first(path: Path, beginnings: tuple[bytes, ...] = ()) -> None:
     if path.is_dir():
         raise RecordError("it is a folder, and must be a file.")
     with open(path, "rb") as file:

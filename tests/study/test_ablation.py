@@ -1,7 +1,8 @@
 """Variants of the recipe under one budget: here tiny ones, for a moment."""
 
 import pytest
-from small_runs import PARTIAL, SIZES
+from small import PARTIAL
+from small_runs import SIZES
 
 from assim_lib.evaluation import Scores
 from assim_lib.storage import IntegrityError

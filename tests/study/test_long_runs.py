@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from small_runs import NETWORK, PARTIAL
+from small import PARTIAL
+from small_runs import NETWORK
 
 from assim_lib.setting import places
 from assim_lib.storage import IntegrityError, sha256, write_json

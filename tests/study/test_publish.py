@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import PARTIAL, QUIET, assert_same, tiny
+from small import PARTIAL
+from small_runs import QUIET, assert_same, tiny
 
 from assim_lib.setting import Setting
 from assim_lib.storage import IntegrityError, sha256

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from small_runs import NETWORK, PARTIAL
+from small import PARTIAL
+from small_runs import NETWORK
 
 from assim_lib.study import transfer as transfer_module
 from assim_lib.study.transfer import changes, follow, place_of, transfer

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from small_runs import NETWORK, PARTIAL, assert_same, tiny
+from small import PARTIAL
+from small_runs import NETWORK, assert_same, tiny
 
 from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
 from assim_lib.networks import FeedForwardTrunk, OriginalTrunk, RingConvTrunk, register_network

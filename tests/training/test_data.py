@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from small_runs import PARTIAL, tiny
+from small import PARTIAL
+from small_runs import tiny
 
 from assim_lib.observations import OBS_CONFS
 from assim_lib.seeds import Purpose, seed_for

@@ -6,7 +6,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from small_runs import PARTIAL, advance, ring_data, ring_experiment, ring_filter, ring_pool, tiny
+from small import PARTIAL
+from small_runs import advance, ring_data, ring_experiment, ring_filter, ring_pool, tiny
 
 from assim_lib.training.experiment import ParameterError
 from assim_lib.training.graphs import GraphedUnroll, check_graphed

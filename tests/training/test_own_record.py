@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from small_runs import PARTIAL, QUIET, assert_same, tiny
+from small import PARTIAL
+from small_runs import QUIET, assert_same, tiny
 
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module

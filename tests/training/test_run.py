@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import PARTIAL, QUIET, SIZES, assert_same, tiny
+from small import PARTIAL
+from small_runs import QUIET, SIZES, assert_same, tiny
 
 from assim_lib.observations import ObservationModel, register_obs_conf
 from assim_lib.storage import PACKAGE

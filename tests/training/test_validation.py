@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_runs import PARTIAL, tiny
+from small import PARTIAL
+from small_runs import tiny
 
 from assim_lib.evaluation import evaluate
 from assim_lib.tracking import DRAWS
