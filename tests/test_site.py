@@ -26,6 +26,11 @@ LOOK = """() => ({
 })"""
 
 
+# Alike everywhere and long, so that axe-core reads them on one page: formulas, code, and entries of the reference.
+ENTRIES = "section:has(dl.py)"
+ALIKE = f"mjx-container, .highlight pre > span, dl.py ~ dl.py, {ENTRIES} ~ {ENTRIES} ~ {ENTRIES}"
+IN_FULL = "book/classical.html"
+
 # What a page would do if somebody else's text had come into it.
 STRANGE = """() => {
     window.refused = []
@@ -46,6 +51,7 @@ class Page:
     images: list[tuple[str, str, int]] = field(default_factory=list)
     broken_formulas: list[str] = field(default_factory=list)
     formulas: tuple[int, int] = (0, 0)
+    violations: list[tuple[str, str]] = field(default_factory=list)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +79,7 @@ def wait_until(page: BrowserPage, true: str) -> None:
 def look(browser: Browser, address: str, name: str) -> Page:
     """Load one page, let it come to rest, and note what it did and holds."""
     seen = Page()
-    with browser.new_context() as context, context.new_page() as page:
+    with browser.new_context(color_scheme="light") as context, context.new_page() as page:
         page.on("console", lambda message: seen.problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.problems.append(str(error)))
         page.on("requestfailed", lambda request: seen.problems.append(f"failed: {request.url}"))
@@ -91,7 +97,30 @@ def look(browser: Browser, address: str, name: str) -> Page:
         page.wait_for_load_state("networkidle")
         for key, value in page.evaluate(LOOK).items():
             setattr(seen, key, value)
+        own = seen.problems.copy()  # axe-core tries what the page's policy forbids
+        if name.removesuffix(".html") in PAGES:
+            seen.violations = violations(page, in_full=name == IN_FULL)
+        seen.problems = own
     return seen
+
+
+def violations(page: BrowserPage, in_full: bool) -> list[tuple[str, str]]:
+    """What axe-core finds serious or critical in a page at rest, and where; in the dark, colours alone are others.
+
+    Parameters
+    ----------
+    in_full : otherwise the page loses most of what is alike on it.
+    """
+    # Halfway from one colour to the next, a contrast says nothing.
+    page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+    if not in_full:
+        page.evaluate("alike => document.querySelectorAll(alike).forEach(e => e.remove())", ALIKE)
+    found = Axe().run(page).response["violations"]
+    page.emulate_media(color_scheme="dark")
+    wait_until(page, "document.documentElement.dataset.theme === 'dark'")
+    found += Axe().run(page, options={"runOnly": ["color-contrast"]}).response["violations"]
+    grave = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [(one["id"], node["html"][:200]) for one in grave for node in one["nodes"]]
 
 
 @pytest.fixture(scope="session")
@@ -229,29 +258,7 @@ def test_solutions_are_folded_and_open_with_the_keyboard(browser: Browser, addre
         assert code.is_visible()
 
 
-# Alike everywhere and long, so that one page with them is enough: formulas, code, and entries of the reference.
-ENTRIES = "section:has(dl.py)"
-ALIKE = f"mjx-container, .highlight pre > span, dl.py ~ dl.py, {ENTRIES} ~ {ENTRIES} ~ {ENTRIES}"
-IN_FULL = "book/classical"
-
-
 @pytest.mark.parametrize("name", PAGES)
-def test_page_keeps_nobody_out(browser: Browser, address: str, name: str):
-    """No serious or critical violation by axe-core: contrast, names of controls, what a keyboard cannot reach.
-
-    In the dark only colours are others.
-    """
-    with browser.new_context(color_scheme="light") as context, context.new_page() as page:
-        page.goto(f"{address}/{name}.html", wait_until="load")
-        page.evaluate("async () => { await window.MathJax?.startup?.promise }")
-        # Halfway from one colour to the next, a contrast says nothing.
-        page.add_style_tag(content="* { transition: none !important; animation: none !important }")
-        page.wait_for_load_state("networkidle")
-        if name != IN_FULL:
-            page.evaluate("alike => document.querySelectorAll(alike).forEach(e => e.remove())", ALIKE)
-        violations = Axe().run(page).response["violations"]
-        page.emulate_media(color_scheme="dark")
-        wait_until(page, "document.documentElement.dataset.theme === 'dark'")
-        violations += Axe().run(page, options={"runOnly": ["color-contrast"]}).response["violations"]
-    grave = [one for one in violations if one["impact"] in ("serious", "critical")]
-    assert [(one["id"], node["html"][:200]) for one in grave for node in one["nodes"]] == []
+def test_page_keeps_nobody_out(pages: dict[str, Page], name: str):
+    """No serious or critical violation by axe-core: contrast, names of controls, what a keyboard cannot reach."""
+    assert pages[f"{name}.html"].violations == []
