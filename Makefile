@@ -57,11 +57,11 @@ build/executed/notebooks/%.ipynb: notebooks/%.ipynb $(INPUTS) | $(INSTALLED)
 	@$(BIN)/papermill --no-progress-bar --cwd notebooks $< build/executing/$(@F)
 	@mv build/executing/$(@F) $@
 
-# A file's tests, and a notebook's cells, stay together; the long ones come first. One process more than there are cores:
-# a fifth of the time tests wait, for kernels, browsers and processes that they kill.
+# A file's tests, and a notebook's cells, stay together; the long ones come first. Two processes more than there are
+# cores: a fifth of the time tests wait, for kernels, browsers and processes that they kill.
 test: lint ## lint, then all tests, those of the notebooks' committed outputs and of the rendered site included
 	@echo "==> testing the library, the notebooks and the site"
-	$(BIN)/pytest $(TESTS) --nbval --nbval-current-env -n $$(($(JOBS) + 1)) --dist loadfile --no-loadscope-reorder -p slowest $(PYTEST)
+	$(BIN)/pytest $(TESTS) --nbval --nbval-current-env -n $$(($(JOBS) + 2)) --dist loadfile --no-loadscope-reorder -p slowest $(PYTEST)
 
 lint: | $(INSTALLED) ## style (ruff), types (pyright) and what imports what (import-linter)
 	@echo "==> checking style, types and imports"

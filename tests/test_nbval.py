@@ -33,6 +33,6 @@ def test_committed_outputs_hold_on_another_processor(name, committed, shorter, t
 
 
 def test_nbval_notices_a_changed_number(tmp_path):
-    run = nbval("01_data", tmp_path, "climatological mean 2.3", "climatological mean 2.4")
+    run = nbval("15_recipe", tmp_path, "10 minutes of one core", "11 minutes of one core")
     assert run.returncode == 1
     assert "1 failed" in run.stdout
