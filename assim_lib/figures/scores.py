@@ -32,6 +32,7 @@ KINDS = {
     "classical, tuned": (BLUE, "s", "white"),
     "ours, with a Kalman part": (RED, "o", RED),
     "ours, learned from nothing": (PURPLE, "P", PURPLE),
+    "ours, taught by the truth": (ORANGE, "X", ORANGE),
 }
 
 

@@ -58,6 +58,7 @@ METHOD_PENS = {
     "amortized_any": Pen(BLACK, "P", "none"),
     "amortized_original": Pen(ORANGE, "X", "none"),
     "amortized_ff": Pen("#5b5b8c", "p", "none"),
+    "amortized_clean_analysis": Pen("#c71585", ">", "none"),
     "LETKF": Pen(BLUE, "o", "-"),
     "LETKF corrected": Pen("#2f4b7c", "h", "--"),
     "iEnKS": Pen(GREEN, "s", "-"),
@@ -81,6 +82,7 @@ METHOD_NAMES = {
     "amortized_any": "learned, for many settings",
     "amortized_original": "original",
     "amortized_ff": "learned, feed-forward",
+    "amortized_clean_analysis": "learned from the truth",
 }
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from assim_lib.setting import Setting
-from assim_lib.study.results import best_of, load_scores
+from assim_lib.study.results import TAUGHT, best_of, load_scores
 from assim_lib.study.summaries import CLASSICAL, KALMAN, headline
 from assim_lib.study.tables import CLASSICAL_MEMBERS, short, with_interval
 
@@ -23,11 +23,14 @@ def say(*sentences: str) -> None:
 def best(setting: Setting, **wanted: Any) -> pd.Series:
     """The run of a setting that is best on validation data, of those that have the wanted values.
 
+    One that the truth has taught has to be asked for by its method.
+
     Raises
     ------
     ValueError : if there is none; the sentence repeats what was wanted.
     """
-    rows = best_of(load_scores(**setting.as_dict(), **wanted).dropna(subset="rmse"))
+    rows = load_scores(**setting.as_dict(), **wanted).dropna(subset="rmse")
+    rows = best_of(rows if "method" in wanted else rows[rows.method != TAUGHT])
     if rows.empty:
         raise ValueError(f"no score is stored for {setting.title} with {wanted}.")
     return rows.iloc[0]

@@ -19,7 +19,7 @@ from assim_lib.evaluation import interval
 from assim_lib.records import Record
 from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, write_json
-from assim_lib.study.results import Label, Result, best_of, load_scores, read_result, results_dir
+from assim_lib.study.results import TAUGHT, Label, Result, best_of, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL, KALMAN
 from assim_lib.study.tables import CLASSICAL_MEMBERS
 from assim_lib.systems import forecast_model_of
@@ -132,7 +132,7 @@ def _told(label: str, file: str | None, errors: Float[np.ndarray, "start lead"])
 
 def best_of_each_kind(setting: Setting) -> pd.DataFrame:
     """Rows of the table of scores: of each kind of filter the best on validation data that kept the truth."""
-    rows = load_scores(**setting.as_dict()).query(f"not diverged and m <= {CLASSICAL_MEMBERS}")
+    rows = load_scores(**setting.as_dict()).query(f"not diverged and m <= {CLASSICAL_MEMBERS} and method != {TAUGHT!r}")
     classical = rows.method.isin(CLASSICAL)
     kind = np.select(
         [rows.method == "LETKF corrected", classical, rows.analysis.isin(KALMAN)],

@@ -19,6 +19,8 @@ from assim_lib.records import Number, Record, StoredScores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import IntegrityError, atomic_path, data_dir, write_json
 
+# The method of a filter whose teacher was the truth, which only a simulation has: it competes with no other.
+TAUGHT = "amortized_clean_analysis"
 COLUMNS = [
     *SETTING_COLUMNS, "method", "m", "label", "analysis", "rmse", "rmse_lo", "rmse_hi", "spread", "crps", "cycles",
     "ms_per_cycle", "seed", "checkpoint", "commit", "diverged", "diverged_starts", "starts", "failed", "untrained_rmse",

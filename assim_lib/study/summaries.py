@@ -13,6 +13,7 @@ from assim_lib.evaluation import Scores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import data_dir
 from assim_lib.study.results import (
+    TAUGHT,
     best_of,
     load_scores,
     read_result,
@@ -63,14 +64,15 @@ def lines_to_beat(setting: Setting, methods: Sequence[str] = ("LETKF",), most: i
 def board(setting: Setting) -> pd.DataFrame:
     """What a scoreboard of a setting shows: each tuned classical method and size, and each of our analyses.
 
-    ``kind`` says what it is: classical, a filter with a Kalman part, or one learned from nothing. Filters that were
-    trained in many settings are left out.
+    ``kind`` says what it is: classical, a filter with a Kalman part, one learned from nothing, or one that the truth
+    has taught. Filters that were trained in many settings are left out.
     """
     scores = load_scores(**setting.as_dict()).query("method not in ['Climatology', 'amortized_any']")
     classical = scores.analysis.isna()
     rows = pd.concat([scores.loc[classical & scores.best], each_kind(scores.loc[~classical])])
     kinds = {True: "ours, with a Kalman part", False: "ours, learned from nothing"}
-    return rows.assign(kind=rows.analysis.isin(KALMAN).map(kinds).where(rows.analysis.notna(), "classical, tuned"))
+    kind = rows.analysis.isin(KALMAN).map(kinds).where(rows.analysis.notna(), "classical, tuned")
+    return rows.assign(kind=kind.mask(rows.method == TAUGHT, "ours, taught by the truth"))
 
 
 def load_published() -> pd.DataFrame:
@@ -115,11 +117,13 @@ def headline() -> pd.DataFrame:
         difference to ``untrained`` lies below zero, interval and all.
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
+    ``taught``
+        the best filter without a Kalman part whose teacher was the truth itself: a bound, and no rival.
     ``learned``
-        the better of these two, on validation data; one that training did not help is none. ``ratio`` is its RMSE
-        over that of ``classical``; ``difference`` is their paired difference, ``verdict`` whether it lies below zero,
-        interval and all (``ahead``), above it (``behind``) or neither (``level``), empty where there is nothing to
-        compare; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
+        the better of ``trained`` and ``scratch``, on validation data; one that training did not help is none.
+        ``ratio`` is its RMSE over that of ``classical``; ``difference`` is their paired difference, ``verdict`` whether
+        it lies below zero, interval and all (``ahead``), above it (``behind``) or neither (``level``), empty where
+        there is nothing to compare; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
     ``ours_verdict``
         the same of whatever of ours is best on validation data, be it learned or an untrained Kalman part.
     """
@@ -136,6 +140,7 @@ def headline() -> pd.DataFrame:
         "untrained": before.loc[one_setting & kalman],
         "trained": table.loc[one_setting & kalman],
         "scratch": table.loc[one_setting & ~kalman],
+        "taught": table.loc[(table.method == TAUGHT) & ~kalman],
     }
     rows = table.loc[:, SETTING_COLUMNS].drop_duplicates().merge(_best_published(), on=SETTING_COLUMNS, how="left")
     rows = rows.set_index(SETTING_COLUMNS)

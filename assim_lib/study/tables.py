@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from assim_lib.study.results import best_of
+from assim_lib.study.results import TAUGHT, best_of
 
 CLASSICAL_MEMBERS = 30  # of a rival; what has more is a reference
 
@@ -51,13 +51,13 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
 def each_kind(scores: pd.DataFrame) -> pd.DataFrame:
     """Of scores in one setting the row of the best run of each analysis or method, on validation data.
 
-    Runs with a hundred members, a reference, are a kind of their own.
+    Runs with a hundred members, a reference, are a kind of their own, and so is a filter that the truth has taught.
 
     Parameters
     ----------
     scores : rows of the table of scores.
     """
-    kinds = scores.analysis.fillna(scores.method)
+    kinds = scores.analysis.where(scores.method != TAUGHT).fillna(scores.method)
     each = best_of(scores.assign(kind=kinds, large=scores.m > CLASSICAL_MEMBERS), ["kind", "large"])
     return each.dropna(subset="rmse").sort_values("rmse").drop(columns=["kind", "large"])
 

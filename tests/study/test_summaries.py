@@ -9,8 +9,8 @@ from small_runs import write_learned
 
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import PACKAGE
-from assim_lib.study import summaries
-from assim_lib.study.results import load_scores, write_scores
+from assim_lib.study import facts, forecasts, summaries
+from assim_lib.study.results import TAUGHT, load_scores, write_scores
 
 # ---- what is committed
 
@@ -143,6 +143,27 @@ def test_a_filter_from_nothing_is_the_learned_one_where_it_is_better_on_validati
     l96 = summaries.headline().set_index("system").loc["l96"]
     assert (l96.learned_label, l96.learned_m, l96.verdict) == ("recurrent, lag 0", 1, "level")
     assert l96.difference > 0
+
+
+def test_a_filter_that_the_truth_has_taught_competes_with_no_other(rivals):
+    """However good it is; it has a column, a kind and a colour of its own, and is found by its method alone."""
+    write_learned(rivals, "scratch", 0.28, label="recurrent, lag 0", m=1, test=(0.32, 0.50, 0.41))
+    write_scores()
+    setting = Setting("l96")
+    before, alone = summaries.headline(), facts.best(setting, analysis="recurrent").label
+    kinds = forecasts.best_of_each_kind(setting)
+    write_learned(rivals, "taught", 0.1, label="recurrent, lag 0, clean_analysis", m=1, method=TAUGHT)
+    write_scores()
+    after = summaries.headline()
+    assert after.set_index("system").loc["l96"].taught_label == "recurrent, lag 0, clean_analysis"
+    columns = [name for name in before if not name.startswith("taught")]
+    pd.testing.assert_frame_equal(after[columns], before[columns])
+    assert facts.best(setting, analysis="recurrent").label == alone
+    assert facts.best(setting, method=TAUGHT).label == "recurrent, lag 0, clean_analysis"
+    pd.testing.assert_frame_equal(forecasts.best_of_each_kind(setting), kinds)
+    shown = summaries.board(setting).set_index("label").kind
+    assert shown["recurrent, lag 0"] == "ours, learned from nothing"
+    assert shown["recurrent, lag 0, clean_analysis"] == "ours, taught by the truth"
 
 
 def test_scores_without_blocks_say_nothing_of_who_is_ahead(rivals):
