@@ -232,7 +232,8 @@ class Experiment(BaseModel):
     @property
     def label(self) -> str:
         """What tells this run from others of the same method and size, in figures and tables."""
-        network = f" {self._unusual_network}" if self._unusual_network else ""
+        unusual = self._unusual_network.removeprefix(f"{self.analysis}_")
+        network = f" {unusual}" if unusual else ""
         loss = "" if self.loss == "ss_forecast" else f", {self.loss}"
         settings = f", {self.n_settings} settings" if self.n_settings else ""
         return f"{self.analysis}{network}, lag {self.lag}{loss}{settings}"

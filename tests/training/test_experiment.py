@@ -433,6 +433,7 @@ def test_names_tell_runs_apart():
     chosen = configure(analysis="recurrent", network="ff", m=1)
     assert chosen.name == "l96_conv-full_obs-dt0.1-s1-recurrent-ff-m1-seed0"
     assert chosen.label == "recurrent ff, lag 0"
+    assert configure(analysis="original", network="original_early").label == "original early, lag 0"
 
 
 def test_the_methods_name_in_the_table():
