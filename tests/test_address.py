@@ -185,6 +185,20 @@ def test_on_colab_the_cell_installs_what_the_notebook_needs(
     assert len(installed) == 1, "what is installed already is not installed again"
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_needs_no_file_that_lies_beside_it(name: str):
+    """On Colab it is alone: what it names is in the package's data, or it has made it."""
+    words = [
+        node.value
+        for source in code(NOTEBOOKS[name])
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value
+    ]
+    beside = [folder / word for word in words for folder in (ROOT, ROOT / "notebooks", ROOT / "data")]
+    made = ROOT / "notebooks" / "runs"  # what a run leaves
+    assert [path for path in beside if path.suffix and path.is_file() and made not in path.parents] == []
+
+
 def test_without_an_address_the_cell_says_so_on_colab(colab, installed):
     with pytest.raises(SystemExit, match=r"^No public address is set: run `make address URL=…` in the repository\.$"):
         exec(address.setup("", ""), {})
