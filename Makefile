@@ -20,7 +20,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 LONGEST   := $(wildcard $(patsubst %,notebooks/%_*.ipynb,08 03 12 10 09 02 04 07 05 13))
 NOTEBOOKS := $(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS))
 EXECUTED  := $(NOTEBOOKS:%=build/executed/%)
-TESTS     := $(LONGEST) $(patsubst %,tests/test_%.py,papermill site nbval)
+TESTS     := $(patsubst %,tests/test_%.py,papermill site) $(LONGEST) $(patsubst %,tests/test_%.py,nbval sweeps)
 TESTS     += $(filter-out $(TESTS),$(NOTEBOOKS) $(sort $(shell find tests -name 'test_*.py')))
 # What a notebook's outputs depend on, apart from the notebook.
 INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(shell find data -type f 2>/dev/null)
