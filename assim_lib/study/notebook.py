@@ -17,7 +17,7 @@ from assim_lib.filter import AmortizedFilter
 from assim_lib.registry import Registry, import_plugins
 from assim_lib.setting import Setting
 from assim_lib.storage import why_not_writable, write_json
-from assim_lib.study.publish import best_filter
+from assim_lib.study.publish import NothingPublishedError, best_filter
 from assim_lib.training.experiment import Experiment, ParameterError, configure, refuse_unknown
 from assim_lib.training.validation import run_filter
 from assim_lib.twin import TwinExperiment
@@ -82,7 +82,7 @@ def stored_filter(setting: Setting, **wanted: Any) -> StoredFilter | None:
     """
     try:
         stored = StoredFilter(*best_filter(**setting.as_dict(), **wanted))
-    except LookupError:
+    except NothingPublishedError:
         print(f"No filter is stored for {setting.title}: what follows is about yours alone.")
         return None
     row = stored.row

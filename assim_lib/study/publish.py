@@ -184,6 +184,10 @@ def publish_again(name: str) -> Path:
     return publish(experiment, model, record)
 
 
+class NothingPublishedError(LookupError):
+    """No published filter is what was wanted."""
+
+
 def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
     """The published filter that is best on validation data in a setting, and its row of the table of scores.
 
@@ -195,12 +199,12 @@ def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
 
     Raises
     ------
-    LookupError : if no filter is published for the setting.
+    NothingPublishedError : if no filter is published for the setting.
     """
     rows = load_scores(**wanted)
     rows = rows.loc[rows.checkpoint.notna()]
     if rows.empty:
-        raise LookupError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
+        raise NothingPublishedError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
     row = best_of(rows, ["system"]).iloc[0]
     path = checkpoint_path(row.checkpoint.removesuffix(".safetensors"))
     scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}

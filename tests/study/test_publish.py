@@ -273,4 +273,6 @@ def test_the_best_filter_of_a_setting_is_chosen_on_validation_data(published, ho
     with pytest.raises(LookupError, match=r"^no published filter has system = 'ks', noise = 3\.0\.$"):
         best_filter(system="ks", noise=3.0)
     assert stored_filter(Setting("ks", step_size=1.0)) is None
+    with pytest.raises(KeyError, match="methd"):  # a column that is not there does not say that nothing is stored
+        stored_filter(chosen.setting, methd="amortized")
     assert "No filter is stored for KS, all sites" in capsys.readouterr().out
