@@ -30,7 +30,7 @@ def best(setting: Setting, **wanted: Any) -> pd.Series:
     ValueError : if there is none; the sentence repeats what was wanted.
     """
     rows = load_scores(**setting.as_dict(), **wanted).dropna(subset="rmse")
-    rows = best_of(rows if "method" in wanted else rows[rows.method != TAUGHT])
+    rows = best_of(rows if "method" in wanted else pd.DataFrame(rows[rows.method != TAUGHT]))
     if rows.empty:
         raise ValueError(f"no score is stored for {setting.title} with {wanted}.")
     return rows.iloc[0]
