@@ -13,6 +13,7 @@ from assim_lib.study.tables import CLASSICAL_MEMBERS, short, with_interval
 QUARTER = Setting("l96", "every_4th_dim_partial_obs")
 VERDICTS = ("ahead", "level", "behind")
 FIXED_QUARTER = Setting("l96", "every_4th_fixed", step_size=0.15)
+NOISY_QUARTER = Setting("l96", "every_4th_dim_partial_obs", noise=2.5)
 
 
 def say(*sentences: str) -> None:
@@ -71,6 +72,7 @@ def facts() -> dict[str, str]:
     scratch = best(QUARTER, analysis=["recurrent", *original], method=["amortized", "amortized_original"])
     letkfs = load_scores(**QUARTER.as_dict(), method="LETKF", best=True).query(f"m <= {CLASSICAL_MEMBERS}")
     quarter = table.loc[QUARTER.title]
+    alone, rival = best(NOISY_QUARTER, analysis="recurrent", method="amortized"), best_classical(NOISY_QUARTER)
     return {
         "letkf10_full": error(best(full, method="LETKF", m=10)),
         "classical_full": error(best_classical(full)),
@@ -91,6 +93,13 @@ def facts() -> dict[str, str]:
         "classical_quarter_label": str(best_classical(QUARTER).label),
         "scratch_side": side(scratch.rmse, letkfs.rmse.min()),
         "scratch_crps_side": "ahead of" if scratch.crps < letkfs.crps.min() else "behind",
+        "noisy_scratch": error(alone),
+        "noisy_scratch_short": short(alone.rmse),
+        "noisy_scratch_crps": short(alone.crps),
+        "noisy_classical": error(rival),
+        "noisy_classical_short": short(rival.rmse),
+        "noisy_classical_crps": short(rival.crps),
+        "noisy_classical_label": str(rival.label),
         "settings": str(len(table)),
         **{verdict: str(int((table.verdict == verdict).sum())) for verdict in VERDICTS},
         **{f"ours_{verdict}": str(int((table.ours_verdict == verdict).sum())) for verdict in VERDICTS},
