@@ -117,6 +117,8 @@ def headline() -> pd.DataFrame:
         difference to ``untrained`` lies below zero, interval and all.
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
+    ``specialist``
+        the better of these two on validation data, whether or not training helped.
     ``taught``
         the best filter without a Kalman part whose teacher was the truth itself: a bound, and no rival.
     ``learned``
@@ -150,6 +152,8 @@ def headline() -> pd.DataFrame:
         _difference(_scores(trained), _scores(untrained, "untrained"))[2] < 0
         for trained, untrained in rows[["trained_file", "untrained_file"]].itertuples(index=False)
     ]
+    first = rows.scratch_validation.fillna(math.inf) < rows.trained_validation.fillna(math.inf)
+    rows["specialist"] = rows.scratch.where(first, rows.trained)
     alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
     for part in ("", *(f"_{part}" for part in PARTS)):
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])

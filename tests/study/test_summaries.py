@@ -62,6 +62,7 @@ def test_the_headline_chooses_on_validation_data_alone():
             else:
                 assert pd.isna(row[role])
         best = min((row[f"{role}_validation"], row[role]) for role in ("trained", "scratch") if row[role] > 0)
+        assert row["specialist"] == best[1]
         assert row["learned"] == (best[1] if row["helped"] else row["scratch"])
         assert row["ratio"] == pytest.approx(row["learned"] / row["classical"])
         assert (row["verdict"] == "ahead") == (row["difference_hi"] < 0)
