@@ -118,7 +118,7 @@ def headline() -> pd.DataFrame:
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
     ``specialist``
-        the better of these two on validation data, whether or not training helped.
+        the better of ``trained`` and ``scratch`` on validation data, whether or not training helped.
     ``taught``
         the best filter without a Kalman part whose teacher was the truth itself: a bound, and no rival.
     ``learned``

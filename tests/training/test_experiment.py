@@ -13,6 +13,7 @@ from assim_lib.analyses import ANALYSES, RecurrentAnalysis, register_analysis
 from assim_lib.instruments import LinearInstruments
 from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_conf
 from assim_lib.setting import Setting
+from assim_lib.study.results import TAUGHT
 from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.experiment import Experiment, ParameterError, allowed, configure, options
 from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
@@ -445,6 +446,7 @@ def test_the_methods_name_in_the_table():
     # A method that is trained otherwise never competes with those that saw observations alone.
     for loss in ("ss_analysis", "clean_analysis"):
         assert {configure(analysis=a, loss=loss).method for a in ANALYSES} == {f"amortized_{loss}"}
+    assert configure(loss="clean_analysis").method == TAUGHT
 
 
 def test_the_options_are_all_fields_but_the_experiments_name():
