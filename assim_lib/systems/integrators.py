@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
-from torchdiffeq import odeint, odeint_adjoint
 
 Tendency = Callable[..., Tensor]  # of a state, and of a time where it depends on it
 _FIXED_STEP = ("euler", "midpoint", "heun2", "rk4_38")
@@ -197,6 +196,9 @@ def integrate(
         return x
     if steps == 0:
         return x
+    # Late: with it comes much of SciPy, whose import takes a third as long as that of PyTorch.
+    from torchdiffeq import odeint, odeint_adjoint
+
     solver, fixed, double = odeint_adjoint if adjoint else odeint, method in _FIXED_STEP, x.dtype == torch.float64
     # Fixed steps are counted: torchdiffeq takes one more where the sum of their times is rounded up.
     unit, end = (dt, steps) if fixed else (1.0, steps * dt)

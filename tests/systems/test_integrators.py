@@ -1,6 +1,8 @@
 """Steps have the order they claim, and are those of the other implementations."""
 
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -68,6 +70,11 @@ def test_integrate_takes_that_many_steps(steps):
 
 
 # ---- torchdiffeq's solvers
+
+
+def test_they_are_imported_with_the_first_call_and_not_with_a_filter():
+    command = "import sys; from assim_lib import AmortizedFilter; sys.exit('torchdiffeq' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
