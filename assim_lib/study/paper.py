@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from assim_lib.setting import Setting
-from assim_lib.study.results import best_of, load_scores, select
+from assim_lib.study.results import best_of, load_scores, select, training_record
 from assim_lib.study.summaries import load_published
 from assim_lib.study.trainings import training_runs
 
@@ -65,9 +65,13 @@ def _row(experiment: PaperExperiment) -> dict[str, Any]:
 
 
 def best_of_each(experiment: PaperExperiment) -> pd.DataFrame:
-    """The scores of the filters of the paper's method, by analysis: of each the best on validation data."""
+    """The scores of the filters of the paper's method, by analysis: of each the best on validation data.
+
+    The method corrects the state at the time of the observation: the same analyses with a lag are not of it.
+    """
     rows = load_scores(**experiment.setting.as_dict(), analysis=list(ANALYSES))
-    rows = pd.DataFrame(rows[(rows.method == "amortized_ff") == experiment.feed_forward])
+    lagged = rows.checkpoint.map(lambda name: training_record(name).experiment["lag"] > 0).astype(bool)
+    rows = pd.DataFrame(rows[~lagged & ((rows.method == "amortized_ff") == experiment.feed_forward)])
     return best_of(rows, ["analysis"]).set_index("analysis")
 
 

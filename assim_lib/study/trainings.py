@@ -72,8 +72,9 @@ def _cycles(record: TrainingRecord, updates: int | float | None = None) -> int:
 def training_runs(**wanted: Any) -> pd.DataFrame:
     """One row per learned filter: its size, its training time, its origin, and the command that repeats it.
 
-    ``updates``, times and ``cycles_seen``, those of all trajectories, count from the first update of the filter that a
-    training went on from. ``gpu_minutes`` is wall time on a GPU, NaN of filters that were trained without one.
+    ``pretrained`` names the filter that a training went on from. ``updates``, times and ``cycles_seen``, those of all
+    trajectories, count from the first update of that one. ``gpu_minutes`` is wall time on a GPU, NaN of filters that
+    were trained without one.
     ``validation_rmse`` of a filter with results in several settings is their geometric mean.
 
     Parameters
@@ -88,6 +89,7 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
         rows.append(
             {
                 "name": Path(str(checkpoint)).stem,
+                "pretrained": record.experiment.get("pretrained") or "",
                 "updates": sum(leg.experiment["updates"] for leg in legs),
                 "cycles_seen": sum(_cycles(leg) for leg in legs),
                 "core_minutes": sum(leg.core_seconds for leg in legs) / 60,
