@@ -62,7 +62,7 @@ build/executed/notebooks/%.ipynb: notebooks/%.ipynb $(INPUTS) | $(INSTALLED)
 # cores: a fifth of the time tests wait, for kernels, browsers and processes that they kill.
 test: lint ## lint, then all tests, those of the notebooks' committed outputs and of the rendered site included
 	@echo "==> testing the library, the notebooks and the site"
-	$(BIN)/pytest $(TESTS) --nbval --nbval-current-env -n $$(($(JOBS) + 3)) --dist loadfile --no-loadscope-reorder -p slowest $(PYTEST)
+	$(BIN)/pytest $(TESTS) --nbval --nbval-current-env -n $$(($(JOBS) + 2)) --dist loadfile --no-loadscope-reorder -p slowest $(PYTEST)
 
 lint: | $(INSTALLED) ## style (ruff), types (pyright) and what imports what (import-linter)
 	@echo "==> checking style, types and imports"

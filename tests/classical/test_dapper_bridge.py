@@ -178,6 +178,7 @@ def test_a_late_loss_of_the_truth_is_a_divergence():
 
 QUIET = """
 import os, sys, warnings, numpy, matplotlib, matplotlib.pyplot, torch
+import scipy.stats  # with warning filters of its own; scores import it too
 torch.set_num_threads(2)
 def state():
     backend = dict.__getitem__(matplotlib.rcParams, "backend")
