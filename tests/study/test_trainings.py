@@ -36,3 +36,4 @@ def test_a_training_that_went_on_from_a_filter_counts_from_its_first_update(own)
     assert [(point["validation_rmse"], point["cycles"]) for point in curve] == [(0.5, 110), (0.4, 220)]
     (last,) = trainings.training_runs().query("name == 'second'").to_dict("records")
     assert (last["updates"], last["cycles_seen"], last["core_minutes"]) == (30, 400, 4.5)
+    assert last["pretrained"] == "first"
