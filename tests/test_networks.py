@@ -9,6 +9,7 @@ from assim_lib.networks import (
     NETWORKS,
     FeedForwardBank,
     FeedForwardTrunk,
+    GatedConvTrunk,
     OriginalEarlyTrunk,
     OriginalFeedForwardTrunk,
     OriginalTrunk,
@@ -65,7 +66,7 @@ def test_a_large_ring_is_convolved_one_stretch_after_the_other(monkeypatch):
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("blocks", [0, 2])
-@pytest.mark.parametrize("kind", [RingConvTrunk, OriginalTrunk])
+@pytest.mark.parametrize("kind", [RingConvTrunk, GatedConvTrunk, OriginalTrunk])
 def test_turning_the_ring_turns_the_output(kind, batch, blocks):
     network, x = trunk(kind, blocks=blocks), features(batch)
     out = network(x)
@@ -87,7 +88,7 @@ def test_a_site_sees_as_far_as_the_windows_reach():
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("blocks", [0, 1, 3])
-@pytest.mark.parametrize("kind", [RingConvTrunk, FeedForwardTrunk])
+@pytest.mark.parametrize("kind", [RingConvTrunk, GatedConvTrunk, FeedForwardTrunk])
 def test_a_residual_network_is_the_formula_of_its_module(kind, blocks, batch):
     network, x = trunk(kind, blocks=blocks), features(batch)
     h = network.embed(x.flatten(-2) if kind is FeedForwardTrunk else x)
@@ -100,6 +101,12 @@ def test_a_residual_network_is_the_formula_of_its_module(kind, blocks, batch):
         changed = x.clone()
         changed[..., 5, :] += 1
         assert ((network(changed) - out).abs() > 1e-6).any(-1).all()
+
+
+def test_a_gated_convolution_multiplies_one_by_the_sigmoid_of_another():
+    (layer, *_), x = trunk(GatedConvTrunk).blocks, features((), inputs=8)
+    values, gates = RingConv.forward(layer, x).split(8, -1)
+    torch.testing.assert_close(layer(x), values * gates.sigmoid())
 
 
 def normalized(h):

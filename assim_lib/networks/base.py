@@ -8,6 +8,8 @@ between those that are registered here (a notebook can add others, see :data:`NE
     ``kernel`` neighbouring sites is laid out as one long vector and multiplied by one matrix. On a CPU this
     runs several times faster than a general convolution at these sizes, and it makes every hidden weight
     a plain matrix, which is what the Muon optimizer wants.
+``conv_glu``
+    ``GatedConvTrunk``, the same with gated linear units: an output is one sum times the sigmoid of another.
 ``ff``
     ``FeedForwardTrunk``, the same residual network with the whole ring as one vector: every site may depend on
     every other, and nothing that is learned at one site is known at the next.
@@ -17,8 +19,9 @@ between those that are registered here (a notebook can add others, see :data:`NE
     ``OriginalTrunk``, the normalized convolutional network of McCabe & Brown (2021), the smaller one of their
     best published score, and their feed-forward network.
 
-All but the last three are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o =
-V\,\mathrm{SiLU}(h^B)`, with windowed products for ``conv``. The last matrix :math:`V` (the ``head``) starts at zero:
+All but the originals are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o =
+V\,\mathrm{SiLU}(h^B)`, with windowed products for ``conv`` and gated ones
+for ``conv_glu``. The last matrix :math:`V` (the ``head``) starts at zero:
 an untrained network changes nothing, and an analysis built on it starts from its classical part.
 """
 

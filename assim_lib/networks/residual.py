@@ -1,5 +1,7 @@
 """Residual networks whose output starts at zero."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -38,9 +40,11 @@ class RingConvTrunk(ResidualTrunk):
     sizes : of which ``hidden``, ``blocks``, ``kernel`` and ``dropout`` matter.
     """
 
+    block: ClassVar[type[RingConv]] = RingConv
+
     def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
         embed = RingConv(inputs, sizes.hidden, sizes.kernel)
-        blocks: list[nn.Module] = [RingConv(sizes.hidden, sizes.hidden, sizes.kernel) for _ in range(sizes.blocks)]
+        blocks: list[nn.Module] = [self.block(sizes.hidden, sizes.hidden, sizes.kernel) for _ in range(sizes.blocks)]
         super().__init__(embed, blocks, nn.Linear(sizes.hidden, outputs), sizes.dropout)
 
     def forward(
@@ -53,6 +57,27 @@ class RingConvTrunk(ResidualTrunk):
 
     def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
         return drop_channels(h, self.dropout, generator)
+
+
+class GatedRingConv(RingConv):
+    """A gated linear unit: half of a convolution's outputs, each times a share between 0 and 1 that the others say."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int):
+        super().__init__(inputs, 2 * outputs, kernel)
+
+    def forward(self, x: Float[Tensor, "*batch site inputs"]) -> Float[Tensor, "*batch site outputs"]:
+        return F.glu(super().forward(x), -1)
+
+
+@register_network("conv_glu")
+class GatedConvTrunk(RingConvTrunk):
+    """:class:`RingConvTrunk` of gated linear units, with twice as many weights at the same width.
+
+    A Kalman gain is made of products of what is known and what is uncertain, and its units multiply (Dauphin et al.
+    2017).
+    """
+
+    block = GatedRingConv
 
 
 @register_network("ff")
