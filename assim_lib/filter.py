@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from assim_lib.analyses import Analysis, AnalysisInput
 from assim_lib.compiled import Compiled, can_compile
+from assim_lib.displacement import Displacement
 from assim_lib.observations import ObservationModel
 from assim_lib.systems import Dynamics
 
@@ -84,6 +85,8 @@ class AmortizedFilter(nn.Module):
         nothing of the truth unless they are given something to start near (see :meth:`cold_start`).
     lag_warmup : cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
     clamp : states are kept within this many climatological standard deviations of the mean.
+    displacement : what is added to each analysis before it is returned, see :mod:`assim_lib.displacement`. Nothing is
+        forecast from that.
     """
 
     climatology: Tensor
@@ -104,9 +107,11 @@ class AmortizedFilter(nn.Module):
         climatology: Float[Tensor, "state channel site"],
         lag_warmup: int = 0,
         clamp: float = 4.0,
+        displacement: Displacement | None = None,
     ):
         super().__init__()
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
+        self.displacement = displacement
         self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
         self._steps = dynamics.flow
         self._compiled: Callable[..., Any] | None = None
@@ -144,6 +149,7 @@ class AmortizedFilter(nn.Module):
             self.climatology,
             self.lag_warmup,
             self.clamp,
+            self.displacement,
         )
 
     def with_members(self, members: int) -> "AmortizedFilter":
@@ -288,10 +294,18 @@ class AmortizedFilter(nn.Module):
         # While the lag grows every few cycles are another program: not worth compiling.
         advance = self._advance if self._compiled is None or lag < self.lag or grows else self._compiled
         following, analysis, base, covariance = advance(carry, received, lag, grows, generator)
+        if self.displacement is not None:
+            analysis = analysis + self.displaced(carry)
         if sample is not None:
             ensemble = self.flow(self._bounded(sample(base, covariance)), lag, moment - lag)
             analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
         return following, analysis
+
+    def displaced(self, carry: Carry) -> Float[Tensor, "*batch 1 channel site"]:
+        """What is added to the analysis after a forecast, where the filter has learned that."""
+        if self.displacement is None:
+            return torch.zeros_like(carry.forecast[..., :1, :, :])
+        return self.analysis.std * self.displacement(self.analysis.normal(carry.forecast).detach())
 
     def _advance(
         self, carry: Carry, received: Received, lag: int, grows: bool, generator: torch.Generator | None

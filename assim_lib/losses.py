@@ -79,6 +79,17 @@ def clean_analysis(inputs: LossInputs) -> Tensor:
     return _weighted(mean_square(error, torch.ones_like(error), inputs.sigma), inputs.weight)
 
 
+def displacement_loss(inputs: LossInputs, displacement: Float[Tensor, "batch 1 channel site"]) -> Tensor:
+    """Squared distance of the mean analysis to the observation that it has seen, from which the displacement in it
+    learns alone; see :mod:`assim_lib.displacement`.
+
+    All trajectories weigh the same: the error of the observation is in the innovation that would decide.
+    """
+    analysis = inputs.analysis.mean(-3).detach() + (displacement - displacement.detach()).squeeze(-3)
+    error = inputs.operator(analysis) - inputs.observation
+    return mean_square(error, inputs.mask, inputs.sigma).mean()
+
+
 def mean_square(
     difference: Float[Tensor, "*batch channel site"],
     mask: Float[Tensor, "*batch channel site"],

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from assim_lib.analyses import ANALYSES, Normalization
+from assim_lib.displacement import Displacement
 from assim_lib.filter import AmortizedFilter
 from assim_lib.networks import NETWORKS, TrunkSizes
 from assim_lib.observations import observation_model
@@ -58,6 +59,8 @@ def build_filter(
             lag=experiment.lag,
             **{name: options[name] for name in kind.uses},
         )
+        channels, sites, kernel = dynamics.channels, dynamics.sites, experiment.kernel
+        displacement = Displacement(channels, sites, kernel) if experiment.displacement else None
     model = AmortizedFilter(
         dynamics,
         instruments,
@@ -67,6 +70,7 @@ def build_filter(
         climatology,
         lag_warmup=experiment.lag_warmup,
         clamp=experiment.clamp,
+        displacement=displacement,
     ).to(experiment.torch_device, climatology.dtype)
     refuse_unfit_code(model, experiment)
     return model

@@ -130,14 +130,20 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
     ParameterError : if its weights are of another shape.
     """
     name = experiment.pretrained
-    return _with_weights(experiment, load_checkpoint(checkpoint_path(name))[0], f"pretrained = {name!r}: its weights")
+    weights, _ = load_checkpoint(checkpoint_path(name))
+    return _with_weights(experiment, weights, f"pretrained = {name!r}: its weights", further=True)
 
 
-def _with_weights(experiment: Experiment, weights: dict[str, Tensor], whose: str) -> AmortizedFilter:
+def _with_weights(
+    experiment: Experiment, weights: dict[str, Tensor], whose: str, further: bool = False
+) -> AmortizedFilter:
+    """A filter with weights that were read; ``further`` if it may have to learn a displacement yet."""
     trained_in, dynamics = weights.get("climatology"), experiment.forecast_model
     units = None if trained_in is None else Normalization.of(trained_in)
     same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
     model = build_filter(experiment, trained_in if same_ring else None, units)
+    if further and model.displacement is not None:
+        weights = {f"displacement.{name}": part for name, part in model.displacement.state_dict().items()} | weights
     try:
         model.load_state_dict(weights | {"climatology": model.climatology})
     except RuntimeError:  # of missing ones as well

@@ -117,6 +117,10 @@ class Experiment(BaseModel):
         ge=-1e3,
         le=1e3,
     )
+    displacement: bool = option(
+        False,
+        "True or False: whether it is learned how far a wrong model keeps the analyses off the truth",
+    )
     start: Literal["climatology", "first_observation", "truth"] = option(
         "climatology", "'climatology', 'first_observation' or 'truth': what a filter's members start around"
     )
@@ -236,7 +240,8 @@ class Experiment(BaseModel):
         network = f" {unusual}" if unusual else ""
         loss = "" if self.loss == "ss_forecast" else f", {self.loss}"
         settings = f", {self.n_settings} settings" if self.n_settings else ""
-        return f"{self.analysis}{network}, lag {self.lag}{loss}{settings}"
+        displaced = ", displacement" if self.displacement else ""
+        return f"{self.analysis}{network}, lag {self.lag}{loss}{displaced}{settings}"
 
     @property
     def _unusual_network(self) -> str:
@@ -258,6 +263,7 @@ class Experiment(BaseModel):
         network = f"-{self._unusual_network}" if self._unusual_network else ""
         lag = f"-lag{self.lag}" if self.lag else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
+        loss += "-displacement" if self.displacement else ""
         tuned = ("-further" if self.pretrained else "") + (f"-on-{self.record}" if self.record else "")
         return f"{self.experiment}-{setting}-{self.analysis}{network}{lag}{loss}-m{self.m}-seed{self.seed}{tuned}"
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter, Carry
-from assim_lib.losses import LOSSES, NEEDS_TRUTH, LossInputs, trajectory_weight
+from assim_lib.losses import LOSSES, NEEDS_TRUTH, LossInputs, displacement_loss, trajectory_weight
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.recompute import recomputed
@@ -171,6 +171,7 @@ class FilterPool:
         operator, sigma = self.model.observation_model.operator, self.model.error
         innovation = operator(carry.forecast.mean(-3)) - values[:, 0]
         now = None if window.moment is None else window.moment[:, k]
+        before = carry
         carry, analysis = self.unrolled.cycle(carry, received[:, 0], phase[:, 0], generator, moment=now)
         forecasts = [carry.forecast]
         for lead in range(1, leads):
@@ -187,7 +188,9 @@ class FilterPool:
             sigma=sigma,
             weight=trajectory_weight(innovation, comparable[:, 0], sigma),
         )
-        return loss_of(inputs), carry
+        if self.model.displacement is None:
+            return loss_of(inputs), carry
+        return loss_of(inputs) + displacement_loss(inputs, self.model.displaced(before)), carry
 
     def advance(self, slots: Tensor, carry: Carry) -> None:
         """Put filters back into the pool a window later; some start anew, as all do at the end of their record."""
