@@ -158,6 +158,12 @@ class AmortizedFilter(nn.Module):
         other.analysis.members = members
         return other
 
+    def undisplaced(self) -> "AmortizedFilter":
+        """The same filter, whose analyses are what it forecasts from. Its weights are shared."""
+        other = self._twin()
+        other.displacement = None
+        return other
+
     def compiled(self, whole: bool = False) -> "AmortizedFilter":
         """The same filter with its network and its model steps compiled: the same numbers, but for rounding, sooner.
 

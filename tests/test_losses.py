@@ -9,6 +9,7 @@ from assim_lib.losses import (
     LOSSES,
     LossInputs,
     clean_analysis,
+    displacement_loss,
     ss_analysis,
     ss_forecast,
     trajectory_weight,
@@ -155,3 +156,33 @@ def test_only_an_observation_that_is_not_seen_knows_the_best_weight(sigma, error
     # The counterexample copies the observation, at no cost, while its error is that of the observation.
     assert least == {"clean_analysis": best, "ss_analysis": 1.0, "ss_forecast": best}
     assert values["ss_analysis"][-1] == pytest.approx(0, abs=1e-20)
+
+
+# ---- what a wrong model displaces
+
+
+def test_the_displacement_is_learned_although_the_analysis_has_seen_the_observation():
+    """An analysis that is displaced by −.5, and has taken over a third of each error."""
+    draws = 200_000
+    error = torch.randn(draws, 1, 1, generator=generator())
+    truth = torch.randn(draws, 1, 1, generator=generator(1))
+    guess = torch.zeros(1, requires_grad=True)
+    found = []
+    for _ in range(2):
+        displacement = guess.expand(draws, 1, 1, 1)
+        analysis = (truth - 0.5 + error / 3)[:, None] + displacement
+        loss = displacement_loss(inputs(analysis, truth + error), displacement)
+        (gradient,) = torch.autograd.grad(loss, guess)
+        guess = (guess - gradient / 2).detach().requires_grad_()  # the least of a parabola
+        found.append(float(guess.detach()))
+    assert found == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_nothing_but_the_displacement_learns_from_its_loss():
+    analysis = torch.zeros(2, 3, 1, 5, requires_grad=True)
+    displacement = torch.zeros(2, 1, 1, 5, requires_grad=True)
+    mask = torch.tensor([1.0, 0, 1, 0, 0]).expand(2, 1, 5)
+    numbers = torch.ones(2, 1, 5) * 4
+    displacement_loss(inputs(analysis + displacement, numbers, mask, sigma=2.0), displacement).backward()
+    assert analysis.grad is None or (analysis.grad == 0).all()
+    torch.testing.assert_close(displacement.grad[:, 0], -2 * 4 / 4 / 2 / 2 * mask)  # of the mean over two batches

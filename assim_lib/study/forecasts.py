@@ -118,11 +118,11 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
 
 
 def _analysis(result: Result, twin: TwinExperiment, progress: bool) -> Float[np.ndarray, "cycle channel site"]:
-    """The mean of what a scored filter finds along the test set."""
+    """The mean of what a scored filter forecasts from along the test set."""
     if result.baseline:
         return run_baseline(result.baseline, twin, progress=progress).mean
     experiment, model = load_filter(checkpoint_path(str(result.checkpoint).removesuffix(".safetensors")))
-    return run_filter(experiment, model, twin, progress=progress)[0].mean(1)
+    return run_filter(experiment, model.undisplaced(), twin, progress=progress)[0].mean(1)
 
 
 def _told(label: str, file: str | None, errors: Float[np.ndarray, "start lead"]) -> Forecasts:

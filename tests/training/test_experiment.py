@@ -88,7 +88,7 @@ MISTAKES = [
     ({"pool": 10**6, "m": 10**4}, "pool = 1000000 of m = 10000 make 4.0e+11 numbers, and at most 2e+09 may be"),
     ({"m": 0}, "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number from 1 to 10,000."),
     ({"analysis": "hybird"}, "analysis = 'hybird' is not registered (did you mean 'hybrid'?); known: "),
-    ({"network": "cnn"}, "network = 'cnn' is not registered; known: conv, ff, ff_per_operator, original, original_"),
+    ({"network": "cnn"}, "network = 'cnn' is not registered; known: conv, conv_glu, ff, ff_per_operator, original, "),
     ({"obs_conf": "ful_obs"}, "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: full_obs"),
     ({"system": "l95"}, "system = 'l95' is not registered (did you mean 'l96'?); known: "),
     ({"dt": 0.03}, "step_size = 0.1 must be a positive multiple of the integration step 0.03."),
