@@ -19,6 +19,7 @@ from assim_lib.evaluation import interval
 from assim_lib.records import Record
 from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.study.displaced import Displaced, displaced
 from assim_lib.study.results import TAUGHT, Label, Result, best_of, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL, KALMAN
 from assim_lib.study.tables import CLASSICAL_MEMBERS
@@ -50,10 +51,12 @@ class Forecasts(Record):
 
 
 class ForecastSkill(Record):
-    """The forecasts of a setting from all kinds of states, ``every`` so many cycles of the test set."""
+    """The forecasts of a setting from all kinds of states, ``every`` so many cycles of the test set; and how much
+    closer to the truth their filters are with a displacement."""
 
     every: int
     forecasts: list[Forecasts]
+    displaced: list[Displaced] = []
     provenance: dict[str, Any]
 
 
@@ -102,18 +105,21 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
     part, and one that learned from nothing. All forecast with the same model. The corrected one stands there twice:
     its model is its own.
     """
-    twin = setting.load()
+    twin, validation, moved = setting.load(), setting.load("validation"), []
     kinds = [_told("the truth", None, forecast_errors(twin.truth, twin))]
     for file in best_of_each_kind(setting).file:
         result = read_result(results_dir() / file)
         analysis = _analysis(result, twin, progress)
         kinds.append(_told(result.label, file, forecast_errors(analysis, twin)))
+        learned_on = _analysis(result, validation, progress), validation
+        moved.append(displaced(result.label, file, learned_on, (analysis, twin), model_flow(setting)))
         if result.baseline and result.baseline.corrections:
             own = {name: float(result.baseline.hyperparameters[name]) for name in ("bias", "damping")}
             errors = forecast_errors(analysis, twin, flow=model_flow(setting, **own))
             kinds.append(_told(f"{result.label}, which forecasts", file, errors))
     path = skill_path(setting)
-    write_json(path, ForecastSkill(every=EVERY, forecasts=kinds, provenance=provenance()).model_dump())
+    skill = ForecastSkill(every=EVERY, forecasts=kinds, displaced=moved, provenance=provenance())
+    write_json(path, skill.model_dump())
     return path
 
 
@@ -145,6 +151,11 @@ def best_of_each_kind(setting: Setting) -> pd.DataFrame:
 def skill_path(setting: Setting) -> Path:
     """Where the forecasts of a setting are stored."""
     return data_dir() / "forecasts" / f"{setting.slug}.json"
+
+
+def stored_displaced(setting: Setting) -> pd.DataFrame:
+    """Of each kind of filter, the error of its analyses as they are and displaced, see :class:`Displaced`."""
+    return pd.DataFrame([each.model_dump() for each in ForecastSkill.read(skill_path(setting)).displaced])
 
 
 def stored_skill(setting: Setting) -> pd.DataFrame:
