@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from assim_lib.setting import Setting
@@ -67,11 +68,13 @@ def _row(experiment: PaperExperiment) -> dict[str, Any]:
 def best_of_each(experiment: PaperExperiment) -> pd.DataFrame:
     """The scores of the filters of the paper's method, by analysis: of each the best on validation data.
 
-    The method corrects the state at the time of the observation: the same analyses with a lag are not of it.
+    A lag, a displacement and gated convolutions are additions of ours: filters that have one are not of it.
     """
     rows = load_scores(**experiment.setting.as_dict(), analysis=list(ANALYSES))
-    lagged = rows.checkpoint.map(lambda name: training_record(name).experiment["lag"] > 0).astype(bool)
-    rows = pd.DataFrame(rows[~lagged & ((rows.method == "amortized_ff") == experiment.feed_forward)])
+    options = [training_record(name).experiment for name in rows.checkpoint]
+    added = [o["lag"] or o.get("displacement") or o.get("network") == "conv_glu" for o in options]
+    same_kind = (rows.method == "amortized_ff") == experiment.feed_forward
+    rows = pd.DataFrame(rows[same_kind & ~np.array(added, dtype=bool)])
     return best_of(rows, ["analysis"]).set_index("analysis")
 
 
