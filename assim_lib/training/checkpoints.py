@@ -16,6 +16,9 @@ from assim_lib.tensor_files import load_tensors
 from assim_lib.training.build import build_filter
 from assim_lib.training.experiment import Experiment, ParameterError, validated
 
+# Options that the shapes of a filter's weights follow from.
+SHAPING = ("analysis", "network", "hidden_size", "blocks", "kernel", "memory", "band", "tendency", "sees_error")
+
 
 def checkpoint_path(name: str, folder: Path | None = None) -> Path:
     """Where the weights of a filter are stored."""
@@ -130,8 +133,11 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
     ParameterError : if its weights are of another shape.
     """
     name = experiment.pretrained
-    weights, _ = load_checkpoint(checkpoint_path(name))
-    return _with_weights(experiment, weights, f"pretrained = {name!r}: its weights", further=True)
+    weights, record = load_checkpoint(checkpoint_path(name))
+    theirs, ours = stored_experiment(record).model_dump(), experiment.model_dump()
+    differ = [f"{option} = {theirs[option]!r}" for option in SHAPING if theirs[option] != ours[option]]
+    whose = f"pretrained = {name!r} with {', '.join(differ)}" if differ else f"pretrained = {name!r}"
+    return _with_weights(experiment, weights, f"{whose}: its weights", further=True)
 
 
 def _with_weights(

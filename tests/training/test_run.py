@@ -237,7 +237,10 @@ def test_a_published_filter_is_trained_further(whole, home):
     ("changed", "sentence"),
     [
         ({"pretrained": "nobody"}, "no checkpoint nobody in checkpoints"),
-        ({"hidden_size": 7}, "pretrained = '.*': its weights are of another shape; train one from nothing."),
+        (
+            {"hidden_size": 7, "kernel": 5},
+            "pretrained = '.*' with hidden_size = 6, kernel = 3: its weights are of another shape; train one from ",
+        ),
     ],
 )
 def test_what_cannot_be_trained_further_is_refused_before_anything_is_computed(whole, home, changed, sentence):
