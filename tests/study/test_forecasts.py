@@ -12,6 +12,7 @@ from assim_lib.study.forecasts import (
     forecast_errors,
     model_flow,
     skill_path,
+    stored_displaced,
     stored_skill,
 )
 from assim_lib.systems import forecast_model_of
@@ -58,13 +59,20 @@ def test_there_are_stored_forecasts():
 
 @pytest.mark.parametrize("slug", STORED)
 def test_stored_forecasts_are_those_of_filters_that_are_scored(slug):
-    """Their errors at lead 0 are the scores of their filters, which all cycles went into."""
+    """Their errors at lead 0 are the scores of their filters, which all cycles went into; without a displacement, if
+    they learned one."""
     [setting] = [s for s in (Setting("two_level", noise=n) for n in (1.0, 2.5)) if s.slug == slug] or [
         Setting("two_level", "every_4th_dim_partial_obs")
     ]
     table, scored = stored_skill(setting), best_of_each_kind(setting).set_index("file").rmse
     analyses = table.query("lead == 0").dropna(subset="file")
-    assert analyses.rmse.tolist() == pytest.approx(scored[analyses.file].tolist(), rel=0.03)
+    undisplaced = stored_displaced(setting).set_index("file").rmse
+    assert analyses.rmse.tolist() == pytest.approx(undisplaced[analyses.file].tolist(), rel=0.03)
+    for file, error in undisplaced.items():
+        if "displacement" in file:
+            assert error > 1.1 * scored[file]
+        else:
+            assert error == pytest.approx(scored[file], rel=1e-4)
     assert ((table.rmse_lo <= table.rmse) & (table.rmse <= table.rmse_hi)).all()
     stored = ForecastSkill.read(skill_path(setting))
     assert stored.every == EVERY
