@@ -169,5 +169,6 @@ def test_the_readme_says_what_the_scores_say():
     noisy = (
         "from nothing has an RMSE of {noisy_scratch_short}, the best tuned classical filter {noisy_classical_short}."
     )
-    for sentence in (counts, noisy, "The paper's published RMSE of {paper_published} is {paper_here} here."):
+    wrong = "an RMSE of {wrong_model_short}, a LETKF whose model was corrected with a truth {corrected_model_short}."
+    for sentence in (counts, noisy, wrong, "The paper's published RMSE of {paper_published} is {paper_here} here."):
         assert sentence.format(**found) in readme

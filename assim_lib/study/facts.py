@@ -13,6 +13,7 @@ from assim_lib.study.tables import CLASSICAL_MEMBERS, short, with_interval
 QUARTER = Setting("l96", "every_4th_dim_partial_obs")
 VERDICTS = ("ahead", "level", "behind")
 FIXED_QUARTER = Setting("l96", "every_4th_fixed", step_size=0.15)
+TWO_LEVEL = Setting("two_level")
 NOISY_QUARTER = Setting("l96", "every_4th_dim_partial_obs", noise=2.5)
 
 
@@ -73,6 +74,7 @@ def facts() -> dict[str, str]:
     letkfs = load_scores(**QUARTER.as_dict(), method="LETKF", best=True).query(f"m <= {CLASSICAL_MEMBERS}")
     quarter = table.loc[QUARTER.title]
     alone, rival = best(NOISY_QUARTER, analysis="recurrent", method="amortized"), best_classical(NOISY_QUARTER)
+    wrong, corrected = best(TWO_LEVEL, method="amortized"), best(TWO_LEVEL, method="LETKF corrected")
     return {
         "letkf10_full": error(best(full, method="LETKF", m=10)),
         "classical_full": error(best_classical(full)),
@@ -100,6 +102,12 @@ def facts() -> dict[str, str]:
         "noisy_classical_short": short(rival.rmse),
         "noisy_classical_crps": short(rival.crps),
         "noisy_classical_label": str(rival.label),
+        "wrong_model": error(wrong),
+        "wrong_model_short": short(wrong.rmse),
+        "wrong_model_crps": short(wrong.crps),
+        "corrected_model": error(corrected),
+        "corrected_model_short": short(corrected.rmse),
+        "corrected_model_crps": short(corrected.crps),
         "settings": str(len(table)),
         **{verdict: str(int((table.verdict == verdict).sum())) for verdict in VERDICTS},
         **{f"ours_{verdict}": str(int((table.ours_verdict == verdict).sum())) for verdict in VERDICTS},
