@@ -18,7 +18,7 @@ def test_every_setting_has_its_contenders_and_a_frozen_set(setting):
     plain = [contender for contender in chosen if not contender.start.corrections]
     sizes = {method: [c.start.m for c in plain if c.start.method == method] for method in GRID}
     assert (len(plain) < len(chosen)) == (setting.system == "two_level")
-    few = setting == Setting("two_level", "every_4th_dim_partial_obs")  # the most that a day of tuning allowed
+    few = setting == Setting("two_level", "every_4th_dim_partial_obs")  # fewer are tuned there
     assert sizes["LETKF"] == ([10, 30] if few else [5, 10, 20, 30])
     if few or setting.obs_conf.endswith("upstream"):  # beside the paper's best score only
         assert sizes["iEnKS"] == [30]
