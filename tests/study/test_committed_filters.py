@@ -20,7 +20,7 @@ RUN = [
     "l96_conv-every_4th_dim_partial_obs-dt0.1-s1-covariant-lag4-m10-seed0",
     "l96_conv-every_4th_dim_partial_obs-dt0.1-s1-gated-m5-seed0",
     "l96_ff-every_4th_dim_partial_obs-dt0.1-s1-recurrent-ff_per_operator-m1-seed0",
-    "misspec-full_obs-dt0.1-s1-hybrid-m10-seed0",
+    "misspec-full_obs-dt0.1-s1-hybrid-displacement-m10-seed0-further",
     "unknown_operators-unstructured_partial_obs-dt0.1-s1-recurrent-ff-m1-seed0",
     "vl20-every_4th_dim_partial_obs-dt0.1-s1-extended-lag8-m1-seed0",
 ]
@@ -62,6 +62,18 @@ def test_the_best_filters_of_moving_masks_are_not_biased_where_they_are_looked_a
         assert len(ages["age"]) > 1
         for error, bias in zip(ages["rmse"], ages["bias"], strict=True):
             assert abs(bias) < 0.05 * error, file
+
+
+@pytest.mark.parametrize("role", ["trained", "scratch"])
+def test_a_displacement_leaves_no_bias_where_the_model_is_wrong(role):
+    """Of the filter that it was trained on from, a quarter of the error is one."""
+    row = headline().query("system == 'two_level' and obs_conf == 'full_obs' and noise == 1").iloc[0]
+    shares = []
+    for file in (row[f"{role}_file"], row[f"{role}_file"].replace("-displacement", "").replace("-further", "")):
+        ages = read_result(results_dir() / file).by_age
+        assert ages is not None
+        shares.append(abs(ages["bias"][0]) / ages["rmse"][0])
+    assert shares[0] < 0.05 < 0.2 < shares[1]
 
 
 @pytest.mark.parametrize(
