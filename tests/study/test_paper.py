@@ -34,7 +34,7 @@ def test_filters_are_chosen_on_validation_data_among_networks_of_their_kind():
 
 
 def test_a_rival_with_a_corrected_model_is_another_method():
-    scores = load_scores(system="two_level", noise=1.0).set_index("label").rmse
+    scores = load_scores(system="two_level", obs_conf="full_obs", noise=1.0).set_index("label").rmse
     assert paper.reproduction().loc["two-level truth, one-level model", "LETKF 30"] == scores["LETKF m=30"]
     assert scores["LETKF m=30, corrected model"] < scores["LETKF m=30"]
 
