@@ -44,18 +44,16 @@ def assimilate_record(
 ) -> Assimilated:
     """Run a trained filter along observations of one's own.
 
-    Parameters
-    ----------
-    name : of a filter in ``data/checkpoints``, or the path of its weights.
-    observations : a path (netCDF, .zarr, .csv) or numbers in memory, (time, site) or (time, channel, site); see
-        :func:`assim_lib.own.record.read_record`.
-    output : file for the analysis, netCDF or, where it ends in ``.zarr``, Zarr; None: it is only returned.
-    options : those of :func:`prepare_record`.
+    Args:
+        name: of a filter in ``data/checkpoints``, or the path of its weights.
+        observations: a path (netCDF, .zarr, .csv) or numbers in memory, (time, site) or (time, channel, site); see
+            :func:`assim_lib.own.record.read_record`.
+        output: file for the analysis, netCDF or, where it ends in ``.zarr``, Zarr; None: it is only returned.
+        options: those of :func:`prepare_record`.
 
-    Raises
-    ------
-    ParameterError, RecordError, FileNotFoundError : before anything is computed, one sentence about what cannot be.
-    IntegrityError : if the filter or its state is damaged.
+    Raises:
+        ParameterError, RecordError, FileNotFoundError: before anything is computed, one sentence about what cannot be.
+        IntegrityError: if the filter or its state is damaged.
     """
     return prepare_record(name, observations, output, **options)(progress)
 
@@ -82,20 +80,20 @@ def prepare_record(
 ) -> Callable[[bool], Assimilated]:
     """Check everything that can be checked; what is returned (of ``progress``) then does it.
 
-    Parameters
-    ----------
-    state : a file from which the filter goes on, if there is one, and where it is kept at the end.
-    members : return the members too; of a filter that carries a covariance, draws from it.
-    any_mask : use all numbers, also those where the filter's schedule expects none.
-    drop_outliers : do not use numbers more than ten expected deviations off their forecast.
-    compiled : compile the filter, which takes a minute: for long records.
-    variable, error, fill_value, interval : see :func:`assim_lib.own.record.read_record`.
-    first_cycle : number of the record's first cycle in the observation schedule, and in time, 0 by default.
-    seed : of the cold start and of what is drawn; the filter's own by default.
-    checkpoints : folder of the filter, if not ``data/checkpoints``.
-    chunk : so many cycles are in memory at a time, of a record that is a netCDF or Zarr file (1000 by default); the
-        numbers are the same.
-    changed : options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``, ``noise``.
+    Args:
+        state: a file from which the filter goes on, if there is one, and where it is kept at the end.
+        members: return the members too; of a filter that carries a covariance, draws from it.
+        any_mask: use all numbers, also those where the filter's schedule expects none.
+        drop_outliers: do not use numbers more than ten expected deviations off their forecast.
+        compiled: compile the filter, which takes a minute: for long records.
+        variable, error, fill_value, interval: see :func:`assim_lib.own.record.read_record`.
+        first_cycle: number of the record's first cycle in the observation schedule, and in time, 0 by default.
+        seed: of the cold start and of what is drawn; the filter's own by default.
+        checkpoints: folder of the filter, if not ``data/checkpoints``.
+        chunk: so many cycles are in memory at a time, of a record that is a netCDF or Zarr file (1000 by default); the
+            numbers are the same.
+        changed: options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``,
+            ``noise``.
     """
     own = [
         option.name for option in signature(prepare_record).parameters.values() if option.kind is option.KEYWORD_ONLY

@@ -22,11 +22,10 @@ WIDTH = 32
 class Displacement(nn.Module):
     """What to add to an analysis, from the forecast before it; nothing while it is untrained.
 
-    Parameters
-    ----------
-    channels : of the state.
-    sites : on the ring.
-    kernel : window of the network, in sites, odd; it has two.
+    Args:
+        channels: of the state.
+        sites: on the ring.
+        kernel: window of the network, in sites, odd; it has two.
     """
 
     def __init__(self, channels: int, sites: int, kernel: int):

@@ -55,9 +55,8 @@ class Scores:
 
         This method is *ahead* if the whole interval is below zero.
 
-        Raises
-        ------
-        ValueError : if the blocks of one of them are not stored, or are not those of the same cycles.
+        Raises:
+            ValueError: if the blocks of one of them are not stored, or are not those of the same cycles.
         """
         if not self.blocks or len(self.blocks) != len(other.blocks):
             raise ValueError(
@@ -126,9 +125,8 @@ def interval(series: Float[np.ndarray, "cycle"], block: int = BLOCK) -> tuple[fl
     Where the blocks themselves are correlated, their number counts for less: by (1 + r) / (1 - r), with the correlation
     r of neighbours, corrected for the bias that an estimate from so few has.
 
-    Raises
-    ------
-    ValueError : if the series has fewer than two whole blocks.
+    Raises:
+        ValueError: if the series has fewer than two whole blocks.
     """
     blocks = len(series) // block
     if blocks < 2:
@@ -168,10 +166,9 @@ def lost_truth(
 ) -> Bool[np.ndarray, "*batch"]:
     """Whether over some ``window`` consecutive cycles the mean RMSE exceeds that of the climatological mean.
 
-    Parameters
-    ----------
-    rmse_series : of the analysis, without the burn-in; a value that is not finite loses the truth as well.
-    climatology : RMSE of the climatological mean, by cycle or once for all.
+    Args:
+        rmse_series: of the analysis, without the burn-in; a value that is not finite loses the truth as well.
+        climatology: RMSE of the climatological mean, by cycle or once for all.
     """
     window = min(window, rmse_series.shape[-1])
     scale = np.broadcast_to(climatology, rmse_series.shape[-1:])
@@ -194,16 +191,14 @@ def error_by_age(
     A filter that is only right where it will be looked at next has an error, or a bias, that depends on it more than
     the growth of errors explains.
 
-    Parameters
-    ----------
-    mean : of the analysis ensemble.
-    seen : which entries were received.
-    burn_in : number of first cycles that are not counted.
+    Args:
+        mean: of the analysis ensemble.
+        seen: which entries were received.
+        burn_in: number of first cycles that are not counted.
 
-    Returns
-    -------
-    ``age`` (0 where an entry is seen in that very cycle), ``rmse``, ``bias`` and ``share`` of all entries, an entry an
-    age. What was never seen so far counts for none.
+    Returns:
+        ``age`` (0 where an entry is seen in that very cycle), ``rmse``, ``bias`` and ``share`` of all entries, an entry
+        an age. What was never seen so far counts for none.
     """
     cycles = np.arange(len(seen))[:, None, None]
     last = np.maximum.accumulate(np.where(seen, cycles, -1), axis=0)

@@ -74,19 +74,18 @@ class Received(NamedTuple):
 class AmortizedFilter(nn.Module):
     """A learned recurrent ensemble filter.
 
-    Parameters
-    ----------
-    dynamics : the differentiable forecast model.
-    observation_model : what is seen at each cycle, and with what error.
-    analysis : one of :data:`assim_lib.analyses.ANALYSES`.
-    step_size : observation interval, a multiple of the dynamics' step.
-    lag : L, in cycles.
-    climatology : (state, channel, site) states of the free-running model; cold starts are drawn from them, and so know
-        nothing of the truth unless they are given something to start near (see :meth:`cold_start`).
-    lag_warmup : cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
-    clamp : states are kept within this many climatological standard deviations of the mean.
-    displacement : what is added to each analysis before it is returned, see :mod:`assim_lib.displacement`. Nothing is
-        forecast from that.
+    Args:
+        dynamics: the differentiable forecast model.
+        observation_model: what is seen at each cycle, and with what error.
+        analysis: one of :data:`assim_lib.analyses.ANALYSES`.
+        step_size: observation interval, a multiple of the dynamics' step.
+        lag: L, in cycles.
+        climatology: (state, channel, site) states of the free-running model; cold starts are drawn from them, and so
+            know nothing of the truth unless they are given something to start near (see :meth:`cold_start`).
+        lag_warmup: cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
+        clamp: states are kept within this many climatological standard deviations of the mean.
+        displacement: what is added to each analysis before it is returned, see :mod:`assim_lib.displacement`. Nothing
+            is forecast from that.
     """
 
     climatology: Tensor
@@ -132,13 +131,11 @@ class AmortizedFilter(nn.Module):
     def with_observations(self, observation_model: ObservationModel, step_size: float) -> "AmortizedFilter":
         """The same filter of other observations. Its weights are shared: what trains one trains the other.
 
-        Parameters
-        ----------
-        step_size : observation interval; the lag stays the same number of cycles.
+        Args:
+            step_size: observation interval; the lag stays the same number of cycles.
 
-        Raises
-        ------
-        ValueError : if ``step_size`` is not a multiple of the dynamics' step.
+        Raises:
+            ValueError: if ``step_size`` is not a multiple of the dynamics' step.
         """
         return AmortizedFilter(
             self.dynamics,
@@ -171,9 +168,8 @@ class AmortizedFilter(nn.Module):
         up to a minute. Without a C++ compiler it is as fast as before, and a warning says so. A network with dropout
         stays as it is: its random draws would break it into many small pieces.
 
-        Parameters
-        ----------
-        whole : compile a cycle as one program, for runs without gradients and without dropout.
+        Args:
+            whole: compile a cycle as one program, for runs without gradients and without dropout.
         """
         other = self._twin()
         if not can_compile():
@@ -207,13 +203,11 @@ class AmortizedFilter(nn.Module):
     def flow(self, states: Tensor, cycles: int = 1, number: Int[Tensor, "*batch"] | int | None = None) -> Tensor:
         """The model over so many cycles, its states kept within bounds: none it leads to may end in infinity.
 
-        Parameters
-        ----------
-        number : of the cycle that the states (…, member, channel, site) are of, for a model that depends on time.
+        Args:
+            number: of the cycle that the states (…, member, channel, site) are of, for a model that depends on time.
 
-        Raises
-        ------
-        ValueError : if it does, and no number is given.
+        Raises:
+            ValueError: if it does, and no number is given.
         """
         for cycle in range(cycles):
             time = self._time(None if number is None else number + cycle)
@@ -238,12 +232,11 @@ class AmortizedFilter(nn.Module):
     ) -> Carry:
         """Ensembles of random climatological states, and an empty memory.
 
-        Parameters
-        ----------
-        batch : shape of the batch; none for a single filter.
-        generator : a CPU generator, from which the members are drawn.
-        near : where this is a number and not NaN, members start from it instead, each with an error of its own.
-        number : of the first cycle.
+        Args:
+            batch: shape of the batch; none for a single filter.
+            generator: a CPU generator, from which the members are drawn.
+            near: where this is a number and not NaN, members start from it instead, each with an error of its own.
+            number: of the first cycle.
         """
         shape, device = (*batch, self.analysis.members), self.climatology.device
         chosen = torch.randint(len(self.climatology), shape, generator=generator)
@@ -272,16 +265,15 @@ class AmortizedFilter(nn.Module):
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
-        Parameters
-        ----------
-        observation : what was received, NaN elsewhere. A number where the schedule expects none is not used.
-        number : of the cycle, in the observation schedule.
-        generator : turns dropout on, where the analysis has any.
-        age : number of cycles since the cold start, while the lag grows.
-        sample : makes an ensemble of the corrected base and its covariance, which takes the place of the analysis; its
-            mean is moved to that of the analysis.
-        error : standard deviation of the errors of this observation, where they are not those of the model.
-        moment : number of the cycle in time, where it is not that in the schedule.
+        Args:
+            observation: what was received, NaN elsewhere. A number where the schedule expects none is not used.
+            number: of the cycle, in the observation schedule.
+            generator: turns dropout on, where the analysis has any.
+            age: number of cycles since the cold start, while the lag grows.
+            sample: makes an ensemble of the corrected base and its covariance, which takes the place of the analysis;
+                its mean is moved to that of the analysis.
+            error: standard deviation of the errors of this observation, where they are not those of the model.
+            moment: number of the cycle in time, where it is not that in the schedule.
         """
         moment = torch.as_tensor(number if moment is None else moment, device=carry.base.device)
         lag = self.lag_at(age)
@@ -356,11 +348,10 @@ class AmortizedFilter(nn.Module):
     ) -> Carry:
         """A cold start after the first :attr:`spinup` observations, its lag full-grown.
 
-        Parameters
-        ----------
-        observations : NaN where nothing was received.
-        phase : entries of the observation schedule that they are of.
-        moment : numbers of their cycles in time, where these are others.
+        Args:
+            observations: NaN where nothing was received.
+            phase: entries of the observation schedule that they are of.
+            moment: numbers of their cycles in time, where these are others.
         """
         moment = phase if moment is None else moment
         for age in range(self.spinup):

@@ -43,14 +43,12 @@ class _Reduced(NamedTuple):
 class LinearInstruments:
     """Numbers that are linear in the state, with errors of any covariance.
 
-    Attributes
-    ----------
-    matrix : (number, channel, site), what each number measures, G.
-    covariance : (number, number), of their errors, R; or (number,), the variances of independent ones.
+    Attributes:
+        matrix: (number, channel, site), what each number measures, G.
+        covariance: (number, number), of their errors, R; or (number,), the variances of independent ones.
 
-    Raises
-    ------
-    ValueError : if one of them is of another shape, or no covariance is one.
+    Raises:
+        ValueError: if one of them is of another shape, or no covariance is one.
     """
 
     matrix: Any
@@ -87,9 +85,8 @@ class LinearInstruments:
     def on_grid(self, numbers: Float[np.ndarray, "*batch number"]) -> Float[np.ndarray, "*batch channel site"]:
         """The observations that :meth:`model` is of.
 
-        Parameters
-        ----------
-        numbers : NaN where nothing was received; whatever depends on one of them is NaN as well.
+        Args:
+            numbers: NaN where nothing was received; whatever depends on one of them is NaN as well.
         """
         weights, numbers = self._reduced.weights, np.asarray(numbers, np.float64)
         missing = np.isnan(numbers).astype(float) @ (weights != 0).T > 0

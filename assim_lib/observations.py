@@ -38,15 +38,14 @@ def identity(x: Tensor) -> Tensor:
 class ObservationModel:
     """A periodic schedule of masks and an operator.
 
-    Attributes
-    ----------
-    schedule : ``(period, channel, site)`` boolean; entry ``k % period`` says what cycle ``k`` expects to see.
-    operator : map from state to observed quantities, same shape (the identity by default): pointwise, or such that each
-        entry measures mostly what is near it, see :mod:`~assim_lib.instruments`.
-    error : standard deviation of the errors, a number or a tensor that broadcasts to ``(channel, site)``, in the
-        observation's unit.
-    unknown : by entry of the schedule, the ``(channel · site, channel · site)`` matrices that stand for ``operator``
-        where the instrument is unknown. Only :meth:`observe` uses them.
+    Attributes:
+        schedule: ``(period, channel, site)`` boolean; entry ``k % period`` says what cycle ``k`` expects to see.
+        operator: map from state to observed quantities, same shape (the identity by default): pointwise, or such that
+            each entry measures mostly what is near it, see :mod:`~assim_lib.instruments`.
+        error: standard deviation of the errors, a number or a tensor that broadcasts to ``(channel, site)``, in the
+            observation's unit.
+        unknown: by entry of the schedule, the ``(channel · site, channel · site)`` matrices that stand for ``operator``
+            where the instrument is unknown. Only :meth:`observe` uses them.
     """
 
     schedule: Bool[Tensor, "period channel site"]
@@ -118,12 +117,11 @@ class ObservationModel:
     ) -> Float[Tensor, "*batch cycle channel site"]:
         """Noisy observations of a trajectory, NaN where nothing is seen.
 
-        Parameters
-        ----------
-        truth : the states to observe.
-        unit_noise : independent standard normal numbers, shape of ``truth``.
-        phase : entry of the schedule that each cycle has, broadcasts to the cycles; by default they come in turn from
-            0.
+        Args:
+            truth: the states to observe.
+            unit_noise: independent standard normal numbers, shape of ``truth``.
+            phase: entry of the schedule that each cycle has, broadcasts to the cycles; by default they come in turn
+                from 0.
         """
         if phase is None:
             phase = torch.arange(truth.shape[-3])
@@ -146,13 +144,11 @@ register_obs_conf = OBS_CONFS.register
 def observation_model(obs_conf: str, channels: int, sites: int, noise: float = 1.0) -> ObservationModel:
     """The observation model registered under ``obs_conf``.
 
-    Parameters
-    ----------
-    noise : the error's standard deviation; a factor on it where the configuration has errors of its own.
+    Args:
+        noise: the error's standard deviation; a factor on it where the configuration has errors of its own.
 
-    Raises
-    ------
-    ValueError : if there is none of that name (the sentence lists those there are), or if it is of other states.
+    Raises:
+        ValueError: if there is none of that name (the sentence lists those there are), or if it is of other states.
     """
     registered = OBS_CONFS.find(obs_conf)(channels, sites)
     if not isinstance(registered, ObservationModel):
@@ -263,13 +259,11 @@ for _percent in RANDOM_SHARES:
 def as_observations(values: Any, channels: int, sites: int) -> Float[Tensor, "*batch cycle channel site"]:
     """Observations as a tensor, of a state with so many channels and sites.
 
-    Parameters
-    ----------
-    values : a tensor, or what NumPy makes an array of numbers of.
+    Args:
+        values: a tensor, or what NumPy makes an array of numbers of.
 
-    Raises
-    ------
-    ValueError : if they are no real numbers, of another shape, or of no cycle at all.
+    Raises:
+        ValueError: if they are no real numbers, of another shape, or of no cycle at all.
     """
     kind = type(values).__name__
     if not isinstance(values, Tensor):

@@ -41,10 +41,9 @@ class Record(BaseModel):
     def read(cls: type[R], path: Path) -> R:
         """The record in a file.
 
-        Raises
-        ------
-        IntegrityError : if the file holds anything else; the sentence names the file and the field.
-        FileNotFoundError : if there is no such file.
+        Raises:
+            IntegrityError: if the file holds anything else; the sentence names the file and the field.
+            FileNotFoundError: if there is no such file.
         """
         try:
             return cls.model_validate_json(path.read_bytes())

@@ -19,9 +19,8 @@ U = TypeVar("U")
 class Registry(dict[str, T]):
     """A dictionary that says what it knows.
 
-    Parameters
-    ----------
-    kind : what is registered, as the parameter that takes its names is called.
+    Args:
+        kind: what is registered, as the parameter that takes its names is called.
     """
 
     def __init__(self, kind: str):
@@ -33,9 +32,8 @@ class Registry(dict[str, T]):
 
         Running a notebook's cell again replaces what it registered before; the library's own names are taken.
 
-        Raises
-        ------
-        ValueError : if the name is one of the library's own.
+        Raises:
+            ValueError: if the name is one of the library's own.
         """
 
         def add(item):
@@ -50,9 +48,8 @@ class Registry(dict[str, T]):
     def find(self, name: str) -> T:
         """What is registered under ``name``.
 
-        Raises
-        ------
-        ValueError : if there is nothing of that name; the sentence lists what there is.
+        Raises:
+            ValueError: if there is nothing of that name; the sentence lists what there is.
         """
         if name not in self:
             close = get_close_matches(str(name), self, n=1)
@@ -70,13 +67,11 @@ def one_of(names: Iterable[str]) -> str:
 def import_plugins(names: str) -> None:
     """Import modules that register names of their own.
 
-    Parameters
-    ----------
-    names : of the modules, separated by commas; one may stand in the current folder.
+    Args:
+        names: of the modules, separated by commas; one may stand in the current folder.
 
-    Raises
-    ------
-    ValueError : if one cannot be imported.
+    Raises:
+        ValueError: if one cannot be imported.
     """
     if "" not in sys.path:  # as a notebook's kernel has it, and an installed command has not
         sys.path.insert(0, "")

@@ -36,9 +36,8 @@ class Purpose(IntEnum):
 def seed_for(purpose: Purpose, *numbers: int) -> int:
     """A seed for a purpose; that other purposes, or other numbers, share its lower 32 bits has a chance of 2⁻³².
 
-    Parameters
-    ----------
-    numbers : tell the uses of one purpose apart, each ≥ 0.
+    Args:
+        numbers: tell the uses of one purpose apart, each ≥ 0.
     """
     # The length is part of the key: (1,) and (1, 0) are two.
     words = np.random.SeedSequence([int(purpose), len(numbers), *numbers]).generate_state(2, np.uint32)
@@ -61,9 +60,9 @@ def generator_for(purpose: Purpose, *numbers: int) -> torch.Generator:
 class SharedGenerator(torch.Generator):
     """A generator from which several processes draw alike, each of them for its part of a batch.
 
-    Attributes
-    ----------
-    rank, world : number of the process, and of processes.
+    Attributes:
+        rank: number of the process.
+        world: number of processes.
     """
 
     rank, world = 0, 1
@@ -72,10 +71,9 @@ class SharedGenerator(torch.Generator):
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform random numbers from 0 to 1, on the generator's device.
 
-    Parameters
-    ----------
-    shape : the batch comes first. From a :class:`SharedGenerator` the numbers of all processes are drawn, and those of
-        this one are returned.
+    Args:
+        shape: the batch comes first. From a :class:`SharedGenerator` the numbers of all processes are drawn, and those
+            of this one are returned.
     """
     rank, world = (generator.rank, generator.world) if isinstance(generator, SharedGenerator) else (0, 1)
     drawn = torch.rand((world * shape[0], *shape[1:]), generator=generator, device=generator.device)

@@ -37,13 +37,12 @@ def places(obs_conf: str) -> str:
 class Setting:
     """What is observed, how often, how well.
 
-    Attributes
-    ----------
-    system : name of the system that the truth is of.
-    obs_conf : name of the observation configuration.
-    step_size : observation interval, in the system's time unit.
-    noise : standard deviation σ of the observation error, in the observation's unit; a factor on it where ``obs_conf``
-        has errors of its own.
+    Attributes:
+        system: name of the system that the truth is of.
+        obs_conf: name of the observation configuration.
+        step_size: observation interval, in the system's time unit.
+        noise: standard deviation σ of the observation error, in the observation's unit; a factor on it where
+            ``obs_conf`` has errors of its own.
     """
 
     system: str = "l96"
@@ -77,9 +76,8 @@ class Setting:
     def load(self, split: str = "test") -> "TwinExperiment":
         """Its truth and observations, see :func:`assim_lib.twin.load_twin`.
 
-        Parameters
-        ----------
-        split : ``"test"`` or ``"validation"``.
+        Args:
+            split: ``"test"`` or ``"validation"``.
         """
         from assim_lib.twin import load_twin  # late: a setting alone needs no PyTorch
 

@@ -65,9 +65,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     It ends in ``.tmp``, so that nobody who lists the folder's files by their ending meets it. Those that killed runs
     left a day ago or longer are removed.
 
-    Raises
-    ------
-    OSError : if it cannot be written; it names ``path``.
+    Raises:
+        OSError: if it cannot be written; it names ``path``.
     """
     path = Path(path)
     try:
@@ -141,9 +140,8 @@ def netcdf_bytes(dataset: Any, **options: Any) -> bytes:
 
     It is made in memory: on a full disk the netCDF library ends the whole program.
 
-    Parameters
-    ----------
-    options : of :meth:`xarray.Dataset.to_netcdf`.
+    Args:
+        options: of :meth:`xarray.Dataset.to_netcdf`.
     """
     buffer = io.BytesIO()
     dataset.to_netcdf(buffer, engine="h5netcdf", **options)

@@ -27,14 +27,12 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str])
 def load_tensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a file.
 
-    Parameters
-    ----------
-    what : the file is, as its sentence calls it. One without a checksum is an older one, and believed.
+    Args:
+        what: the file is, as its sentence calls it. One without a checksum is an older one, and believed.
 
-    Raises
-    ------
-    IntegrityError : if it is none, or damaged.
-    FileNotFoundError : if there is none.
+    Raises:
+        IntegrityError: if it is none, or damaged.
+        FileNotFoundError: if there is none.
     """
     damaged = IntegrityError(f"{path} is no {what}, or damaged; remove it to begin again, or restore a copy.")
     try:

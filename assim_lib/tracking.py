@@ -31,21 +31,19 @@ def assimilate(
 ) -> Float[Tensor, "*batch cycle member channel site"]:
     """Run a filter from a cold start along a record of observations; return the analysis ensembles.
 
-    Parameters
-    ----------
-    observations : (…, cycle, channel, site), a tensor or what NumPy makes an array of; NaN where nothing was
-        received, and what is not finite was not. :func:`~assim_lib.assimilate_record` reads files and other shapes.
-    generator : a CPU generator, for the cold start (and for dropout, if kept on).
-    first_cycle : number of the first cycle in the observation schedule.
-    dropout : keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
-    near : what the members start from, see :meth:`AmortizedFilter.cold_start`.
-    draws : of a filter that carries a covariance in place of members, return so many members that are drawn from it,
-        with the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
-    compiled : run a compiled filter, see :meth:`AmortizedFilter.compiled`; it takes a minute to compile one.
+    Args:
+        observations: (…, cycle, channel, site), a tensor or what NumPy makes an array of; NaN where nothing was
+            received, and what is not finite was not. :func:`~assim_lib.assimilate_record` reads files and other shapes.
+        generator: a CPU generator, for the cold start (and for dropout, if kept on).
+        first_cycle: number of the first cycle in the observation schedule.
+        dropout: keep dropout on at test time, as the original code does; it then serves to spread the ensemble.
+        near: what the members start from, see :meth:`AmortizedFilter.cold_start`.
+        draws: of a filter that carries a covariance in place of members, return so many members that are drawn from it,
+            with the filter's analysis for their mean (0: that analysis alone). Others return the members they have.
+        compiled: run a compiled filter, see :meth:`AmortizedFilter.compiled`; it takes a minute to compile one.
 
-    Raises
-    ------
-    ValueError : if the observations are no numbers, or not of the filter's channels and sites.
+    Raises:
+        ValueError: if the observations are no numbers, or not of the filter's channels and sites.
     """
     observations = as_observations(observations, *model.climatology.shape[-2:])
     if compiled:
@@ -70,9 +68,8 @@ def assimilate(
 def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor) -> None:
     """Warn of numbers more than :data:`OUTLIER` expected deviations off the climatology: fill values, most often.
 
-    Parameters
-    ----------
-    observations : (…, cycle, channel, site); NaN where nothing was received.
+    Args:
+        observations: (…, cycle, channel, site); NaN where nothing was received.
     """
     if model.observation_model.unknown:  # what such an instrument shows may be of any size
         return
@@ -98,14 +95,12 @@ def mean_gain(
 ) -> Float[np.ndarray, "state state"]:
     """Derivative of the mean analysis with respect to the observation, averaged over some cycles.
 
-    Parameters
-    ----------
-    observations : NaN where nothing was seen; at least ``spinup + cycles`` of them.
-    spinup : cycles that the filter is given to find the truth.
+    Args:
+        observations: NaN where nothing was seen; at least ``spinup + cycles`` of them.
+        spinup: cycles that the filter is given to find the truth.
 
-    Returns
-    -------
-    Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
+    Returns:
+        Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
     """
     record = torch.from_numpy(observations[: spinup + cycles]).to(model.climatology.device)
     carry = model.cold_start(generator=torch.Generator().manual_seed(seed))

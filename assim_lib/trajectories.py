@@ -33,23 +33,20 @@ def simulate(
 ) -> xr.Dataset:
     """Simulate independent truths on the attractor, and draw their unit observation errors.
 
-    Parameters
-    ----------
-    dynamics : the system; its own integrator and step are used.
-    step_size : observation interval, a multiple of ``dynamics.dt``.
-    cycles : number of observation times; the truth has one more, the state before the first.
-    segments : number of independent trajectories.
-    seed : of the initial states and of the errors. The errors come from NumPy's legacy ``RandomState``,
-        whose stream never changes between versions.
+    Args:
+        dynamics: the system; its own integrator and step are used.
+        step_size: observation interval, a multiple of ``dynamics.dt``.
+        cycles: number of observation times; the truth has one more, the state before the first.
+        segments: number of independent trajectories.
+        seed: of the initial states and of the errors. The errors come from NumPy's legacy ``RandomState``, whose stream
+            never changes between versions.
 
-    Returns
-    -------
-    Dataset with ``truth`` (segment, time, channel, site) and ``unit_noise`` (segment, cycle, channel, site),
-    float32; ``truth[:, k + 1]`` is what observation ``k`` sees.
+    Returns:
+        Dataset with ``truth`` (segment, time, channel, site) and ``unit_noise`` (segment, cycle, channel, site),
+        float32; ``truth[:, k + 1]`` is what observation ``k`` sees.
 
-    Raises
-    ------
-    ValueError : if states do not stay finite.
+    Raises:
+        ValueError: if states do not stay finite.
     """
     steps = dynamics.steps_per_cycle(step_size)
     # The first observation is of cycle 0; the state before it is that of one interval earlier.
@@ -96,13 +93,11 @@ def save_trajectories(dataset: xr.Dataset, path: Path, again: bool = True) -> No
     The line is first, and before it a file of other content goes: killed in between, a file is missing, and is made
     again. A file without its line is damage. Whoever else writes to the folder waits, so that no line is lost.
 
-    Parameters
-    ----------
-    again : whether another truth may take the place of one that has a line already.
+    Args:
+        again: whether another truth may take the place of one that has a line already.
 
-    Raises
-    ------
-    IntegrityError : if it may not, and would.
+    Raises:
+        IntegrityError: if it may not, and would.
     """
     content = netcdf_bytes(dataset)
     with _locked(path.parent):
@@ -130,9 +125,8 @@ def _locked(folder: Path) -> FileLock:
 def read_manifest(folder: Path) -> dict[str, str]:
     """The checksums of a folder's files, by name.
 
-    Raises
-    ------
-    IntegrityError : if a line of it is none.
+    Raises:
+        IntegrityError: if a line of it is none.
     """
     manifest = folder / MANIFEST
     lines = manifest.read_text(errors="replace").splitlines() if manifest.exists() else []
@@ -145,10 +139,9 @@ def read_manifest(folder: Path) -> dict[str, str]:
 def load_trajectories(path: Path) -> xr.Dataset:
     """Read a trajectory file after verifying its checksum.
 
-    Raises
-    ------
-    IntegrityError : if the file is not what the manifest says.
-    FileNotFoundError : if the file or its checksum is missing.
+    Raises:
+        IntegrityError: if the file is not what the manifest says.
+        FileNotFoundError: if the file or its checksum is missing.
     """
     checksum = read_manifest(path.parent).get(path.name)
     if checksum is None or not path.exists():
@@ -163,11 +156,10 @@ def observed(
 ) -> tuple[Float[Tensor, "segment cycle channel site"], Float[Tensor, "segment cycle channel site"]]:
     """The truth that each observation sees, and the observations, NaN where nothing is seen.
 
-    Parameters
-    ----------
-    dataset : trajectories as :func:`simulate` makes them.
-    model : what is observed of them, and with what error.
-    phase : entries of the observation schedule; by default they come in turn.
+    Args:
+        dataset: trajectories as :func:`simulate` makes them.
+        model: what is observed of them, and with what error.
+        phase: entries of the observation schedule; by default they come in turn.
     """
     truth, unit_noise = (torch.from_numpy(dataset[name].values) for name in ("truth", "unit_noise"))
     truth = truth[:, 1:]

@@ -37,18 +37,17 @@ CYCLES = {"test": 5000, "validation": 2000}
 class TwinExperiment:
     """One truth and its observations: what every method is scored on.
 
-    Attributes
-    ----------
-    name : of the trajectories.
-    initial : (channel, site) float32, the state one cycle before the first observation.
-    truth : (cycle, channel, site) float32; ``truth[k]`` is what observation ``k`` sees.
-    observations : (cycle, channel, site) float32, NaN where nothing was received.
-    burn_in : number of first cycles that are not scored.
-    frozen : whether the truth is one of the project's files; if not, it was simulated on this machine, and scores on it
-        compare with nothing that was computed elsewhere.
-    first_cycle : number of the first cycle in the observation schedule.
-    climate : (state, channel, site), states that stand for the climatology, where they are others than those of the
-        truth.
+    Attributes:
+        name: of the trajectories.
+        initial: (channel, site) float32, the state one cycle before the first observation.
+        truth: (cycle, channel, site) float32; ``truth[k]`` is what observation ``k`` sees.
+        observations: (cycle, channel, site) float32, NaN where nothing was received.
+        burn_in: number of first cycles that are not scored.
+        frozen: whether the truth is one of the project's files; if not, it was simulated on this machine, and scores on
+            it compare with nothing that was computed elsewhere.
+        first_cycle: number of the first cycle in the observation schedule.
+        climate: (state, channel, site), states that stand for the climatology, where they are others than those of the
+            truth.
     """
 
     name: str
@@ -103,9 +102,8 @@ class TwinExperiment:
     def score(self, ensemble: Float[np.ndarray, "cycle member channel site"]) -> Scores:
         """Scores of the analysis ensembles of its first cycles, without the burn-in.
 
-        Raises
-        ------
-        ValueError : if there are too few cycles for a confidence interval.
+        Raises:
+            ValueError: if there are too few cycles for a confidence interval.
         """
         return evaluate(ensemble, self.truth[: len(ensemble)], self.burn_in)
 
@@ -128,9 +126,8 @@ def trajectory_path(system: str, step_size: float, split: str) -> Path:
 def freeze(dynamics: Dynamics, step_size: float, split: str, again: bool = True) -> Path:
     """Simulate and store the trajectory file of a split (``"test"`` or ``"validation"``).
 
-    Parameters
-    ----------
-    again : as in :func:`save_trajectories`.
+    Args:
+        again: as in :func:`save_trajectories`.
     """
     path = trajectory_path(dynamics.name, step_size, split)
     dataset = simulate(dynamics, step_size, BURN_IN + CYCLES[split], 1, FROZEN[split], progress=True)
@@ -141,9 +138,8 @@ def freeze(dynamics: Dynamics, step_size: float, split: str, again: bool = True)
 def is_frozen(setting: Setting, split: str = "test") -> bool:
     """Whether the truth of a setting is one of the project's files.
 
-    Raises
-    ------
-    IntegrityError : if its file is there without its checksum: another truth must not take its place.
+    Raises:
+        IntegrityError: if its file is there without its checksum: another truth must not take its place.
     """
     path = trajectory_path(setting.system, setting.step_size, split)
     listed = path.name in read_manifest(path.parent)
@@ -161,13 +157,11 @@ def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
     The truth is the project's frozen file where there is one. For another system or interval it is simulated once and
     kept in the cache.
 
-    Parameters
-    ----------
-    split : ``"test"`` or ``"validation"``.
+    Args:
+        split: ``"test"`` or ``"validation"``.
 
-    Raises
-    ------
-    IntegrityError, FileNotFoundError : if the frozen file is damaged or lost: no other truth takes its place.
+    Raises:
+        IntegrityError, FileNotFoundError: if the frozen file is damaged or lost: no other truth takes its place.
     """
     path, frozen = trajectory_path(setting.system, setting.step_size, split), is_frozen(setting, split)
     if not frozen and any(is_frozen(setting, other) for other in CYCLES):

@@ -40,17 +40,15 @@ def running(
 ) -> Iterator[Iterator[Ended]]:
     """Call a function with the arguments of each task; what is given comes one by one, as tasks end.
 
-    Parameters
-    ----------
-    function : one that workers can import.
-    tasks : arguments by name.
-    scheduler : address of a running scheduler; None: processes of one thread on this machine.
-    workers : how many of these; None: one a core, as memory allows.
-    retries : how many more times a task is tried that raises, or whose worker dies.
+    Args:
+        function: one that workers can import.
+        tasks: arguments by name.
+        scheduler: address of a running scheduler; None: processes of one thread on this machine.
+        workers: how many of these; None: one a core, as memory allows.
+        retries: how many more times a task is tried that raises, or whose worker dies.
 
-    Raises
-    ------
-    ConnectionError : if the scheduler cannot be reached or is lost.
+    Raises:
+        ConnectionError: if the scheduler cannot be reached or is lost.
     """
     # As many worker deaths as retries: a task that takes its worker along is a task that fails.
     allowed = dask.config.set({"distributed.scheduler.allowed-failures": retries})
@@ -93,9 +91,8 @@ def _quiet() -> Iterator[None]:
 def _client(scheduler: str | None, workers: int, module: str) -> Iterator[Client]:
     """A client of a scheduler that runs, or of one's own; after an interruption none of its processes is left behind.
 
-    Parameters
-    ----------
-    module : imported when a worker starts, and not by its first task.
+    Args:
+        module: imported when a worker starts, and not by its first task.
     """
     cluster = None
     if scheduler is None:

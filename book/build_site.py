@@ -29,6 +29,7 @@ MATHJAX = (
     *("tex-chtml.js", "output/chtml/", "input/tex/extensions/", "ui/", "a11y/"),
     *("sre/mathmaps/base", "sre/mathmaps/en"),
 )
+EXTENSIONS = ["abbreviations", "records_by_fields"]  # of Sphinx, beside this file
 EVERYTHING = "input/tex/extensions/all-packages.js"  # all macros in one, for pages that load nothing on demand
 
 
@@ -39,8 +40,8 @@ def stage(notebooks: Path, site: Path) -> None:
     site.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["parse"]["myst_substitutions"] = facts() | reading_times() | tuning()
-    config["sphinx"]["local_extensions"] = {"abbreviations": str(ROOT / "book")}  # where it is,
-    config["sphinx"]["config"]["extensions"].append("abbreviations")  # and that it is used
+    config["sphinx"]["local_extensions"] = dict.fromkeys(EXTENSIONS, str(ROOT / "book"))  # where they are,
+    config["sphinx"]["config"]["extensions"] += EXTENSIONS  # and that they are used
     (site / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
     shutil.copy(ROOT / "_toc.yml", site)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))

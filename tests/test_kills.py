@@ -88,11 +88,10 @@ def with_data(folder, home):
 def forked(work, folder, kill_after=None, kill_at=None, count=None):
     """Do some work in another process; whether it came to its end.
 
-    Parameters
-    ----------
-    kill_after : so many seconds.
-    kill_at : before the so-manieth file takes its name.
-    count : a file for the number of files that took their names.
+    Args:
+        kill_after: so many seconds.
+        kill_at: before the so-manieth file takes its name.
+        count: a file for the number of files that took their names.
     """
     child = os.fork()
     if not child:

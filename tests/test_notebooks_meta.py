@@ -75,6 +75,11 @@ def test_holds_no_absolute_path(notebook: nbformat.NotebookNode):
     assert [cell.source for cell in notebook.cells if ABSOLUTE.search(json.dumps(cell))] == []
 
 
+def test_every_figure_is_described(notebook: nbformat.NotebookNode):
+    drawn = [cell for cell in code_cells(notebook) if any("image/png" in out.get("data", {}) for out in cell.outputs)]
+    assert [cell.source for cell in drawn if not cell.metadata.get("mystnb", {}).get("image", {}).get("alt")] == []
+
+
 def test_has_one_cell_of_typed_and_explained_parameters(path: Path, notebook: nbformat.NotebookNode):
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     lines = [line for line in cell.source.splitlines() if line and not line.startswith("#")]

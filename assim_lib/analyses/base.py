@@ -81,25 +81,24 @@ class Normalization(NamedTuple):
 class Analysis(nn.Module, ABC):
     """Base class of all analyses.
 
-    Parameters
-    ----------
-    channels : of the state.
-    members : ensemble size.
-    normalization : units of the features.
-    network, sizes : the trunk, see :mod:`assim_lib.networks`.
-    memory : memory channels per site.
-    lag : L, in cycles.
-    inflation : factor on the analysis perturbations.
+    Args:
+        channels: of the state.
+        members: ensemble size.
+        normalization: units of the features.
+        network, sizes: the trunk, see :mod:`assim_lib.networks`.
+        memory: memory channels per site.
+        lag: L, in cycles.
+        inflation: factor on the analysis perturbations.
 
-    Attributes
-    ----------
-    minimum_members, maximum_members : ensemble sizes that it works with.
-    memory_per_member : whether each member has a memory of its own.
-    uses : names of the options of an experiment that are passed to the constructor, beyond those above.
-    defaults : options that it trains well with, by name.
-    presets : what these are in a preset, if not what that says.
-    needs_operator : whether it must know what every instrument measures.
-    weighs_errors : whether it works with other errors of the observations than those it was trained with.
+    Attributes:
+        minimum_members: the smallest ensemble that it works with.
+        maximum_members: the largest.
+        memory_per_member: whether each member has a memory of its own.
+        uses: names of the options of an experiment that are passed to the constructor, beyond those above.
+        defaults: options that it trains well with, by name.
+        presets: what these are in a preset, if not what that says.
+        needs_operator: whether it must know what every instrument measures.
+        weighs_errors: whether it works with other errors of the observations than those it was trained with.
     """
 
     minimum_members: ClassVar[int] = 1
@@ -144,9 +143,8 @@ class Analysis(nn.Module, ABC):
         """Sentences about combinations of options that cannot be, beyond the ensemble size and options that it does
         not use.
 
-        Parameters
-        ----------
-        options : an :class:`~assim_lib.training.experiment.Experiment`, whose fields are attributes.
+        Args:
+            options: an :class:`~assim_lib.training.experiment.Experiment`, whose fields are attributes.
         """
         if options.m == 1 and options.inflation != 1:
             yield f"inflation = {options.inflation} does nothing to m = 1; set it to 1."
@@ -168,9 +166,8 @@ class Analysis(nn.Module, ABC):
     def forward(self, given: AnalysisInput, generator: torch.Generator | None = None) -> Corrected:
         """Correct the base.
 
-        Parameters
-        ----------
-        generator : on any device; turns dropout on, where there is any.
+        Args:
+            generator: on any device; turns dropout on, where there is any.
         """
 
     def initial_memory(self, *batch: int, climatology: Float[Tensor, "state channel site"]) -> Tensor:
@@ -189,9 +186,8 @@ class Analysis(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "*batch member channel site"], Float[Tensor, "*windows state state"] | None]:
         """The corrected base and the covariance of its error, a cycle later.
 
-        Parameters
-        ----------
-        flow : the model over a cycle.
+        Args:
+            flow: the model over a cycle.
         """
         return flow(base), covariance
 

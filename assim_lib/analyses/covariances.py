@@ -20,15 +20,13 @@ def central_differences(
     uncertain: where little is known they are gentler than the derivative, which chaos makes huge and of no use there.
     No gradient goes through them, which would double the time of training.
 
-    Parameters
-    ----------
-    function : of states, one a member.
-    root, share : see :meth:`~assim_lib.analyses.CovariantAnalysis.covariance_root`.
+    Args:
+        function: of states, one a member.
+        root, share: see :meth:`~assim_lib.analyses.CovariantAnalysis.covariance_root`.
 
-    Returns
-    -------
-    The derivative, channels and sites flattened; and by how much the mean over the state's distribution lies off what
-    becomes of its mean, to second order (Nørgaard et al. 2000).
+    Returns:
+        The derivative, channels and sites flattened; and by how much the mean over the state's distribution lies off
+        what becomes of its mean, to second order (Nørgaard et al. 2000).
     """
     moved = share[..., None, None, None] * root
     later = function(torch.cat([mean + moved, mean - moved, mean], -3))
@@ -42,9 +40,8 @@ def central_differences(
 def cholesky(matrix: Tensor, otherwise: float = 1.0) -> Tensor:
     """The lower factor of a covariance; where it is none, as rounding may leave it, that of its diagonal.
 
-    Parameters
-    ----------
-    otherwise : a factor on the latter.
+    Args:
+        otherwise: a factor on the latter.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     diagonal = otherwise * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1).sqrt())

@@ -65,12 +65,11 @@ class HybridAnalysis(Analysis):
     From :attr:`local_from` sites on the gain is that of windows (:mod:`~assim_lib.analyses.windows`), whose margins are
     so wide that nothing of the localization is lost.
 
-    Parameters
-    ----------
-    band : covariances between a site and its neighbours from distance 1 up to this one are features.
-    taper_length : reach of the localization, in sites.
-    drift : sites per cycle of lag by which the centre of the localization moves between base and observation; positive
-        toward larger indices.
+    Args:
+        band: covariances between a site and its neighbours from distance 1 up to this one are features.
+        taper_length: reach of the localization, in sites.
+        drift: sites per cycle of lag by which the centre of the localization moves between base and observation;
+            positive toward larger indices.
     """
 
     minimum_members = 2
@@ -153,10 +152,9 @@ class HybridAnalysis(Analysis):
     ) -> KalmanUpdate:
         """What is done without any network.
 
-        Parameters
-        ----------
-        deviations, observed : of the members from their mean, at the base and as they would be observed.
-        innovation : of the mean, in standard deviations of the observation error.
+        Args:
+            deviations, observed: of the members from their mean, at the base and as they would be observed.
+            innovation: of the mean, in standard deviations of the observation error.
         """
         # One solve serves the mean (first right-hand side) and the perturbations (the others, at half the gain).
         vectors = torch.cat([given.error * innovation, -0.5 * observed], -3)

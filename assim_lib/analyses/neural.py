@@ -33,9 +33,8 @@ from assim_lib.analyses.base import (
 class MemberByMember(Analysis):
     """What the two gated analyses share: each member is updated on its own, and sees the others through its features.
 
-    Parameters
-    ----------
-    band : covariances between a site and its neighbours up to this distance are features.
+    Args:
+        band: covariances between a site and its neighbours up to this distance are features.
     """
 
     minimum_members = 2
@@ -66,12 +65,11 @@ class OriginalAnalysis(MemberByMember):
     the mask as ±0.1, unless all is seen; the tendency; ensemble covariances of its first channel with the sites around
     it; and the memory.
 
-    Parameters
-    ----------
-    band : reach of the covariances, to both sides.
-    tendency : whether the tendency is a feature.
-    mask_features : number of mask channels among the features: none where all is seen, one where a site is seen in all
-        its channels or in none.
+    Args:
+        band: reach of the covariances, to both sides.
+        tendency: whether the tendency is a feature.
+        mask_features: number of mask channels among the features: none where all is seen, one where a site is seen in
+            all its channels or in none.
     """
 
     uses = ("inflation", "band", "tendency", "mask_features")
@@ -143,9 +141,8 @@ class OriginalAnalysis(MemberByMember):
 class GatedAnalysis(MemberByMember):
     """The original's gated update in normalized units, with a gate that an untrained network leaves open.
 
-    Parameters
-    ----------
-    other_member : whether another member's forecast is seen where nothing is observed.
+    Args:
+        other_member: whether another member's forecast is seen where nothing is observed.
     """
 
     uses = ("inflation", "band", "other_member")
@@ -194,10 +191,9 @@ class GatedAnalysis(MemberByMember):
 class RecurrentAnalysis(Analysis):
     """An additive update of each member from its innovation and a bounded memory; m = 1 is legal.
 
-    Parameters
-    ----------
-    sees_error : whether the standard deviation of the errors is a feature, so that one filter can serve many. The
-        innovation is then a feature in units of the climatology as well.
+    Args:
+        sees_error: whether the standard deviation of the errors is a feature, so that one filter can serve many. The
+            innovation is then a feature in units of the climatology as well.
     """
 
     uses = ("inflation", "sees_error")

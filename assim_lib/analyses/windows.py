@@ -57,9 +57,8 @@ class Windows(NamedTuple):
     def split(self, x: Float[Tensor, "*fields site"], axes: int = 2) -> Float[Tensor, "*windows place"]:
         """Fields on the ring as fields on each window.
 
-        Parameters
-        ----------
-        axes : how many of the last ones are a window's; the new axis stands before them.
+        Args:
+            axes: how many of the last ones are a window's; the new axis stands before them.
         """
         return x[..., self.places(x.device)].movedim(-2, -1 - axes)
 

@@ -19,17 +19,16 @@ _WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")
 class Baseline(Record):
     """A classical method and its hyperparameters.
 
-    Attributes
-    ----------
-    method : name, as in the table of scores.
-    m : ensemble size; 1 for the methods that carry one state.
-    hyperparameters : keyword arguments of the DAPPER class, under DAPPER's names; and :data:`CORRECTIONS` of the model.
+    Attributes:
+        method: name, as in the table of scores.
+        m: ensemble size; 1 for the methods that carry one state.
+        hyperparameters: keyword arguments of the DAPPER class, under DAPPER's names; and :data:`CORRECTIONS` of the
+            model.
 
     Sources: LETKF, Hunt et al. (2007); iEnKS, Bocquet & Sakov (2014); EnKF-N, Bocquet (2011).
 
-    Raises
-    ------
-    pydantic.ValidationError : for an unknown method, or an ensemble size that the method cannot have.
+    Raises:
+        pydantic.ValidationError: for an unknown method, or an ensemble size that the method cannot have.
     """
 
     method: Literal["Climatology", "3D-Var", "4D-Var", "EnKF", "EnKF-N", "LETKF", "iEnKS"]

@@ -88,12 +88,11 @@ _PUBLISHED: dict[tuple[Setting, str, int], Hyperparameters] = {
 class Contender:
     """A cell of the table of classical methods.
 
-    Attributes
-    ----------
-    setting : what is observed, how often, how well.
-    start : the method, its size, and the hyperparameters that the search starts from.
-    pinned : hyperparameters that are not searched.
-    role : ``"N ≤ 30"`` competes with the learned filters; a ``"reference"`` is as large as it takes.
+    Attributes:
+        setting: what is observed, how often, how well.
+        start: the method, its size, and the hyperparameters that the search starts from.
+        pinned: hyperparameters that are not searched.
+        role: ``"N ≤ 30"`` competes with the learned filters; a ``"reference"`` is as large as it takes.
     """
 
     setting: Setting
@@ -164,13 +163,11 @@ def contenders(setting: Setting) -> tuple[Contender, ...]:
 def choose(**wanted: list[Any]) -> list[Contender]:
     """Contenders of the settings, methods and sizes in the lists given; of all, where none is.
 
-    Parameters
-    ----------
-    wanted : values by name: ``system``, ``obs_conf``, ``step_size``, ``noise``, ``method`` or ``m``.
+    Args:
+        wanted: values by name: ``system``, ``obs_conf``, ``step_size``, ``noise``, ``method`` or ``m``.
 
-    Raises
-    ------
-    ValueError : if a value leaves none.
+    Raises:
+        ValueError: if a value leaves none.
     """
     chosen = [contender for setting in SETTINGS for contender in contenders(setting)]
     for name, values in wanted.items():

@@ -92,9 +92,8 @@ def hidden_markov_model(
     A model that is known to be wrong may be corrected: of each forecast of a cycle a share ``damping`` is taken, and
     ``bias`` is added; methods that know of model noise add independent random numbers to the members.
 
-    Parameters
-    ----------
-    bias, model_noise : in units of the state, for a cycle.
+    Args:
+        bias, model_noise: in units of the state, for a cycle.
     """
     import_dapper()
     import dapper.mods as modelling
@@ -182,13 +181,12 @@ def pause_where_nothing_was_received(
 class Recorder:
     """Stands in for DAPPER's ``Stats``, and keeps what the book scores: the analyses.
 
-    Parameters
-    ----------
-    truth : (cycle, state).
-    climatology : (cycle,), RMSE of the climatological mean.
-    burn_in : number of first cycles in which nothing is held against a method.
-    bar : is moved on at each analysis.
-    before_analysis : is called with the number of each cycle between its forecast and its analysis.
+    Args:
+        truth: (cycle, state).
+        climatology: (cycle,), RMSE of the climatological mean.
+        burn_in: number of first cycles in which nothing is held against a method.
+        bar: is moved on at each analysis.
+        before_analysis: is called with the number of each cycle between its forecast and its analysis.
     """
 
     def __init__(
@@ -243,9 +241,8 @@ class Recorder:
 def import_dapper() -> None:
     """Import DAPPER without its side effects.
 
-    Raises
-    ------
-    ImportError : if it cannot be imported; the sentence says what to install.
+    Raises:
+        ImportError: if it cannot be imported; the sentence says what to install.
     """
     # Importing DAPPER would limit all BLAS and OpenMP libraries of the process, PyTorch's too, to one thread for good,
     # settle Matplotlib's backend, print a warning about it, and make a folder in the user's home.

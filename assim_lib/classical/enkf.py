@@ -19,13 +19,12 @@ def enkf(
 ) -> Iterator[Float[Tensor, "member state"]]:
     """Stochastic ensemble Kalman filter (Burgers et al., 1998); yields the analysis ensemble of each cycle.
 
-    Parameters
-    ----------
-    ensemble : at the time before the first observation; at least two members.
-    observations : one vector a cycle, with independent errors of standard deviation ``noise``.
-    flow, operator : the model over one cycle, and what is observed of a state, for all members at once.
-    generator : of the perturbations of the observations.
-    taper : multiplies the covariances of the state entry by entry; needs an ``operator`` that picks entries.
+    Args:
+        ensemble: at the time before the first observation; at least two members.
+        observations: one vector a cycle, with independent errors of standard deviation ``noise``.
+        flow, operator: the model over one cycle, and what is observed of a state, for all members at once.
+        generator: of the perturbations of the observations.
+        taper: multiplies the covariances of the state entry by entry; needs an ``operator`` that picks entries.
     """
     for y in observations:
         ensemble = flow(ensemble)

@@ -46,18 +46,17 @@ _DAPPER_CLASS = {"3D-Var": "Var3D", "4D-Var": "Var4D", "EnKF-N": "EnKF_N"}  # th
 class BaselineRun:
     """What a method did, cycle by cycle, burn-in included; NaN after a crash.
 
-    Attributes
-    ----------
-    mean : (cycle, channel, site), the analysis mean.
-    rmse : (cycle,), root mean square over the state of ``mean - truth`` (DAPPER's ``err.rms.a``).
-    spread : (cycle,), root of the mean over the state of the analysis ensemble's unbiased variance, 0 for one state.
-        When DAPPER assesses the analysis, LETKF and EnKF have inflated it, iEnKS has not yet.
-    crps : (cycle,), mean over the state of the continuous ranked probability score of the analysis ensemble's
-        empirical distribution; the absolute error for one state.
-    ms_per_cycle : processor time of a cycle in milliseconds, scores excluded.
-    diverged : whether the method lost the truth, see :func:`run_baseline`.
-    survived : number of cycles until then, or of all.
-    outcome : ``"completed"``, or where and why it stopped.
+    Attributes:
+        mean: (cycle, channel, site), the analysis mean.
+        rmse: (cycle,), root mean square over the state of ``mean - truth`` (DAPPER's ``err.rms.a``).
+        spread: (cycle,), root of the mean over the state of the analysis ensemble's unbiased variance, 0 for one state.
+            When DAPPER assesses the analysis, LETKF and EnKF have inflated it, iEnKS has not yet.
+        crps: (cycle,), mean over the state of the continuous ranked probability score of the analysis ensemble's
+            empirical distribution; the absolute error for one state.
+        ms_per_cycle: processor time of a cycle in milliseconds, scores excluded.
+        diverged: whether the method lost the truth, see :func:`run_baseline`.
+        survived: number of cycles until then, or of all.
+        outcome: ``"completed"``, or where and why it stopped.
     """
 
     baseline: Baseline
@@ -90,21 +89,19 @@ def run_baseline(
     Divergence is a result, not an error: a run has *diverged* if it stopped on a numerical failure, or if it lost the
     truth after the burn-in as :func:`~assim_lib.evaluation.lost_truth` has it; it then ends there.
 
-    Parameters
-    ----------
-    baseline : the method and its hyperparameters.
-    twin : truth and observations; observed entries are seen directly.
-    cycles : run this many first cycles only (burn-in included); all by default.
-    seed : of the initial ensemble and of random rotations; not negative.
-    progress : show a progress bar.
-    dynamics : the forecast model; by default the one that filters forecast the truth's system with.
+    Args:
+        baseline: the method and its hyperparameters.
+        twin: truth and observations; observed entries are seen directly.
+        cycles: run this many first cycles only (burn-in included); all by default.
+        seed: of the initial ensemble and of random rotations; not negative.
+        progress: show a progress bar.
+        dynamics: the forecast model; by default the one that filters forecast the truth's system with.
 
-    Raises
-    ------
-    ImportError : if DAPPER is not installed.
-    ValueError : if ``cycles`` or ``seed`` is out of range, ``dynamics`` has another state than the truth, or the
-        observations are not of the state itself.
-    TypeError : if DAPPER's method does not know one of the hyperparameters.
+    Raises:
+        ImportError: if DAPPER is not installed.
+        ValueError: if ``cycles`` or ``seed`` is out of range, ``dynamics`` has another state than the truth, or the
+            observations are not of the state itself.
+        TypeError: if DAPPER's method does not know one of the hyperparameters.
     """
     available, shape = len(twin.observations), twin.observations.shape[1:]
     cycles = available if cycles is None else cycles

@@ -42,13 +42,14 @@ _SAFER = {"infl": 2, "loc_rad": -1, "xB": 1}
 class Trial(Record):
     """A run of a method on validation data.
 
-    Attributes
-    ----------
-    cycles : number of first cycles of the validation set that were run.
-    typical_rmse : median RMSE after the burn-in, of the cycles until the truth was lost; NaN if there are none.
-    validation : scores after the burn-in, NaN if the truth was lost.
-    diverged, outcome, ms_per_cycle : as in :class:`~assim_lib.classical.methods.BaselineRun`.
-    commit : of the code that ran.
+    Attributes:
+        cycles: number of first cycles of the validation set that were run.
+        typical_rmse: median RMSE after the burn-in, of the cycles until the truth was lost; NaN if there are none.
+        validation: scores after the burn-in, NaN if the truth was lost.
+        diverged: as in :class:`~assim_lib.classical.methods.BaselineRun`.
+        outcome: likewise.
+        ms_per_cycle: likewise.
+        commit: of the code that ran.
     """
 
     hyperparameters: Hyperparameters
@@ -77,9 +78,8 @@ def trials_path(contender: Contender) -> Path:
 def load_trials(contender: Contender) -> list[Trial]:
     """All trials of a search so far, in the order in which they were made.
 
-    Raises
-    ------
-    IntegrityError : if something in the file is wrong; the sentence names file and field.
+    Raises:
+        IntegrityError: if something in the file is wrong; the sentence names file and field.
     """
     path = trials_path(contender)
     return TrialFile.read(path).trials if path.exists() else []
@@ -118,10 +118,9 @@ def trial_table(contenders: list[Contender]) -> pd.DataFrame:
 class Search:
     """A search that remembers: asks for a trial run the method only if no such trial is stored.
 
-    Attributes
-    ----------
-    seed : of all runs.
-    run : what runs a method, as :func:`~assim_lib.classical.methods.run_baseline` does.
+    Attributes:
+        seed: of all runs.
+        run: what runs a method, as :func:`~assim_lib.classical.methods.run_baseline` does.
     """
 
     contender: Contender

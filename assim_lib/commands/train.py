@@ -133,13 +133,11 @@ def train(
 def folder_of(configured: "Experiment", runs: Path, again: bool) -> Path:
     """Where the state of a run is kept, which goes on from there.
 
-    Parameters
-    ----------
-    again : the state of another run makes room, if that was finished.
+    Args:
+        again: the state of another run makes room, if that was finished.
 
-    Raises
-    ------
-    OtherRunError : if the state of another run is there.
+    Raises:
+        OtherRunError: if the state of another run is there.
     """
     from assim_lib.storage import OtherRunError
     from assim_lib.training.checkpoints import is_finished, read_state

@@ -30,9 +30,8 @@ COLORS = (RED, ORANGE, GREEN, PURPLE, BLACK, BLUE)
 def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]]) -> Figure:
     """Cost against the number of sites, both logarithmic, one panel a kind of cost.
 
-    Parameters
-    ----------
-    panels : label of the cost → name of the method → sites, costs, and the exponent, None where there is none.
+    Args:
+        panels: label of the cost → name of the method → sites, costs, and the exponent, None where there is none.
     """
     figure, axes = new_figure(1, len(panels), figsize=(WIDTH, 3.8), squeeze=False)
     names = list(dict.fromkeys(name for costs in panels.values() for name in costs))
@@ -59,9 +58,8 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
 def cost(table: pd.DataFrame) -> Figure:
     """RMSE against the time a cycle takes; a line joins the ensemble sizes of a method, numbers stand at its ends.
 
-    Parameters
-    ----------
-    table : columns ``method``, ``m``, ``rmse`` and ``ms_per_cycle``.
+    Args:
+        table: columns ``method``, ``m``, ``rmse`` and ``ms_per_cycle``.
     """
     figure, axis = new_figure(figsize=(WIDTH, 4.6))
     for method, group in table.groupby("method"):

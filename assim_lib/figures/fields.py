@@ -34,11 +34,10 @@ FRAME = 125  # milliseconds that each frame of a moving picture stays
 def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = None) -> Figure:
     """Space–time diagrams side by side, on one colour scale; fields named "error" or "error, …" share one of their own.
 
-    Parameters
-    ----------
-    fields : title → (cycle, site); NaN is left blank.
-    step_size : time between cycles.
-    limit : largest error of the error's scale; by default the largest that occurs.
+    Args:
+        fields: title → (cycle, site); NaN is left blank.
+        step_size: time between cycles.
+        limit: largest error of the error's scale; by default the largest that occurs.
     """
     figure, axes = new_figure(1, len(fields), figsize=(min(2.6 * len(fields), WIDTH), 3.4), sharey=True, squeeze=False)
     errors = [field for title, field in fields.items() if title.startswith("error")]
@@ -62,10 +61,9 @@ def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = 
 def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
     """How the values at a site are distributed over time, and how a state is correlated with its neighbours.
 
-    Parameters
-    ----------
-    truths : label → (cycle, site).
-    reach : largest distance of the correlations, in sites.
+    Args:
+        truths: label → (cycle, site).
+        reach: largest distance of the correlations, in sites.
     """
     figure, (left, right) = new_figure(1, 2, figsize=(8, 3))
     right.axhline(0, color="#bbbbbb", linewidth=0.8)
@@ -89,11 +87,10 @@ def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
 def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str | list[str]) -> Figure:
     """Matrices side by side, each on a colour scale of its own that is symmetric about zero.
 
-    Parameters
-    ----------
-    named : title → (row, column).
-    columns : what a column stands for.
-    rows : what a row stands for, one text for all or one for each.
+    Args:
+        named: title → (row, column).
+        columns: what a column stands for.
+        rows: what a row stands for, one text for all or one for each.
     """
     square = all(values.shape[0] == values.shape[1] for values in named.values())
     width = min(4.0, WIDTH / len(named))
@@ -124,9 +121,8 @@ def work_precision(series: dict[str, list[tuple[float | int, float]]], x_label: 
     """Error of several methods against what it costs, on logarithmic axes: the lower and the more to the left, the
     better.
 
-    Parameters
-    ----------
-    series : method → pairs of cost and error.
+    Args:
+        series: method → pairs of cost and error.
     """
     figure, axis = new_figure(figsize=(6, 3.4))
     for pen, (label, pairs) in told_apart(series.items(), (BLUE, SKY, GREEN, RED, PURPLE)):
@@ -145,10 +141,9 @@ def by_value(
 ) -> Figure:
     """Mean of one quantity given another, with the standard deviation of the first series as a band.
 
-    Parameters
-    ----------
-    series : label → (given, quantity), each (sample,).
-    bins : with as many samples each, the outermost 0.1 % left out.
+    Args:
+        series: label → (given, quantity), each (sample,).
+        bins: with as many samples each, the outermost 0.1 % left out.
     """
     figure, axis = new_figure(figsize=(6, 3.4))
     axis.axhline(0, color="#bbbbbb", linewidth=0.8)
@@ -169,9 +164,8 @@ def by_value(
 def by_distance(sizes: dict[str, Float[np.ndarray, " distance"]], x_label: str, y_label: str) -> Figure:
     """A quantity by distance along the ring, one line each.
 
-    Parameters
-    ----------
-    sizes : label → values at the distances from -r to r, in sites toward larger indices.
+    Args:
+        sizes: label → values at the distances from -r to r, in sites toward larger indices.
     """
     figure, axis = new_figure(figsize=(7, 3.2))
     axis.axhline(0, color="#bbbbbb", linewidth=0.8)
@@ -218,10 +212,9 @@ def error_by_age(table: pd.DataFrame, of: str = "analysis") -> Figure:
     The band is 5 % of the largest RMSE. A filter that was trained on a moving mask may have learned to be right only
     where it will be looked at next: then its bias leaves the band.
 
-    Parameters
-    ----------
-    table : columns ``age``, ``rmse`` and ``bias``, and ``filter`` where it holds several.
-    of : whose error it is, ``"analysis"`` or ``"forecast"``.
+    Args:
+        table: columns ``age``, ``rmse`` and ``bias``, and ``filter`` where it holds several.
+        of: whose error it is, ``"analysis"`` or ``"forecast"``.
     """
     figure, (left, right) = new_figure(ncols=2, figsize=(WIDTH, 3.4))
     groups = list(table.groupby("filter", sort=False)) if "filter" in table else [(of, table)]
@@ -250,9 +243,8 @@ def phase_plane(
 ) -> Figure:
     """Two variables against each other: the true path, what was observed of it, and the mean analysis.
 
-    Parameters
-    ----------
-    truth : at as many times as make a smooth path; the others have one point a cycle.
+    Args:
+        truth: at as many times as make a smooth path; the others have one point a cycle.
     """
     figure, axis = new_figure(figsize=(WIDTH, 4.2))
     axis.plot(*truth.T, "-", color=GRAY, linewidth=0.9, label="truth")
@@ -286,12 +278,11 @@ def tracking(
 ) -> HTML:
     """A moving picture of filters beside the truth, a panel each, with a button that stops it.
 
-    Parameters
-    ----------
-    truth : (cycle, site), at the times of the observations.
-    observations : NaN where nothing was observed.
-    ensembles : title → (cycle, member, site).
-    alt : the picture in words, for readers who do not see it.
+    Args:
+        truth: (cycle, site), at the times of the observations.
+        observations: NaN where nothing was observed.
+        ensembles: title → (cycle, member, site).
+        alt: the picture in words, for readers who do not see it.
     """
     # One layout for all frames: a constrained one would be solved anew for each.
     size = min(6.4 * len(ensembles), WIDTH), 3.2

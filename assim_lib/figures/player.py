@@ -45,10 +45,9 @@ _PAGE = """\
 def player(frames: Sequence[Image.Image], alt: str, milliseconds: int) -> HTML:
     """Show frames of one size one after the other.
 
-    Parameters
-    ----------
-    alt : the picture in words, for readers who do not see it.
-    milliseconds : how long each frame stays.
+    Args:
+        alt: the picture in words, for readers who do not see it.
+        milliseconds: how long each frame stays.
     """
     width, height = frames[0].size
     strip = Image.new("RGB", (width, height * len(frames)))

@@ -39,11 +39,10 @@ KINDS = {
 def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
     """RMSE of every row, with its confidence interval, best at the top.
 
-    Parameters
-    ----------
-    table : columns ``kind``, of :data:`KINDS`, ``m``, ``label``, ``rmse``, ``rmse_lo``, ``rmse_hi`` and
-        ``untrained_rmse``, which is drawn, hollow, for filters with a Kalman part; a run that broke down has no RMSE,
-        and is left out.
+    Args:
+        table: columns ``kind``, of :data:`KINDS`, ``m``, ``label``, ``rmse``, ``rmse_lo``, ``rmse_hi`` and
+            ``untrained_rmse``, which is drawn, hollow, for filters with a Kalman part; a run that broke down has no
+            RMSE, and is left out.
     """
     table = table.dropna(subset="rmse").sort_values("rmse", ascending=False)
     figure, axis = new_figure(figsize=(WIDTH, 0.3 * len(table) + 1.4))
@@ -70,10 +69,9 @@ def headline(table: pd.DataFrame) -> Figure:
 
     An arrow leads from the best Kalman part before any training, hollow, to the best one after it, filled.
 
-    Parameters
-    ----------
-    table : one row a setting, its title in the index; columns ``letkf10``, ``reference``, ``untrained``, ``trained``
-        and ``scratch``, all RMSE, NaN where there is none, and ``classical``, by which they are divided.
+    Args:
+        table: one row a setting, its title in the index; columns ``letkf10``, ``reference``, ``untrained``, ``trained``
+            and ``scratch``, all RMSE, NaN where there is none, and ``classical``, by which they are divided.
     """
     figure, axis = new_figure(figsize=(WIDTH, 0.5 * len(table) + 1.8))
     series = {
@@ -103,9 +101,8 @@ def headline(table: pd.DataFrame) -> Figure:
 def spread_and_error(table: pd.DataFrame) -> Figure:
     """Spread against RMSE of everything with an ensemble; what knows its own error lies on the dashed line.
 
-    Parameters
-    ----------
-    table : columns ``method``, ``rmse`` and ``spread``.
+    Args:
+        table: columns ``method``, ``rmse`` and ``spread``.
     """
     figure, axis = new_figure(figsize=(7, 4.2))
     kept: pd.DataFrame = table.loc[table.spread > 0]
@@ -125,12 +122,11 @@ def long_run(
 ) -> Figure:
     """RMSE of filters that started cold, each in a run of its own: its first cycles, and block by block ever after.
 
-    Parameters
-    ----------
-    first : RMSE of the first cycles.
-    blocks : mean RMSE over each block.
-    cycles : of one block.
-    climatology : RMSE of the climatological mean, dashed.
+    Args:
+        first: RMSE of the first cycles.
+        blocks: mean RMSE over each block.
+        cycles: of one block.
+        climatology: RMSE of the climatological mean, dashed.
     """
     figure, (left, right) = new_figure(1, 2, figsize=(WIDTH, 3.2), sharey=True)
     thousands = cycles * (1 + np.arange(len(blocks))) / 1000
@@ -149,10 +145,9 @@ def long_run(
 def transfer(table: pd.DataFrame) -> Figure:
     """RMSE in each setting as a share of the climatology's there; below 1 something is known of the truth.
 
-    Parameters
-    ----------
-    table : columns ``filter``, ``setting`` (its title), ``rmse``, ``standard_error`` and ``climatology``; settings
-        stand in the order of the rows.
+    Args:
+        table: columns ``filter``, ``setting`` (its title), ``rmse``, ``standard_error`` and ``climatology``; settings
+            stand in the order of the rows.
     """
     settings = list(dict.fromkeys(table.setting))
     groups = table.groupby("filter", sort=False)
@@ -181,10 +176,10 @@ def transfer(table: pd.DataFrame) -> Figure:
 def by_size(tables: dict[str, pd.DataFrame], highest: float = 4.0) -> Figure:
     """RMSE against ensemble size, a panel a setting; the best of ours of each kind, of whatever size, is a line across.
 
-    Parameters
-    ----------
-    tables : title → columns ``kind``, of :data:`KINDS`, ``method``, ``m`` and ``rmse``, a row for each method and size.
-    highest : multiple of the lowest RMSE of a panel at which it ends; what lies above stands at its edge, hollow.
+    Args:
+        tables: title → columns ``kind``, of :data:`KINDS`, ``method``, ``m`` and ``rmse``, a row for each method and
+            size.
+        highest: multiple of the lowest RMSE of a panel at which it ends; what lies above stands at its edge, hollow.
     """
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
@@ -223,10 +218,9 @@ def forecast_skill(table: pd.DataFrame) -> Figure:
 
     Every other line is broad and lies below, so that two that coincide are both seen.
 
-    Parameters
-    ----------
-    table : columns ``label``, ``lead``, ``rmse``, ``rmse_lo`` and ``rmse_hi``. The label that comes first is what the
-        others are divided by: the truth.
+    Args:
+        table: columns ``label``, ``lead``, ``rmse``, ``rmse_lo`` and ``rmse_hi``. The label that comes first is what
+            the others are divided by: the truth.
     """
     figure, axis = new_figure(figsize=(WIDTH, 4.4))
     groups = list(table[table.lead > 0].groupby("label", sort=False))

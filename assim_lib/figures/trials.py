@@ -38,11 +38,10 @@ def learning_curves(
     then a filter loses the truth of the few runs that it is validated on. What is far above all else is cut off: there,
     a curve comes in from above.
 
-    Parameters
-    ----------
-    histories : label → points of a training, each with ``validation_rmse`` and what it is drawn against.
-    references : label → RMSE.
-    against : ``"cycles"``, those of all trajectories, or ``"update"``.
+    Args:
+        histories: label → points of a training, each with ``validation_rmse`` and what it is drawn against.
+        references: label → RMSE.
+        against: ``"cycles"``, those of all trajectories, or ``"update"``.
     """
     figure, axis = new_figure(figsize=(WIDTH, 3.4 + 0.13 * len(histories)))
     pens, long, kept = pens_of_filters(histories), False, [*references.values()]
@@ -78,15 +77,13 @@ def learning_curves(
 class LiveCurve:
     """Validation RMSE while a filter trains: one picture in the page, drawn anew in its place at every point.
 
-    Parameters
-    ----------
-    updates : how many there will be.
-    references : label → RMSE, as horizontal lines.
+    Args:
+        updates: how many there will be.
+        references: label → RMSE, as horizontal lines.
 
-    Attributes
-    ----------
-    points : pairs of update and RMSE, so far.
-    figure : the picture as it is now.
+    Attributes:
+        points: pairs of update and RMSE, so far.
+        figure: the picture as it is now.
     """
 
     def __init__(self, updates: int, references: Mapping[str, float]):
@@ -116,10 +113,9 @@ class LiveCurve:
 def variants(table: pd.DataFrame, reference: float) -> Figure:
     """RMSE of each variant with its 95 % interval, one point a seed, beside a dashed line at the reference.
 
-    Parameters
-    ----------
-    table : columns ``variant``, ``seed``, ``rmse``, ``rmse_lo`` and ``rmse_hi``; variants stand in the order of the
-        rows.
+    Args:
+        table: columns ``variant``, ``seed``, ``rmse``, ``rmse_lo`` and ``rmse_hi``; variants stand in the order of the
+            rows.
     """
     names = list(dict.fromkeys(table.variant))
     figure, axis = new_figure(figsize=(7, 0.9 + 0.25 * len(names)))
@@ -145,10 +141,9 @@ def variants(table: pd.DataFrame, reference: float) -> Figure:
 def grid_scores(table: pd.DataFrame, x: str, series: str, labels: Mapping[str, str]) -> Figure:
     """RMSE on a grid of two parameters: groups side by side, each seed a mark with its 95 % interval, a bar their mean.
 
-    Parameters
-    ----------
-    table : columns ``x``, ``series``, ``seed``, ``rmse``, ``rmse_lo`` and ``rmse_hi``.
-    labels : what the two parameters are called.
+    Args:
+        table: columns ``x``, ``series``, ``seed``, ``rmse``, ``rmse_lo`` and ``rmse_hi``.
+        labels: what the two parameters are called.
     """
     figure, axis = new_figure(figsize=(7, 3.6))
     places, groups = sorted(table[x].unique()), list(table.groupby(series))
@@ -180,9 +175,8 @@ def scaling(speedups: Mapping[str, Mapping[int, float]]) -> Figure:
 
     Lines that coincide are told apart by their widths: the earlier ones are the wider, and lie below.
 
-    Parameters
-    ----------
-    speedups : label → number of workers → how many times faster than one worker they are.
+    Args:
+        speedups: label → number of workers → how many times faster than one worker they are.
     """
     figure, axis = new_figure(figsize=(7, 3.6))
     for number, (pen, (label, speedup)) in enumerate(told_apart(speedups.items(), (BLUE, ORANGE, GREEN, PURPLE))):
@@ -206,12 +200,11 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
 
     Small marks are all trials, whatever the others were; a line joins those in which all others are the best ones.
 
-    Parameters
-    ----------
-    trials : one row a trial, all over the same cycles: ``contender``, ``method``, ``m``, ``rmse`` (NaN where the trial
-        diverged: a cross above the others), and a column for each hyperparameter.
-    parameters : column of a hyperparameter → what it is called; a panel each.
-    logarithmic : those of them that are drawn on a logarithmic axis.
+    Args:
+        trials: one row a trial, all over the same cycles: ``contender``, ``method``, ``m``, ``rmse`` (NaN where the
+            trial diverged: a cross above the others), and a column for each hyperparameter.
+        parameters: column of a hyperparameter → what it is called; a panel each.
+        logarithmic: those of them that are drawn on a logarithmic axis.
     """
     hyperparameters = [column for column in trials if column not in _OF_A_TRIAL]
     columns = min(3, len(parameters))

@@ -64,10 +64,9 @@ class RingConv(nn.Module):
     The windows of a large ring are laid out and multiplied one stretch of sites after the other: all at once they would
     fill no cache, and of a very large ring the system would hand out and clear new memory each time.
 
-    Parameters
-    ----------
-    inputs, outputs : number of channels.
-    kernel : width of the window in sites, odd.
+    Args:
+        inputs, outputs: number of channels.
+        kernel: width of the window in sites, odd.
     """
 
     shortest, at_once = 256, 2**18  # sites of a stretch at least, and numbers that are laid out at a time

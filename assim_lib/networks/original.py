@@ -23,10 +23,9 @@ class OriginalTrunk(nn.Module):
     its own), and :math:`\lambda` is LeakyReLU. All products are windowed. The last of an odd number of hidden layers
     is a block of its own.
 
-    Parameters
-    ----------
-    inputs, outputs : number of features and of outputs per site.
-    sizes : of which ``hidden``, ``blocks`` (hidden layers, two a block), ``kernel`` and ``dropout`` matter.
+    Args:
+        inputs, outputs: number of features and of outputs per site.
+        sizes: of which ``hidden``, ``blocks`` (hidden layers, two a block), ``kernel`` and ``dropout`` matter.
     """
 
     def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
@@ -81,10 +80,9 @@ class OriginalFeedForwardTrunk(nn.Module):
     h^B`, where :math:`N` normalizes over the hidden numbers, :math:`\lambda` is LeakyReLU and :math:`d` is dropout. The
     first half of the outputs comes from one network, the second half from the other.
 
-    Parameters
-    ----------
-    inputs, outputs : number of features and of outputs per site.
-    sizes : of which ``sites``, ``hidden``, ``blocks`` (hidden layers) and ``dropout`` matter.
+    Args:
+        inputs, outputs: number of features and of outputs per site.
+        sizes: of which ``sites``, ``hidden``, ``blocks`` (hidden layers) and ``dropout`` matter.
     """
 
     def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):

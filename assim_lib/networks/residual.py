@@ -34,10 +34,9 @@ class ResidualTrunk(nn.Module):
 class RingConvTrunk(ResidualTrunk):
     """Residual convolutional network on a ring of sites; its output starts at zero.
 
-    Parameters
-    ----------
-    inputs, outputs : number of features and of outputs per site.
-    sizes : of which ``hidden``, ``blocks``, ``kernel`` and ``dropout`` matter.
+    Args:
+        inputs, outputs: number of features and of outputs per site.
+        sizes: of which ``hidden``, ``blocks``, ``kernel`` and ``dropout`` matter.
     """
 
     block: ClassVar[type[RingConv]] = RingConv
@@ -84,10 +83,9 @@ class GatedConvTrunk(RingConvTrunk):
 class FeedForwardTrunk(ResidualTrunk):
     """Residual fully connected network over the whole ring; its output starts at zero.
 
-    Parameters
-    ----------
-    inputs, outputs : number of features and of outputs per site.
-    sizes : of which ``sites``, ``hidden``, ``blocks`` and ``dropout`` matter.
+    Args:
+        inputs, outputs: number of features and of outputs per site.
+        sizes: of which ``sites``, ``hidden``, ``blocks`` and ``dropout`` matter.
     """
 
     def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):
@@ -109,9 +107,8 @@ class FeedForwardTrunk(ResidualTrunk):
 class FeedForwardBank(nn.Module):
     """One :class:`FeedForwardTrunk` for each entry of the observation schedule.
 
-    Parameters
-    ----------
-    inputs, outputs, sizes : of each of them; ``sizes.operators`` says how many there are.
+    Args:
+        inputs, outputs, sizes: of each of them; ``sizes.operators`` says how many there are.
     """
 
     def __init__(self, inputs: int, outputs: int, sizes: TrunkSizes):

@@ -24,12 +24,11 @@ LONGEST_GAP = 100_000  # cycles; after far fewer a forecast has forgotten where 
 class Clock:
     """What a cycle's time is.
 
-    Attributes
-    ----------
-    kind : "date" and "duration", in nanoseconds; "number", in the system's unit; "cycle", where times are whole numbers
-        or there are none.
-    now : time of a cycle, the last of a record.
-    interval : between two cycles.
+    Attributes:
+        kind: "date" and "duration", in nanoseconds; "number", in the system's unit; "cycle", where times are whole
+            numbers or there are none.
+        now: time of a cycle, the last of a record.
+        interval: between two cycles.
     """
 
     kind: str
@@ -59,21 +58,18 @@ def cycles_of(
 ) -> tuple[np.ndarray, Clock]:
     """The cycles that times are of.
 
-    Parameters
-    ----------
-    times : of the record; None: its cycles follow one another.
-    count : number of times.
-    step_size : the filter's observation interval, in the system's unit.
-    interval : between two cycles, a number, or of dates something like ``"6h"``; None: see above.
-    since : the last cycle before the record, from which its own are counted.
+    Args:
+        times: of the record; None: its cycles follow one another.
+        count: number of times.
+        step_size: the filter's observation interval, in the system's unit.
+        interval: between two cycles, a number, or of dates something like ``"6h"``; None: see above.
+        since: the last cycle before the record, from which its own are counted.
 
-    Returns
-    -------
-    Cycle of each time, from 0: the first of the record, or the first after ``since``. And the clock at the last.
+    Returns:
+        Cycle of each time, from 0 for the first of the record, or the first after ``since``. And the clock at the last.
 
-    Raises
-    ------
-    RecordError : if times are no whole number of intervals apart, do not increase, or leave too large a gap.
+    Raises:
+        RecordError: if times are no whole number of intervals apart, do not increase, or leave too large a gap.
     """
     if count == 0:
         raise RecordError("the record has no times; it must have at least one.")

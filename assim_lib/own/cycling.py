@@ -17,14 +17,14 @@ from assim_lib.tracking import DRAWS, OUTLIER
 class Cycled(NamedTuple):
     """What a filter made of a record, in the units of the state and of the observation.
 
-    Attributes
-    ----------
-    mean, spread : of the analysis ensemble; the spread of a single member is NaN.
-    members : None unless asked for.
-    innovation : observation less forecast, NaN where nothing was seen.
-    expected : the innovation's standard deviation as the filter expects it; NaN where it does not know.
-    outlier : where it is more than :data:`~assim_lib.tracking.OUTLIER` times as large.
-    state : where the filter stands at the end.
+    Attributes:
+        mean: of the analysis ensemble.
+        spread: its standard deviation; NaN of a single member.
+        members: None unless asked for.
+        innovation: observation less forecast, NaN where nothing was seen.
+        expected: the innovation's standard deviation as the filter expects it; NaN where it does not know.
+        outlier: where it is more than :data:`~assim_lib.tracking.OUTLIER` times as large.
+        state: where the filter stands at the end.
     """
 
     mean: Float[np.ndarray, "cycle channel site"]
@@ -70,17 +70,16 @@ def run_along(
 ) -> Cycled:
     """Run a filter along observations.
 
-    Parameters
-    ----------
-    values : NaN where nothing was received.
-    state : where the filter stands.
-    error : standard deviation of the observations' errors, if not the filter's own.
-    dropout : keep dropout on.
-    keep_members : return the members; of a filter that carries a covariance,
-        :data:`~assim_lib.tracking.DRAWS` drawn from it.
-    drop_outliers : do not use observations whose innovation is more than :data:`~assim_lib.tracking.OUTLIER` expected
-        deviations.
-    told : called after each cycle.
+    Args:
+        values: NaN where nothing was received.
+        state: where the filter stands.
+        error: standard deviation of the observations' errors, if not the filter's own.
+        dropout: keep dropout on.
+        keep_members: return the members; of a filter that carries a covariance, :data:`~assim_lib.tracking.DRAWS` drawn
+            from it.
+        drop_outliers: do not use observations whose innovation is more than :data:`~assim_lib.tracking.OUTLIER`
+            expected deviations.
+        told: called after each cycle.
     """
     like = model.climatology
     generator = torch.Generator()

@@ -20,12 +20,11 @@ def errors_of(
 ) -> Errors | None:
     """What reads the errors of some times.
 
-    Parameters
-    ----------
-    source : the observations as they came.
-    array : they, under the names of :func:`~assim_lib.own.grid.arranged`.
-    observations, error : see :func:`~assim_lib.own.record.read_record`.
-    sizes : (time, channel, site) of the grid.
+    Args:
+        source: the observations as they came.
+        array: they, under the names of :func:`~assim_lib.own.grid.arranged`.
+        observations, error: see :func:`~assim_lib.own.record.read_record`.
+        sizes: (time, channel, site) of the grid.
     """
     if isinstance(error, str):
         found = open_source(observations, error, "error").values
@@ -116,11 +115,10 @@ def _labelled_error(array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors:
 def refuse_no_errors(error: np.ndarray, received: np.ndarray, first: int) -> None:
     """Raise :class:`RecordError` if an observation has an error that is no finite number above zero.
 
-    Parameters
-    ----------
-    error : (time, channel, site), or one time for all.
-    received : (time, channel, site), NaN where there is no observation.
-    first : number of the first of these times, for the sentence.
+    Args:
+        error: (time, channel, site), or one time for all.
+        received: (time, channel, site), NaN where there is no observation.
+        first: number of the first of these times, for the sentence.
     """
     wrong = ~((error > 0) & np.isfinite(error)) & np.isfinite(received)
     if wrong.any():

@@ -19,9 +19,8 @@ for _unit, _name in zip(tuple(_SECONDS), ("day", "hour", "minute", "second", "mi
 def opened(path: Path) -> xr.Dataset:
     """What is in a file, not read yet.
 
-    Raises
-    ------
-    RecordError : if it is none of those that can be read.
+    Raises:
+        RecordError: if it is none of those that can be read.
     """
     suffix = path.suffix.lower()
     try:

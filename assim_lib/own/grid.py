@@ -59,9 +59,8 @@ def named(array: xr.DataArray, roles: Mapping[str, str]) -> xr.DataArray:
 def placed(array: xr.DataArray, sites: int) -> xr.DataArray:
     """Some sites, or sites in another order, at the places that their whole-number coordinates name.
 
-    Raises
-    ------
-    RecordError : if they may be counted from 0 or from 1: neither all are there, nor 0.
+    Raises:
+        RecordError: if they may be counted from 0 or from 1: neither all are there, nor 0.
     """
     if "site" not in array.coords or array["site"].dtype.kind not in "iuf":
         return array

@@ -18,16 +18,15 @@ SETTLING = 60  # cycles after a cold start that are not scored
 class InnovationScores:
     """What innovations say of a filter.
 
-    Attributes
-    ----------
-    rmse : root-mean-square innovation, in the observation's unit.
-    expected : what it should be, from the spread of the forecast and the error of the observations. NaN of a filter
-        that does not know how uncertain it is.
-    chi2 : mean squared innovation, each in units of its own expectation; 1 if uncertainty is as large as believed, more
-        if it is larger.
-    autocorrelation : of successive normalized innovations at the same place; 0 of an optimal filter.
-    numbers : how many numbers were scored.
-    cycles : in how many cycles.
+    Attributes:
+        rmse: root-mean-square innovation, in the observation's unit.
+        expected: what it should be, from the spread of the forecast and the error of the observations. NaN of a filter
+            that does not know how uncertain it is.
+        chi2: mean squared innovation, each in units of its own expectation; 1 if uncertainty is as large as believed,
+            more if it is larger.
+        autocorrelation: of successive normalized innovations at the same place; 0 of an optimal filter.
+        numbers: how many numbers were scored.
+        cycles: in how many cycles.
     """
 
     rmse: float
@@ -68,10 +67,9 @@ class InnovationSums:
     ) -> None:
         """Add the next cycles.
 
-        Parameters
-        ----------
-        innovation : NaN where nothing was seen.
-        expected : its expected standard deviation; NaN where that is not known.
+        Args:
+            innovation: NaN where nothing was seen.
+            expected: its expected standard deviation; NaN where that is not known.
         """
         d, s = (part.astype(np.float64).reshape(len(part), np.prod(part.shape[1:])) for part in (innovation, expected))
         seen = ~np.isnan(d)

@@ -39,12 +39,11 @@ class Sink(NamedTuple):
 def layout(record: OwnRecord, number: int, shape: tuple[int, ...], members: int, about: dict[str, Any]) -> xr.Dataset:
     """The analysis before it is known: names, dimensions, times and origin. It takes no memory.
 
-    Parameters
-    ----------
-    number : of the record's first cycle in the observation schedule.
-    shape : (channels, sites) of the state.
-    members : number of them that are written; 0: none.
-    about : global attributes that name the filter.
+    Args:
+        number: of the record's first cycle in the observation schedule.
+        shape: (channels, sites) of the state.
+        members: number of them that are written; 0: none.
+        about: global attributes that name the filter.
     """
     sizes = {"time": record.cycles, "member": members, "channel": shape[0], "site": shape[1]}
     units = {"units": record.units} if record.units else {}
@@ -93,10 +92,9 @@ def written(cycled: Cycled) -> dict[str, np.ndarray]:
 def opened(planned: xr.Dataset, path: Path | None) -> Iterator[Sink]:
     """A file, or a dataset in memory, that is filled part by part. A file takes its name when the block is left.
 
-    Parameters
-    ----------
-    planned : see :func:`layout`; in memory, a deep copy of it, which is filled.
-    path : a netCDF file, or a Zarr store where it ends in ``.zarr``; None: memory.
+    Args:
+        planned: see :func:`layout`; in memory, a deep copy of it, which is filled.
+        path: a netCDF file, or a Zarr store where it ends in ``.zarr``; None: memory.
     """
     if path is None:
         yield _memory(planned)
@@ -125,9 +123,8 @@ def is_zarr(path: Path) -> bool:
 def check_destination(path: Path, name: str) -> None:
     """Ask, before anything is computed, whether a file can be written there.
 
-    Raises
-    ------
-    RecordError : if not.
+    Raises:
+        RecordError: if not.
     """
     zarr = name == "output" and is_zarr(path)
     if name == "output" and not zarr and path.suffix.lower() not in NETCDF and not path.is_dir():

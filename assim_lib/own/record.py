@@ -19,11 +19,10 @@ from assim_lib.own.sources import PART, numbers, open_source
 class Part(NamedTuple):
     """Some successive cycles of a record.
 
-    Attributes
-    ----------
-    first : of them, counted from the record's first.
-    values : (cycle, channel, site), NaN where nothing was received.
-    error : their errors' standard deviation, in their own unit; broadcasts to the values. None: the filter's.
+    Attributes:
+        first: of them, counted from the record's first.
+        values: (cycle, channel, site), NaN where nothing was received.
+        error: their errors' standard deviation, in their own unit; broadcasts to the values. None: the filter's.
     """
 
     first: int
@@ -35,14 +34,14 @@ class Part(NamedTuple):
 class OwnRecord:
     """Observations of successive cycles. Those of a file are read when they are asked for.
 
-    Attributes
-    ----------
-    cycles : number of them.
-    part : reads the cycles from one number up to another.
-    clock : the time of its last cycle.
-    first : number of its first cycle in the observation schedule; None: not said, 0 or where a state goes on.
-    label, checksum : of its source.
-    units : of the numbers, "" where not known.
+    Attributes:
+        cycles: number of them.
+        part: reads the cycles from one number up to another.
+        clock: the time of its last cycle.
+        first: number of its first cycle in the observation schedule; None: not said, 0 or where a state goes on.
+        label: of its source.
+        checksum: of its source.
+        units: of the numbers, "" where not known.
     """
 
     cycles: int
@@ -70,9 +69,8 @@ class OwnRecord:
     def begins(self, timed: bool) -> int:
         """Number of its first cycle: what whole-number times say, else 0.
 
-        Parameters
-        ----------
-        timed : whether the model depends on time; then times in its unit say it as well.
+        Args:
+            timed: whether the model depends on time; then times in its unit say it as well.
         """
         if timed and self.clock.kind == "number":
             return round(self.clock.now / self.clock.interval) + 1 - self.cycles
@@ -97,23 +95,21 @@ def read_record(
 ) -> OwnRecord:
     """Read observations and bring them onto a grid.
 
-    Parameters
-    ----------
-    observations : a path (netCDF, .zarr, .csv), or (time, site) or (time, channel, site) numbers in memory: NumPy,
-        PyTorch, xarray, pandas. NaN, infinite and fill values were not received. Whole-number coordinates ``site`` may
-        name some of the sites, from 0.
-    shape : (channels, sites) of the filter's state.
-    step_size : the filter's observation interval, which times that are plain numbers are multiples of.
-    variable : name of the observations, where there are several.
-    error : standard deviation of the errors: a number, an array that broadcasts to the observations, or the name of a
-        variable beside them; by default the variable ``error``, if there is one.
-    fill_value : a number that stands for what was not received.
-    interval, since : see :func:`~assim_lib.own.clock.cycles_of`.
+    Args:
+        observations: a path (netCDF, .zarr, .csv), or (time, site) or (time, channel, site) numbers in memory: NumPy,
+            PyTorch, xarray, pandas. NaN, infinite and fill values were not received. Whole-number coordinates ``site``
+            may name some of the sites, from 0.
+        shape: (channels, sites) of the filter's state.
+        step_size: the filter's observation interval, which times that are plain numbers are multiples of.
+        variable: name of the observations, where there are several.
+        error: standard deviation of the errors: a number, an array that broadcasts to the observations, or the name of
+            a variable beside them; by default the variable ``error``, if there is one.
+        fill_value: a number that stands for what was not received.
+        interval, since: see :func:`~assim_lib.own.clock.cycles_of`.
 
-    Raises
-    ------
-    RecordError : one sentence, for whatever cannot be meant.
-    FileNotFoundError : if there is no such file.
+    Raises:
+        RecordError: one sentence, for whatever cannot be meant.
+        FileNotFoundError: if there is no such file.
     """
     source = open_source(observations, variable)
     if fill_value is not None and not isinstance(fill_value, int | float):

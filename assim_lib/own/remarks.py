@@ -19,9 +19,8 @@ SAME = 1e-6  # up to which relative difference two errors are one
 def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> bool:
     """Whether the errors of a record are used: where they are other than those of the filter.
 
-    Raises
-    ------
-    RecordError : if the filter has learned its own.
+    Raises:
+        RecordError: if the filter has learned its own.
     """
     trained = model.error.cpu().numpy()
     errors = (part.error for part in record.parts())
@@ -45,9 +44,8 @@ def remark_on_mask(
 ) -> None:
     """Warn of numbers that a filter does not expect, and of a record without any.
 
-    Parameters
-    ----------
-    number : of the record's first cycle in the schedule.
+    Args:
+        number: of the record's first cycle in the schedule.
     """
     ignored = total = 0
     for part in record.parts():

@@ -22,12 +22,11 @@ PART = 1000  # times that are in memory at a time
 class Source(NamedTuple):
     """What was brought.
 
-    Attributes
-    ----------
-    label : what it is called in sentences and attributes.
-    checksum : SHA-256 of the file, or of the numbers in memory.
-    values : as they came; of netCDF and Zarr, not read before a part of it is asked for.
-    error : the errors' standard deviation, if there are any of its own.
+    Attributes:
+        label: what it is called in sentences and attributes.
+        checksum: SHA-256 of the file, or of the numbers in memory.
+        values: as they came; of netCDF and Zarr, not read before a part of it is asked for.
+        error: the errors' standard deviation, if there are any of its own.
     """
 
     label: str
@@ -39,15 +38,13 @@ class Source(NamedTuple):
 def open_source(observations: Any, variable: str | None = None, asked: str = "variable") -> Source:
     """What is in a file (netCDF, Zarr, CSV) or in memory (NumPy, PyTorch, xarray, pandas).
 
-    Parameters
-    ----------
-    variable : name of the observations, where a file holds more than one.
-    asked : the parameter that says it, for sentences.
+    Args:
+        variable: name of the observations, where a file holds more than one.
+        asked: the parameter that says it, for sentences.
 
-    Raises
-    ------
-    RecordError : if it cannot be read, or holds no numbers.
-    FileNotFoundError : if there is no such file.
+    Raises:
+        RecordError: if it cannot be read, or holds no numbers.
+        FileNotFoundError: if there is no such file.
     """
     if isinstance(observations, str | Path):
         path = Path(observations).expanduser()
@@ -75,9 +72,8 @@ def refuse_no_numbers(array: xr.DataArray, label: str) -> None:
 def numbers(array: xr.DataArray, label: str) -> xr.DataArray:
     """Read an array in double precision, NaN for what is missing or beyond what can be meant.
 
-    Raises
-    ------
-    RecordError : if its file is damaged.
+    Raises:
+        RecordError: if its file is damaged.
     """
     try:
         converted = array.astype(np.float64)

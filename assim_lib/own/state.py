@@ -18,16 +18,16 @@ WHAT = "state of a filter"
 class FilterState:
     """Where a filter stands after a cycle.
 
-    Attributes
-    ----------
-    carry : what it knows before the next observation.
-    forecast_variance : (channel, site), of the forecast of that observation; NaN where not known.
-    random : state of the generator of dropout and drawn members.
-    number : of the next cycle in the observation schedule.
-    age : number of cycles since the cold start.
-    clock : the time of the last cycle; None before the first.
-    filter, weights : its name, and SHA-256 of its weights; "" of a filter from no file.
-    options : that the filter is used with, other than those it was trained with.
+    Attributes:
+        carry: what it knows before the next observation.
+        forecast_variance: (channel, site), of the forecast of that observation; NaN where not known.
+        random: state of the generator of dropout and drawn members.
+        number: of the next cycle in the observation schedule.
+        age: number of cycles since the cold start.
+        clock: the time of the last cycle; None before the first.
+        filter: its name; "" of a filter from no file.
+        weights: SHA-256 of its weights, likewise.
+        options: that the filter is used with, other than those it was trained with.
     """
 
     carry: Carry
@@ -53,9 +53,8 @@ def save_state(state: FilterState, path: Path) -> None:
 def load_state(path: Path) -> FilterState:
     """Read a state.
 
-    Raises
-    ------
-    IntegrityError : if the file is no state, or damaged.
+    Raises:
+        IntegrityError: if the file is no state, or damaged.
     """
     header, tensors = load_tensors(path, WHAT)
     try:

@@ -18,9 +18,8 @@ ROW_NUMBERS = "Unnamed: 0"  # what pandas calls the first column of a table that
 def read_table(path: Path) -> xr.Dataset:
     """A CSV file as a record. Columns end with a comma, or with a semicolon where commas are decimal; ``-`` is none.
 
-    Raises
-    ------
-    RecordError : if it is none.
+    Raises:
+        RecordError: if it is none.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:

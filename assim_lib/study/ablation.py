@@ -85,10 +85,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Variant(Record):
     """What is stored of a variant: its record of training, and its scores on validation data.
 
-    Attributes
-    ----------
-    changed : options that differ from :data:`RECIPE`.
-    budget : core-seconds that its updates were planned for.
+    Attributes:
+        changed: options that differ from :data:`RECIPE`.
+        budget: core-seconds that its updates were planned for.
     """
 
     variant: str
@@ -116,13 +115,11 @@ class Plan(Record):
 def variant(name: str, seed: int = 0, **options: Any) -> Experiment:
     """The experiment of a variant.
 
-    Parameters
-    ----------
-    options : others that differ, e.g. ``updates=100``.
+    Args:
+        options: others that differ, e.g. ``updates=100``.
 
-    Raises
-    ------
-    ParameterError : if there is no variant of that name, or an option cannot be.
+    Raises:
+        ParameterError: if there is no variant of that name, or an option cannot be.
     """
     if name not in VARIANTS:
         raise ParameterError(f"variant = {name!r} is not known; known: {', '.join(VARIANTS)}.")
@@ -150,14 +147,12 @@ def seconds_per_update(experiment: Experiment) -> float:
 def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: bool = True) -> Path:
     """Train a variant for the budget and store its validation score; a stored one is kept.
 
-    Parameters
-    ----------
-    runs : folder for unfinished runs: one that was stopped goes on.
-    budget : seconds of one core.
+    Args:
+        runs: folder for unfinished runs: one that was stopped goes on.
+        budget: seconds of one core.
 
-    Raises
-    ------
-    OtherRunError : if the result, or the unfinished run, of that name is of other options than the variant has now.
+    Raises:
+        OtherRunError: if the result, or the unfinished run, of that name is of other options than the variant has now.
     """
     path = ablation_path(name, seed)
     if path.exists():

@@ -40,11 +40,10 @@ def compare(
 
     A search that was interrupted goes on; a result that is stored for the hyperparameters that were found is kept.
 
-    Parameters
-    ----------
-    again : run on the test set even so.
-    seed : of the runs on the test set.
-    run : what runs a method, as :func:`~assim_lib.classical.methods.run_baseline` does.
+    Args:
+        again: run on the test set even so.
+        seed: of the runs on the test set.
+        run: what runs a method, as :func:`~assim_lib.classical.methods.run_baseline` does.
     """
     finalists = Search(contender, contender.setting.load("validation"), progress, run=run).finalists()
     path = results_dir() / f"{contender.name}.json"
@@ -101,9 +100,8 @@ def is_stored(path: Path, wanted: list[Hyperparameters]) -> bool:
 def stored_baseline(twin: TwinExperiment, method: str, m: int = 1) -> Baseline:
     """A classical method with the hyperparameters that it was scored with.
 
-    Raises
-    ------
-    LookupError : if it has no score in the setting of the twin experiment.
+    Raises:
+        LookupError: if it has no score in the setting of the twin experiment.
     """
     for contender in contenders(twin.setting) if twin.setting in SETTINGS else ():
         path = results_dir() / f"{contender.name}.json"
@@ -132,15 +130,13 @@ def compare_all(
 ) -> Iterator[Path]:
     """:func:`compare` for many; yield each result's path when it is there.
 
-    Parameters
-    ----------
-    workers : processes of one thread on this machine; 1: this one alone.
-    scheduler : address of a scheduler of dask.distributed, whose workers know the same folder of data.
+    Args:
+        workers: processes of one thread on this machine; 1: this one alone.
+        scheduler: address of a scheduler of dask.distributed, whose workers know the same folder of data.
 
-    Raises
-    ------
-    LookupError : if workers or a scheduler are asked for without the extra ``sweep``.
-    ConnectionError : if the scheduler cannot be reached or is lost.
+    Raises:
+        LookupError: if workers or a scheduler are asked for without the extra ``sweep``.
+        ConnectionError: if the scheduler cannot be reached or is lost.
     """
     contenders = list(contenders)
     tasks = {contender.name: (contender, again, run) for contender in contenders}
@@ -159,9 +155,8 @@ def compare_all(
 def imported_engine() -> ModuleType:
     """The module :mod:`assim_lib.workers`, which needs the extra ``sweep``.
 
-    Raises
-    ------
-    LookupError : if it is not installed.
+    Raises:
+        LookupError: if it is not installed.
     """
     try:
         return import_module("assim_lib.workers")

@@ -24,9 +24,8 @@ Analyses = Float[np.ndarray, "_ channel site"]
 class Displaced(Record):
     """RMSE of the analyses of a filter along the test set, as they are and displaced, with its 95 % interval.
 
-    Attributes
-    ----------
-    file : of their scores.
+    Attributes:
+        file: of their scores.
     """
 
     label: Label
@@ -49,18 +48,15 @@ def fitted(
 ) -> Callable[[Analyses], Analyses]:
     """What to add to analyses, by least squares on the observations of a twin experiment; no truth is looked at.
 
-    Parameters
-    ----------
-    analyses : along ``twin``, from its first cycle on; those of its burn-in are left out.
-    flow : the model over a cycle; what the rule says of an analysis, it says from the forecast of the one before.
+    Args:
+        analyses: along ``twin``, from its first cycle on; those of its burn-in are left out.
+        flow: the model over a cycle; what the rule says of an analysis, it says from the forecast of the one before.
 
-    Returns
-    -------
-    Of analyses along a record, from the second of them on, what is to be added.
+    Returns:
+        Of analyses along a record, from the second of them on, what is to be added.
 
-    Raises
-    ------
-    ValueError : for states of several channels.
+    Raises:
+        ValueError: for states of several channels.
     """
     if analyses.shape[1] != 1:
         raise ValueError(f"analyses of {analyses.shape[1]} channels; the rule is one for states of one.")

@@ -27,9 +27,8 @@ def best(setting: Setting, **wanted: Any) -> pd.Series:
 
     One that the truth has taught has to be asked for by its method.
 
-    Raises
-    ------
-    ValueError : if there is none; the sentence repeats what was wanted.
+    Raises:
+        ValueError: if there is none; the sentence repeats what was wanted.
     """
     rows = load_scores(**setting.as_dict(), **wanted).dropna(subset="rmse")
     rows = best_of(rows if "method" in wanted else pd.DataFrame(rows[rows.method != TAUGHT]))

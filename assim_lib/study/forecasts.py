@@ -37,10 +37,9 @@ Flow = Callable[[Tensor], Tensor]
 class Forecasts(Record):
     """RMSE of the forecasts from one kind of state, by lead in cycles from 0 on, with its 95 % interval.
 
-    Attributes
-    ----------
-    label : what the states are, and what forecasts from them if not the model.
-    file : of their scores; None for the truth.
+    Attributes:
+        label: what the states are, and what forecasts from them if not the model.
+        file: of their scores; None for the truth.
     """
 
     label: Label
@@ -69,15 +68,13 @@ def forecast_errors(
 ) -> Float[np.ndarray, "start lead"]:
     """Root mean square errors over the state, of forecasts by start and by lead in cycles, 0 … ``leads``.
 
-    Parameters
-    ----------
-    analysis : the states that forecasts start from, from the first cycle of ``twin`` on; its burn-in is left out.
-    every : cycles between two starts.
-    flow : the model over a cycle; by default the one that filters forecast the truth's system with.
+    Args:
+        analysis: the states that forecasts start from, from the first cycle of ``twin`` on; its burn-in is left out.
+        every: cycles between two starts.
+        flow: the model over a cycle; by default the one that filters forecast the truth's system with.
 
-    Raises
-    ------
-    ValueError : if there are too few states for one forecast after the burn-in.
+    Raises:
+        ValueError: if there are too few states for one forecast after the burn-in.
     """
     least = twin.burn_in + leads + 1
     if len(analysis) < least:

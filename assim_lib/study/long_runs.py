@@ -34,16 +34,16 @@ STARTS, LONG, BLOCK = 20, 100_000, 1000  # cold starts, cycles, and cycles betwe
 class LongRun(Record):
     """Many filters of one kind, each from a cold start of its own, after truths of their own.
 
-    Attributes
-    ----------
-    cycles, block : length of the run, and of the blocks that it is told in.
-    climatology : RMSE of the climatological mean.
-    rmse : mean RMSE, by block and start.
-    worst : the largest mean over :data:`~assim_lib.evaluation.LOST_AFTER` cycles that end in a block, by block and
-        start. In files from before, these lie within the block as well.
-    first : RMSE of each of the first cycles, by start.
-    lost : number of blocks in which the truth was lost, that of the cold start included, by start. An error that is no
-        number loses it as well.
+    Attributes:
+        cycles: length of the run.
+        block: length of the blocks that it is told in.
+        climatology: RMSE of the climatological mean.
+        rmse: mean RMSE, by block and start.
+        worst: the largest mean over :data:`~assim_lib.evaluation.LOST_AFTER` cycles that end in a block, by block and
+            start. In files from before, these lie within the block as well.
+        first: RMSE of each of the first cycles, by start.
+        lost: number of blocks in which the truth was lost, that of the cold start included, by start. An error that is
+            no number loses it as well.
     """
 
     cycles: int
@@ -82,12 +82,11 @@ def stress_tests() -> dict[str, StressTest]:
 def long_runs_table() -> pd.DataFrame:
     """What the stored long runs say, one row a filter.
 
-    Returns
-    -------
-    ``cycles`` and ``starts``; the mean ``rmse`` without the block of the cold start; the ``worst`` mean over
-    :data:`~assim_lib.evaluation.LOST_AFTER` cycles after it, and ``climatology`` to compare it with; ``recovery``, the
-    first cycle at which the last start had an error below half of the climatology's; and the number of starts that
-    were ``lost`` at any time after the first block.
+    Returns:
+        ``cycles`` and ``starts``; the mean ``rmse`` without the block of the cold start; the ``worst`` mean over
+        :data:`~assim_lib.evaluation.LOST_AFTER` cycles after it, and ``climatology`` to compare it with; ``recovery``,
+        the first cycle at which the last start had an error below half of the climatology's; and the number of starts
+        that were ``lost`` at any time after the first block.
     """
     rows = {}
     for name, result in stress_tests().items():
@@ -120,14 +119,12 @@ def transfer_table() -> pd.DataFrame:
 def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:
     """Long run and other settings of a published filter; store both.
 
-    Parameters
-    ----------
-    folder : for the state of the long run, which goes on from there after an interruption.
-    cycles : of the long run, a multiple of :data:`BLOCK`; at least two blocks, since the first does not count.
+    Args:
+        folder: for the state of the long run, which goes on from there after an interruption.
+        cycles: of the long run, a multiple of :data:`BLOCK`; at least two blocks, since the first does not count.
 
-    Raises
-    ------
-    ValueError : if ``cycles`` cannot be, or the state in ``folder`` is that of another run.
+    Raises:
+        ValueError: if ``cycles`` cannot be, or the state in ``folder`` is that of another run.
     """
     if cycles < 2 * BLOCK:
         raise ValueError(f"cycles = {cycles} must be at least {2 * BLOCK}.")
@@ -215,14 +212,12 @@ def long_run(
 ) -> LongRun:
     """Follow independent truths for many cycles, each filter from a cold start of its own.
 
-    Parameters
-    ----------
-    cycles : a multiple of :data:`BLOCK`.
-    state : file that the run goes on from after an interruption, saved after each block.
+    Args:
+        cycles: a multiple of :data:`BLOCK`.
+        state: file that the run goes on from after an interruption, saved after each block.
 
-    Raises
-    ------
-    ValueError : if ``cycles`` cannot be, or ``state`` is that of another run.
+    Raises:
+        ValueError: if ``cycles`` cannot be, or ``state`` is that of another run.
     """
     if cycles < BLOCK or cycles % BLOCK:
         raise ValueError(f"cycles = {cycles} must be a positive multiple of {BLOCK}.")

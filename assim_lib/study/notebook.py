@@ -29,11 +29,10 @@ Allowed = tuple[float | int, float | int] | list[Any] | Registry[Any] | None
 class NotebookParameters:
     """The parameters of a notebook, found right.
 
-    Attributes
-    ----------
-    experiment : what the options among them make of the notebook's experiment; None if it has none.
-    options : these options, by name.
-    others : the notebook's own parameters by name; each is an attribute as well.
+    Attributes:
+        experiment: what the options among them make of the notebook's experiment; None if it has none.
+        options: these options, by name.
+        others: the notebook's own parameters by name; each is an attribute as well.
     """
 
     def __init__(self, experiment: Experiment | None, options: dict[str, Any], others: dict[str, Any]):
@@ -76,9 +75,8 @@ class StoredFilter(NamedTuple):
 def stored_filter(setting: Setting, **wanted: Any) -> StoredFilter | None:
     """The published filter that is best on validation data in exactly this setting; says which, or that there is none.
 
-    Parameters
-    ----------
-    wanted : other columns of the table of scores and their values, e.g. ``method="amortized"``.
+    Args:
+        wanted: other columns of the table of scores and their values, e.g. ``method="amortized"``.
     """
     try:
         stored = StoredFilter(*best_filter(**setting.as_dict(), **wanted))
@@ -105,16 +103,14 @@ def notebook_parameters(
     In a notebook that is already under way the two cells may be run again: what stands in its namespace by then is no
     parameter.
 
-    Parameters
-    ----------
-    namespace : ``globals()`` of the notebook.
-    experiment : the named experiment that the other parameters are options of; None if there is none.
-    allowed : the notebook's own parameters: (lowest, highest), a list of values, a registry of names (that of a plugin
-        included; an empty name stands for all of them), or None for any of the declared type.
+    Args:
+        namespace: ``globals()`` of the notebook.
+        experiment: the named experiment that the other parameters are options of; None if there is none.
+        allowed: the notebook's own parameters: (lowest, highest), a list of values, a registry of names (that of a
+            plugin included; an empty name stands for all of them), or None for any of the declared type.
 
-    Raises
-    ------
-    ParameterError : one sentence about the first that cannot be used.
+    Raises:
+        ParameterError: one sentence about the first that cannot be used.
     """
     declared: dict[str, Any] = namespace.get("__annotations__", {})
     values = {

@@ -31,16 +31,14 @@ RAREST_AGE = 1e-3  # the share of entries from which on an age is reported
 def check_publishable(experiment: Experiment, again: bool = False) -> None:
     """Ask, before a filter is trained, whether it can be published afterwards.
 
-    Parameters
-    ----------
-    again : a filter of the same name that was trained in another way may be replaced.
+    Args:
+        again: a filter of the same name that was trained in another way may be replaced.
 
-    Raises
-    ------
-    LookupError : if the test set of a setting is not one of the project's frozen ones.
-    IntegrityError, FileNotFoundError : if one of them is damaged, or gone.
-    PermissionError : if nothing can be stored.
-    FileExistsError : if there is another filter of that name.
+    Raises:
+        LookupError: if the test set of a setting is not one of the project's frozen ones.
+        IntegrityError, FileNotFoundError: if one of them is damaged, or gone.
+        PermissionError: if nothing can be stored.
+        FileExistsError: if there is another filter of that name.
     """
     for scored in scored_settings(experiment):
         for split in CYCLES:
@@ -59,9 +57,8 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
 def refuse_unwritable(path: Path) -> None:
     """Ask whether a filter can be stored there.
 
-    Raises
-    ------
-    PermissionError : if not.
+    Raises:
+        PermissionError: if not.
     """
     if reason := why_not_writable(path):
         raise PermissionError(
@@ -73,9 +70,8 @@ def refuse_unwritable(path: Path) -> None:
 def refuse_other_training(experiment: Experiment, path: Path) -> None:
     """Ask whether a filter of that name was trained in another way.
 
-    Raises
-    ------
-    FileExistsError : if so.
+    Raises:
+        FileExistsError: if so.
     """
     # Weights alone are what a run left that was killed before it wrote their record: they are not published.
     if path.exists() and path.with_suffix(".json").exists():
@@ -95,15 +91,13 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     A filter of many settings has one checkpoint, and a result in each of those that it is scored in. The test set
     decides nothing: one that loses the truth there is stored as ``diverged``, as a classical method is.
 
-    Parameters
-    ----------
-    record : of the training, as :func:`~assim_lib.training.run.train` returns it.
+    Args:
+        record: of the training, as :func:`~assim_lib.training.run.train` returns it.
 
-    Raises
-    ------
-    LookupError : if the test set of a setting is not one of the project's frozen ones.
-    FloatingPointError : if on the validation set the filter's analyses are not finite, or lose the truth as
-        :func:`~assim_lib.evaluation.lost_truth` has it.
+    Raises:
+        LookupError: if the test set of a setting is not one of the project's frozen ones.
+        FloatingPointError: if on the validation set the filter's analyses are not finite, or lose the truth as
+            :func:`~assim_lib.evaluation.lost_truth` has it.
     """
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
@@ -173,10 +167,9 @@ def _by_age(ages: dict[str, list[float]]) -> str:
 def publish_again(name: str) -> Path:
     """Score a published filter as the library is now, and store that; its weights stay as they are.
 
-    Raises
-    ------
-    FileNotFoundError : if there is no checkpoint of that name.
-    IntegrityError : if its record is that of another filter.
+    Raises:
+        FileNotFoundError: if there is no checkpoint of that name.
+        IntegrityError: if its record is that of another filter.
     """
     experiment, model = load_filter(checkpoint_path(name))
     _, record = load_checkpoint(checkpoint_path(name))
@@ -193,13 +186,11 @@ def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
 
     A filter that was trained in many settings comes in that of the row.
 
-    Parameters
-    ----------
-    wanted : columns of the table and their values, e.g. ``method="amortized", obs_conf="full_obs"``.
+    Args:
+        wanted: columns of the table and their values, e.g. ``method="amortized", obs_conf="full_obs"``.
 
-    Raises
-    ------
-    NothingPublishedError : if no filter is published for the setting.
+    Raises:
+        NothingPublishedError: if no filter is published for the setting.
     """
     rows = load_scores(**wanted)
     rows = rows.loc[rows.checkpoint.notna()]

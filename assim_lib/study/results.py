@@ -57,23 +57,32 @@ Label = Annotated[str, AfterValidator(lambda label: label.replace(" N=", " m="))
 class Result(Record):
     """The scores of a run on the frozen data of a setting.
 
-    Attributes
-    ----------
-    system, obs_conf, step_size, noise : the setting.
-    method, m : as in the table of scores.
-    label : tells apart runs with the same method and m.
-    test, validation : scores on the frozen test set, and on the validation set that choices are made by.
-    ms_per_cycle : processor time of a cycle of one sequence in milliseconds, as noted at the scoring, perhaps beside
-        other work: :mod:`assim_lib.study.cost` compares.
-    checkpoint, weights, untrained, untrained_validation : of a learned filter: file name of its weights, their SHA-256,
-        and the scores of the same filter before any training on both sets.
-    by_age : of a learned filter: :func:`~assim_lib.evaluation.error_by_age` on the test set, of the ages that at least
-        one entry in a thousand has.
-    diverged : whether it lost the truth on the test set.
-    diverged_starts, starts : of a classical method: how many of so many short runs lost the truth.
-    baseline, role, outcome : of a classical method: what ran, what it is compared for, and how the run ended.
-    failed : of a classical method: what was tried on the test set before, and lost the truth there.
-    provenance : of the scores; that of the training is in the record of the checkpoint.
+    Attributes:
+        system: of the setting.
+        obs_conf: of the setting.
+        step_size: of the setting.
+        noise: of the setting.
+        method: as in the table of scores.
+        m: number of members.
+        label: tells apart runs with the same method and m.
+        test: scores on the frozen test set.
+        validation: scores on the validation set, which choices are made by.
+        ms_per_cycle: processor time of a cycle of one sequence in milliseconds, as noted at the scoring, perhaps beside
+            other work: :mod:`assim_lib.study.cost` compares.
+        checkpoint: of a learned filter: file name of its weights.
+        weights: of a learned filter: their SHA-256.
+        untrained: of a learned filter: test scores of the same filter before any training.
+        untrained_validation: likewise on the validation set.
+        by_age: of a learned filter: :func:`~assim_lib.evaluation.error_by_age` on the test set, of the ages that at
+            least one entry in a thousand has.
+        diverged: whether it lost the truth on the test set.
+        diverged_starts: of a classical method: how many short runs lost the truth.
+        starts: of a classical method: number of short runs.
+        baseline: of a classical method: what ran.
+        role: of a classical method: what it is compared for.
+        outcome: of a classical method: how the run ended.
+        failed: of a classical method: what was tried on the test set before, and lost the truth there.
+        provenance: of the scores; that of the training is in the record of the checkpoint.
     """
 
     system: str
@@ -110,12 +119,11 @@ class Result(Record):
 class TrainingRecord(Record):
     """How a filter was trained, from the record beside its weights.
 
-    Attributes
-    ----------
-    experiment : all options.
-    provenance : of the training.
-    seconds, core_seconds : wall and processor time of the updates alone.
-    history : the learning curve, one point a validation.
+    Attributes:
+        experiment: all options.
+        provenance: of the training.
+        seconds, core_seconds: wall and processor time of the updates alone.
+        history: the learning curve, one point a validation.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -135,9 +143,8 @@ def results_dir() -> Path:
 def read_result(path: Path) -> Result:
     """The result in a file.
 
-    Raises
-    ------
-    IntegrityError : if something in it is wrong; the sentence names file and field.
+    Raises:
+        IntegrityError: if something in it is wrong; the sentence names file and field.
     """
     return Result.read(path)
 
@@ -152,13 +159,11 @@ def write_result(name: str, result: Result) -> Path:
 def training_record(checkpoint: str) -> TrainingRecord:
     """How the filter of a checkpoint was trained.
 
-    Parameters
-    ----------
-    checkpoint : file name of its weights, as in the table of scores.
+    Args:
+        checkpoint: file name of its weights, as in the table of scores.
 
-    Raises
-    ------
-    IntegrityError : if something in the record is wrong; the sentence names file and field.
+    Raises:
+        IntegrityError: if something in the record is wrong; the sentence names file and field.
     """
     return TrainingRecord.read((data_dir() / "checkpoints" / checkpoint).with_suffix(".json"))
 
@@ -206,9 +211,8 @@ def write_scores() -> Path:
 def load_scores(**wanted: Any) -> pd.DataFrame:
     """The rows of ``scores.csv`` that are wanted, e.g. ``load_scores(system="l96", method=["LETKF", "iEnKS"])``.
 
-    Raises
-    ------
-    IntegrityError : if the file is no table of scores.
+    Raises:
+        IntegrityError: if the file is no table of scores.
     """
     path = results_dir() / "scores.csv"
     try:

@@ -52,10 +52,9 @@ def by_setting(table: pd.DataFrame) -> pd.DataFrame:
 def lines_to_beat(setting: Setting, methods: Sequence[str] = ("LETKF",), most: int = 4) -> dict[str, float]:
     """Validation RMSE of the best tuned classical methods of a setting by label, for a figure of learning curves.
 
-    Parameters
-    ----------
-    methods : of which they are taken.
-    most : number of them; none where nothing is tuned for the setting.
+    Args:
+        methods: of which they are taken.
+        most: number of them; none where nothing is tuned for the setting.
     """
     table = load_scores(**setting.as_dict(), method=list(methods)).query("best").nsmallest(most, "validation_rmse")
     return dict(zip(table.label, table.validation_rmse, strict=True))

@@ -30,10 +30,9 @@ def intervals(table: pd.DataFrame, name: str = "rmse") -> list[str]:
 def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = None) -> Markdown:
     """A table with its caption; the first column is the index.
 
-    Parameters
-    ----------
-    table : numbers, rounded here, or text that is ready.
-    best : columns that compete in each row: the smallest number among them is bold, and what reads the same.
+    Args:
+        table: numbers, rounded here, or text that is ready.
+        best: columns that compete in each row: the smallest number among them is bold, and what reads the same.
     """
     rows = table.astype(object)
     for place in range(len(rows)):
@@ -53,9 +52,8 @@ def each_kind(scores: pd.DataFrame) -> pd.DataFrame:
 
     Runs with a hundred members, a reference, are a kind of their own, and so is a filter that the truth has taught.
 
-    Parameters
-    ----------
-    scores : rows of the table of scores.
+    Args:
+        scores: rows of the table of scores.
     """
     kinds = scores.analysis.where(scores.method != TAUGHT).fillna(scores.method)
     each = best_of(scores.assign(kind=kinds, large=scores.m > CLASSICAL_MEMBERS), ["kind", "large"])

@@ -25,9 +25,8 @@ def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
     Of several runs that are called the same, the best on validation data is shown. The curve of a filter trained in
     many settings is a mean over some of them, whatever setting is asked for.
 
-    Parameters
-    ----------
-    wanted : columns of the table of scores and their values, as in :func:`~assim_lib.study.results.load_scores`.
+    Args:
+        wanted: columns of the table of scores and their values, as in :func:`~assim_lib.study.results.load_scores`.
     """
     rows = _learned(**wanted).sort_values("validation_rmse", kind="stable")
     first = rows.drop_duplicates(["label", "m"])
@@ -41,9 +40,8 @@ def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str,
     Each of its points has ``cycles``, those that all trajectories had been trained on by then. Points of a filter that
     was trained in another setting are left out, for they are no errors in this one; its cycles count.
 
-    Parameters
-    ----------
-    record : of a published filter, or as :func:`~assim_lib.training.run.train` returns it.
+    Args:
+        record: of a published filter, or as :func:`~assim_lib.training.run.train` returns it.
     """
     record = record if isinstance(record, TrainingRecord) else TrainingRecord.model_validate(dict(record))
     legs = _legs(record)
@@ -77,9 +75,8 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
     were trained without one.
     ``validation_rmse`` of a filter with results in several settings is their geometric mean.
 
-    Parameters
-    ----------
-    wanted : as for :func:`histories`.
+    Args:
+        wanted: as for :func:`histories`.
     """
     rows = []
     for checkpoint, results in _learned(**wanted).groupby("checkpoint", sort=False):

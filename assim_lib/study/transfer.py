@@ -47,11 +47,10 @@ def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str,
 def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
     """A trained filter in each of :func:`changes`.
 
-    Returns
-    -------
-    By setting: mean RMSE after :data:`SPINUP` cycles with its standard error over independent runs, the RMSE
-    of climatology, and the share of runs that end worse than that. A setting in which the filter cannot work has a
-    ``reason`` in their place.
+    Returns:
+        Of each setting the mean RMSE after :data:`SPINUP` cycles with its standard error over independent runs, the
+        RMSE of climatology, and the share of runs that end worse than that. A setting in which the filter cannot work
+        has a ``reason`` in their place.
     """
     experiment, _ = load_filter(checkpoint)
     rows = []
@@ -82,11 +81,11 @@ def _short_runs(experiment: Experiment, model: AmortizedFilter, dynamics: Dynami
 class ShortRuns:
     """Filters that started cold, each along a truth of its own.
 
-    Attributes
-    ----------
-    truth, observations : what each was to find, and what it was given of it; NaN where nothing was seen.
-    ensemble : the analyses.
-    climatology : RMSE of the climatological mean.
+    Attributes:
+        truth: what each was to find.
+        observations: what each was given of it; NaN where nothing was seen.
+        ensemble: the analyses.
+        climatology: RMSE of the climatological mean.
     """
 
     truth: Float[np.ndarray, "start cycle channel site"]
@@ -115,10 +114,9 @@ def follow(
 ) -> ShortRuns:
     """Let a filter find truths that are simulated here, each from a cold start of its own.
 
-    Parameters
-    ----------
-    seed : of truths, errors and cold starts.
-    dynamics : the true system; by default that of the experiment.
+    Args:
+        seed: of truths, errors and cold starts.
+        dynamics: the true system; by default that of the experiment.
     """
     dataset = simulate(dynamics or system_of(experiment.system), experiment.step_size, cycles, starts, seed)
     truth, observations = observed(dataset, model.observation_model)

@@ -24,14 +24,14 @@ SAME, ELSEWHERE = 1e-6, 0.01  # relative to the RMSE
 class Verified:
     """A stored score and what was found in its place.
 
-    Attributes
-    ----------
-    name : of the result.
-    cycles : number of cycles that were compared; 0 if nothing could be.
-    stored, found : RMSE over these cycles.
-    difference : relative to the stored RMSE: where equality is asked for, the largest of a block, else that of the
-        mean.
-    allowed : how large it may be.
+    Attributes:
+        name: of the result.
+        cycles: number of cycles that were compared; 0 if nothing could be.
+        stored: RMSE over these cycles, as published.
+        found: the same, scored anew.
+        difference: relative to the stored RMSE: where equality is asked for, the largest of a block, else that of the
+            mean.
+        allowed: how large it may be.
     """
 
     name: str
@@ -65,9 +65,8 @@ HEADER = f"{'result':<80}  cycles   stored    found  difference allowed"
 def to_verify(names: Iterable[str] = ()) -> list[tuple[str, Result]]:
     """The results of published filters, by name; of all filters unless some are named.
 
-    Raises
-    ------
-    LookupError : if a filter has no result.
+    Raises:
+        LookupError: if a filter has no result.
     """
     stored = ((path.stem, read_result(path)) for path in sorted(results_dir().glob("*.json")))
     learned = [(name, result) for name, result in stored if result.checkpoint]
@@ -81,15 +80,13 @@ def to_verify(names: Iterable[str] = ()) -> list[tuple[str, Result]]:
 def verify(results: Iterable[tuple[str, Result]], cycles: int | None = None) -> Iterator[Verified]:
     """Score filters again, one after the other.
 
-    Parameters
-    ----------
-    results : see :func:`to_verify`.
-    cycles : scored cycles to compare, in whole blocks; all by default. A score that was stored without its blocks can
-        be compared as a whole only.
+    Args:
+        results: see :func:`to_verify`.
+        cycles: scored cycles to compare, in whole blocks; all by default. A score that was stored without its blocks
+            can be compared as a whole only.
 
-    Raises
-    ------
-    IntegrityError : if weights are not those that were scored, or a frozen set is damaged.
+    Raises:
+        IntegrityError: if weights are not those that were scored, or a frozen set is damaged.
     """
     return (_verified(name, result, cycles) for name, result in results)
 
@@ -113,9 +110,8 @@ def _verified(name: str, result: Result, cycles: int | None) -> Verified:
 def compared(name: str, stored: Scores, found: Scores, allowed: float, same_weights: bool = True) -> Verified:
     """A stored score beside one of the same cycles, or of its first blocks.
 
-    Parameters
-    ----------
-    same_weights : whether the stored score is of these weights; if not, no difference is small.
+    Args:
+        same_weights: whether the stored score is of these weights; if not, no difference is small.
     """
     blocks = np.array(stored.blocks[: len(found.blocks)])
     before = stored.rmse if found.cycles == stored.cycles else float(blocks.mean())

@@ -16,13 +16,11 @@ from assim_lib.storage import json_bytes, write_bytes
 class Folder:
     """Files below an address.
 
-    Parameters
-    ----------
-    url : path or address; fsspec's own settings hold, such as ``AWS_ENDPOINT_URL`` for another S3.
+    Args:
+        url: path or address; fsspec's own settings hold, such as ``AWS_ENDPOINT_URL`` for another S3.
 
-    Raises
-    ------
-    OSError : if no such kind of address is known, or its package is not installed.
+    Raises:
+        OSError: if no such kind of address is known, or its package is not installed.
     """
 
     def __init__(self, url: str):

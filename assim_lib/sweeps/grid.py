@@ -33,10 +33,9 @@ COLUMNS = ("seconds", "overhead", "failed", "key")  # what a sweep says of its p
 class Point(NamedTuple):
     """A point of a grid.
 
-    Attributes
-    ----------
-    coordinates : what tells it from the other points, by name: parameters, and ``experiment`` if these are named.
-    parameters : all that the notebook is given.
+    Attributes:
+        coordinates: what tells it from the other points, by name: parameters, and ``experiment`` if these are named.
+        parameters: all that the notebook is given.
     """
 
     coordinates: dict[str, Any]
@@ -49,12 +48,11 @@ class Point(NamedTuple):
 class Grid(Record):
     """A grid as its file states it; see the module for an example.
 
-    Attributes
-    ----------
-    constants : parameters that all points share.
-    grid : parameter → its values: a list, or a range with ``start``, ``stop`` and either ``step`` or ``num``.
-    seeds : values of the parameter ``seed``, or how many, from 0 on.
-    experiments : name → parameters that its points share.
+    Attributes:
+        constants: parameters that all points share.
+        grid: parameter → its values: a list, or a range with ``start``, ``stop`` and either ``step`` or ``num``.
+        seeds: values of the parameter ``seed``, or how many, from 0 on.
+        experiments: name → parameters that its points share.
     """
 
     constants: dict[str, Any] = {}
@@ -66,10 +64,9 @@ class Grid(Record):
     def load(cls, path: Path | str) -> "Grid":
         """The grid in a YAML file.
 
-        Raises
-        ------
-        ParameterError : if it is none; the sentence names the file and the entry.
-        FileNotFoundError : if there is no such file.
+        Raises:
+            ParameterError: if it is none; the sentence names the file and the entry.
+            FileNotFoundError: if there is no such file.
         """
         path = Path(path)
         try:
@@ -92,9 +89,8 @@ class Grid(Record):
     def axes(self) -> dict[str, list[Any]]:
         """Every dimension of the grid with its values, in the order of the file; experiments are the first.
 
-        Raises
-        ------
-        ParameterError : if a parameter is given twice, an axis is empty or repeats a value, or a range is none.
+        Raises:
+            ParameterError: if a parameter is given twice, an axis is empty or repeats a value, or a range is none.
         """
         seeds = list(range(min(self.seeds, MOST_POINTS + 1))) if isinstance(self.seeds, int) else self.seeds
         if isinstance(self.seeds, int) and self.seeds < 1:

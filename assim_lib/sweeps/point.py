@@ -24,16 +24,14 @@ class PointError(RuntimeError):
 def run_point(text: str, key: str, parameters: dict[str, Any], output: str, timeout: float | None, path: str) -> None:
     """Run one point where nothing else is, and write its notebook and then its metrics: a task.
 
-    Parameters
-    ----------
-    text : the notebook.
-    output : address of the sweep's folder.
-    path : a folder of modules that the notebook may import.
+    Args:
+        text: the notebook.
+        output: address of the sweep's folder.
+        path: a folder of modules that the notebook may import.
 
-    Raises
-    ------
-    PointError : one sentence; the notebook as far as it came is in ``failed/``.
-    OSError : if the folder cannot be written to.
+    Raises:
+        PointError: one sentence; the notebook as far as it came is in ``failed/``.
+        OSError: if the folder cannot be written to.
     """
     began = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the kernel's, and with it PyTorch's

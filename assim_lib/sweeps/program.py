@@ -19,18 +19,15 @@ class Program:
     Where it reads them with :func:`~assim_lib.study.notebook.notebook_parameters`, this is asked about every point.
     Parameters of any other notebook must be known and of the type that is declared, or of that of the default.
 
-    Parameters
-    ----------
-    path : of the notebook.
+    Args:
+        path: of the notebook.
 
-    Attributes
-    ----------
-    text : the notebook without its outputs.
+    Attributes:
+        text: the notebook without its outputs.
 
-    Raises
-    ------
-    ParameterError : if it is no notebook, or has no such cell.
-    FileNotFoundError : if there is no such file.
+    Raises:
+        ParameterError: if it is no notebook, or has no such cell.
+        FileNotFoundError: if there is no such file.
     """
 
     def __init__(self, path: Path | str):
@@ -58,9 +55,8 @@ class Program:
     def configuration(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """What the notebook makes of some parameters: all values that it would run with.
 
-        Raises
-        ------
-        ParameterError : if it would refuse them.
+        Raises:
+            ParameterError: if it would refuse them.
         """
         namespace = self._begin(parameters)
         read = next((value for value in namespace.values() if isinstance(value, NotebookParameters)), None)

@@ -30,20 +30,17 @@ class Outcome(NamedTuple):
 class Sweep:
     """A notebook, a grid and a folder, found right before anything is computed.
 
-    Parameters
-    ----------
-    notebook : path of the notebook, see :class:`~assim_lib.sweeps.program.Program`.
-    grid : the grid, or the path of its file.
-    output : a local folder, or an address that fsspec and all workers know.
+    Args:
+        notebook: path of the notebook, see :class:`~assim_lib.sweeps.program.Program`.
+        grid: the grid, or the path of its file.
+        output: a local folder, or an address that fsspec and all workers know.
 
-    Attributes
-    ----------
-    points : all points, as the index of the folder lists them; two that have the same configuration share a ``key``.
+    Attributes:
+        points: all points, as the index of the folder lists them; two that have the same configuration share a ``key``.
 
-    Raises
-    ------
-    ParameterError : if a point cannot be run; one sentence with the first, and its parameter.
-    OSError : if there is no such notebook, grid, or kind of address.
+    Raises:
+        ParameterError: if a point cannot be run; one sentence with the first, and its parameter.
+        OSError: if there is no such notebook, grid, or kind of address.
     """
 
     def __init__(self, notebook: Path | str, grid: Grid | Path | str, output: str):
@@ -82,20 +79,17 @@ class Sweep:
     ) -> Outcome:
         """Run the points that are missing, and write the tables of all that are there.
 
-        Parameters
-        ----------
-        scheduler : address of a running scheduler; None: processes of one thread on this machine.
-        workers : how many of these; None: one a core, as memory allows.
-        timeout : seconds after which a point is ended; None: never.
-        retries : how many more times a point is tried that fails.
+        Args:
+            scheduler: address of a running scheduler; None: processes of one thread on this machine.
+            workers: how many of these; None: one a core, as memory allows.
+            timeout: seconds after which a point is ended; None: never.
+            retries: how many more times a point is tried that fails.
 
-        Returns
-        -------
-        The paths of the tables, and the points that failed.
+        Returns:
+            The paths of the tables, and the points that failed.
 
-        Raises
-        ------
-        OSError : if the folder cannot be written to, or the scheduler cannot be reached or is lost.
+        Raises:
+            OSError: if the folder cannot be written to, or the scheduler cannot be reached or is lost.
         """
         dimensions = list(self.grid.axes())
         self.folder.write_json(INDEX, {"notebook": self.program.path.name, "axes": dimensions, "points": self.points})

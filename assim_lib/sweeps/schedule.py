@@ -10,11 +10,10 @@ def makespan(seconds: Sequence[float], workers: int, dispatch: float = 0.004, st
     Points are given out in their order, each to the worker that is free first. Two things do not get faster with more
     workers: one scheduler gives out one point after another, and the last point to end is waited for.
 
-    Parameters
-    ----------
-    seconds : that each point takes on a worker.
-    dispatch : seconds of the scheduler for each point.
-    start : seconds until a worker is ready.
+    Args:
+        seconds: that each point takes on a worker.
+        dispatch: seconds of the scheduler for each point.
+        start: seconds until a worker is ready.
     """
     free = [start] * min(workers, len(seconds))
     given = end = 0.0

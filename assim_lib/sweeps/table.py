@@ -18,15 +18,14 @@ INDEX = "sweep.json"
 def sweep_table(folder: Folder) -> pd.DataFrame:
     """One row a point of the grid, in its order; what is not finished has no metrics.
 
-    Parameters
-    ----------
-    folder : of a sweep.
+    Args:
+        folder: of a sweep.
 
-    Returns
-    -------
-    The coordinates; the metrics that are numbers or words, where none is called as a coordinate is; ``seconds`` that
-    the point took, and ``overhead``, those of them that were spent outside of its cells; ``failed``, why it failed;
-    ``key``, the name of its files. A metric of one of these four names is called ``metric_seconds``, and so on.
+    Returns:
+        The coordinates; the metrics that are numbers or words, where none is called as a coordinate is; ``seconds``
+        that the point took, and ``overhead``, those of them that were spent outside of its cells; ``failed``, why it
+        failed; ``key``, the name of its files. A metric of one of these four names is called ``metric_seconds``, and so
+        on.
     """
     points, finished = folder.read_json(INDEX)["points"], folder.stems("points", ".json")
     failed = folder.stems("failed", ".json")
@@ -52,10 +51,9 @@ def sweep_table(folder: Folder) -> pd.DataFrame:
 def on_grid(table: pd.DataFrame, axes: list[str]) -> xr.Dataset:
     """A sweep's numbers with the axes of its grid as dimensions, NaN where a point is not finished.
 
-    Parameters
-    ----------
-    table : of :func:`sweep_table`.
-    axes : its coordinates.
+    Args:
+        table: of :func:`sweep_table`.
+        axes: its coordinates.
     """
     table = table.drop(columns=["failed", "key"])
     for name in axes:

@@ -33,21 +33,21 @@ from assim_lib.systems.integrators import at_time, integrate
 class Dynamics(ABC):
     """A system of ordinary differential equations on a ring of sites.
 
-    Attributes
-    ----------
-    sites : number of sites on the ring.
-    dt : integration step, in the system's time unit.
-    name : what experiments call the system.
-    method, adjoint : of :meth:`flow`, see :func:`~assim_lib.systems.integrators.integrate`. An adaptive solver takes
-        steps of its own; ``dt`` then only counts the time.
-    forecast_model : name of the system that filters forecast with, if not this one.
-    spinup : time after which a perturbed rest state is on the attractor. The climatology of a system that depends on
-        time is that of as long a time, which should hold a whole season.
-    perturbation : standard deviation of the perturbations of the rest state.
-    depends_on_time : whether the tendency does. It is told by its signature: any parameter beside ``self`` and the
-        state, also one with a default value, makes a system depend on time.
-    homogeneous : whether the equation is the same at every site and on a ring of any number of sites; :meth:`flow` then
-        advances states on other rings than its own. Not so where a forcing, say, has a value for each site.
+    Attributes:
+        sites: number of sites on the ring.
+        dt: integration step, in the system's time unit.
+        name: what experiments call the system.
+        method: of :meth:`flow`, see :func:`~assim_lib.systems.integrators.integrate`. An adaptive solver takes steps
+            of its own; ``dt`` then only counts the time.
+        adjoint: of :meth:`flow`, likewise.
+        forecast_model: name of the system that filters forecast with, if not this one.
+        spinup: time after which a perturbed rest state is on the attractor. The climatology of a system that depends on
+            time is that of as long a time, which should hold a whole season.
+        perturbation: standard deviation of the perturbations of the rest state.
+        depends_on_time: whether the tendency does. It is told by its signature: any parameter beside ``self`` and the
+            state, also one with a default value, makes a system depend on time.
+        homogeneous: whether the equation is the same at every site and on a ring of any number of sites; :meth:`flow`
+            then advances states on other rings than its own. Not so where a forcing, say, has a value for each site.
     """
 
     sites: int
@@ -84,9 +84,8 @@ class Dynamics(ABC):
     def cycle_time(self, number: Int[Tensor, "*batch"] | int, step_size: float) -> Float[Tensor, "*batch 1 1"] | None:
         """The time of cycles, which broadcasts to their states; None if the system does not depend on it.
 
-        Parameters
-        ----------
-        number : of the cycle; in a trajectory the first observation is of cycle 0.
+        Args:
+            number: of the cycle; in a trajectory the first observation is of cycle 0.
         """
         if not self.depends_on_time:
             return None
@@ -105,13 +104,11 @@ class Dynamics(ABC):
     ) -> Float[Tensor, "*batch channel site"]:
         """Advance ``x`` by ``steps`` whole integration steps.
 
-        Parameters
-        ----------
-        time : of ``x``, in float64, broadcasts to it; for a system that depends on time.
+        Args:
+            time: of ``x``, in float64, broadcasts to it; for a system that depends on time.
 
-        Raises
-        ------
-        ValueError : if it does, and no time is given.
+        Raises:
+            ValueError: if it does, and no time is given.
         """
         return integrate(self.tendency, x, self.dt, steps, self.method, self.adjoint, start=self._start(time))
 
@@ -130,9 +127,8 @@ class Dynamics(ABC):
     def steps_per_cycle(self, step_size: float) -> int:
         """How many integration steps make one observation interval.
 
-        Raises
-        ------
-        ValueError : if ``step_size`` is not a whole, positive multiple of ``dt``.
+        Raises:
+            ValueError: if ``step_size`` is not a whole, positive multiple of ``dt``.
         """
         steps = round(step_size / self.dt) if math.isfinite(step_size / self.dt) else 0
         if steps < 1 or abs(steps * self.dt - step_size) > 1e-9:
@@ -148,16 +144,14 @@ class Dynamics(ABC):
     ) -> Float[Tensor, "batch channel site"]:
         """Independent states of the free-running system, float64: its climatology.
 
-        Parameters
-        ----------
-        batch : how many states.
-        generator : source of the initial perturbations.
-        spinup : time for which each perturbed rest state is run, in the system's unit; by default the system's own.
-        until : the time of the states, or of each, where the system depends on it.
+        Args:
+            batch: how many states.
+            generator: source of the initial perturbations.
+            spinup: time for which each perturbed rest state is run, in the system's unit; by default the system's own.
+            until: the time of the states, or of each, where the system depends on it.
 
-        Raises
-        ------
-        ValueError : if states do not stay finite.
+        Raises:
+            ValueError: if states do not stay finite.
         """
         self.refuse_unfit()
         start = self.rest()
@@ -205,9 +199,8 @@ def register_system(system: System) -> System:
 
     Running a notebook's cell again replaces what it registered before.
 
-    Raises
-    ------
-    ValueError : if it has no name, or one of the library's own.
+    Raises:
+        ValueError: if it has no name, or one of the library's own.
     """
     if not hasattr(system, "name"):
         raise ValueError(f"{system.__name__} needs a class attribute `name` that experiments can call it by.")
@@ -217,13 +210,11 @@ def register_system(system: System) -> System:
 def system_of(name: str, dt: float | None = None) -> Dynamics:
     """The registered system of that name, with its standard settings.
 
-    Parameters
-    ----------
-    dt : another integration step, in the system's time unit.
+    Args:
+        dt: another integration step, in the system's time unit.
 
-    Raises
-    ------
-    ValueError : if there is no such system, or ``dt`` is not positive.
+    Raises:
+        ValueError: if there is no such system, or ``dt`` is not positive.
     """
     system = SYSTEMS.find(name)()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings
     if dt is None:
@@ -236,8 +227,7 @@ def system_of(name: str, dt: float | None = None) -> Dynamics:
 def forecast_model_of(name: str, dt: float | None = None) -> Dynamics:
     """The model that filters forecast a registered system with: the system itself, or a simpler one.
 
-    Parameters
-    ----------
-    dt : another integration step of the model.
+    Args:
+        dt: another integration step of the model.
     """
     return system_of(SYSTEMS.find(name).forecast_model or name, dt)

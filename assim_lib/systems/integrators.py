@@ -46,12 +46,11 @@ def at_time(tendency: Tendency, time: Float[Tensor, "..."]) -> Tendency:
 def rk4_step(tendency: Tendency, x: Float[Tensor, "*shape"], dt: float, timed: bool = False) -> Float[Tensor, "*shape"]:
     """One step of the classical fourth-order Runge–Kutta method (the "1/6, 2/6, 2/6, 1/6" rule).
 
-    Parameters
-    ----------
-    tendency : maps a state to its time derivative, same shape.
-    x : the state, any shape.
-    dt : the step, in the time unit of the tendency.
-    timed : whether it depends on time, and is told how much later than the step's beginning a state is.
+    Args:
+        tendency: maps a state to its time derivative, same shape.
+        x: the state, any shape.
+        dt: the step, in the time unit of the tendency.
+        timed: whether it depends on time, and is told how much later than the step's beginning a state is.
     """
     at = tendency if timed else lambda x, later: tendency(x)
     k1 = at(x, 0.0)
@@ -88,11 +87,10 @@ class ETDRK4:
     :math:`L`, and about three with the long steps that are the point of the method.
     Sources: Cox & Matthews (2002) for the stages; Kassam & Trefethen (2005) for the circle.
 
-    Parameters
-    ----------
-    linear : the diagonal of :math:`L`; complex only where the state is.
-    dt : the step, in the time unit of :math:`L` and :math:`N`.
-    points : number of points on the circle of radius 1.
+    Args:
+        linear: the diagonal of :math:`L`; complex only where the state is.
+        dt: the step, in the time unit of :math:`L` and :math:`N`.
+        points: number of points on the circle of radius 1.
     """
 
     def __init__(self, linear: Inexact[np.ndarray, " mode"], dt: float, points: int = 32):
@@ -117,14 +115,12 @@ class ETDRK4:
     ) -> Inexact[Tensor, "*batch mode"]:
         """Advance ``v`` by ``steps`` steps.
 
-        Parameters
-        ----------
-        nonlinear : maps a state to N(v), same shape.
-        v : the state in the coordinates in which L is diagonal, real or complex.
+        Args:
+            nonlinear: maps a state to N(v), same shape.
+            v: the state in the coordinates in which L is diagonal, real or complex.
 
-        Raises
-        ------
-        ValueError : if ``steps`` is negative.
+        Raises:
+            ValueError: if ``steps`` is negative.
         """
         _check(steps)
         whole, half, q, f1, f2, f3 = self.coefficients.like(v)
@@ -165,20 +161,17 @@ def integrate(
 ) -> Float[Tensor, "*shape"]:
     """Advance ``x`` by ``steps`` steps of length ``dt``.
 
-    Parameters
-    ----------
-    method : ``"rk4"`` is :func:`rk4_step`; any other name is a method of ``torchdiffeq.odeint``
-        (``"dopri5"`` is adaptive). torchdiffeq's own ``"rk4"`` is the 3/8 rule, another scheme,
-        and is offered as ``"rk4_38"``.
-    adjoint : compute gradients by torchdiffeq's adjoint equations, in constant memory (not with ``"rk4"``).
-    rtol, atol : relative and absolute error that an adaptive method allows itself in a step; by default 1e-7 and 1e-9,
-        in single precision 1e-5 and 1e-6.
-    start : time of ``x`` (float64, broadcasts to it), of a tendency that depends on time and is called with a state and
-        its time; None: it does not.
+    Args:
+        method: ``"rk4"`` is :func:`rk4_step`; any other name is a method of ``torchdiffeq.odeint`` (``"dopri5"`` is
+            adaptive). torchdiffeq's own ``"rk4"`` is the 3/8 rule, another scheme, and is offered as ``"rk4_38"``.
+        adjoint: compute gradients by torchdiffeq's adjoint equations, in constant memory (not with ``"rk4"``).
+        rtol, atol: relative and absolute error that an adaptive method allows itself in a step; by default 1e-7 and
+            1e-9, in single precision 1e-5 and 1e-6.
+        start: time of ``x`` (float64, broadcasts to it), of a tendency that depends on time and is called with a state
+            and its time; None: it does not.
 
-    Raises
-    ------
-    ValueError : if ``steps`` is negative, ``method`` is unknown, or ``adjoint`` is asked of ``"rk4"``.
+    Raises:
+        ValueError: if ``steps`` is negative, ``method`` is unknown, or ``adjoint`` is asked of ``"rk4"``.
     """
     _check(steps)
     if method not in METHODS:

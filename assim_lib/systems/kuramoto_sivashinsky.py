@@ -25,9 +25,8 @@ class KuramotoSivashinsky(Dynamics):
     it. The spatial mean is conserved. Discretization as in DAPPER. Sources: Kassam & Trefethen (2005);
     Bocquet & Farchi (2019) for the settings of the twin experiment.
 
-    Attributes
-    ----------
-    length : of the interval.
+    Attributes:
+        length: of the interval.
     """
 
     sites: int = 128

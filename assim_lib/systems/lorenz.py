@@ -47,17 +47,15 @@ class TwoLevelLorenz96(Dynamics):
     Channel 0 is :math:`X`, channel :math:`j` is :math:`Y_j`. What is observed and forecast is :math:`X` alone.
     Indices as in DAPPER. Source: Lorenz (1996), *Predictability: a problem partly solved*.
 
-    Attributes
-    ----------
-    fast : number of fast variables per site, at least 2.
-    coupling : h.
-    b : amplitude of the slow variables relative to the fast ones.
-    c : how much faster the fast variables are.
-    forcing : F.
+    Attributes:
+        fast: number of fast variables per site, at least 2.
+        coupling: h.
+        b: amplitude of the slow variables relative to the fast ones.
+        c: how much faster the fast variables are.
+        forcing: F.
 
-    Raises
-    ------
-    ValueError : if ``fast`` is less than 2.
+    Raises:
+        ValueError: if ``fast`` is less than 2.
     """
 
     sites: int = 40
@@ -112,11 +110,11 @@ class VissioLucarini20(Dynamics):
     Channel 0 is :math:`X`, channel 1 is :math:`\theta`; :math:`\alpha` exchanges kinetic and potential energy.
     Source: Vissio & Lucarini (2020), *Mechanics and thermodynamics of a new minimal model of the atmosphere*.
 
-    Attributes
-    ----------
-    momentum_forcing, heating : F, G.
-    conversion : α, of one energy into the other.
-    dissipation : γ.
+    Attributes:
+        momentum_forcing: F.
+        heating: G.
+        conversion: α, of one energy into the other.
+        dissipation: γ.
     """
 
     sites: int = 36

@@ -22,12 +22,11 @@ def build_filter(
 ) -> AmortizedFilter:
     """An untrained filter for an experiment, on the experiment's device.
 
-    Parameters
-    ----------
-    climatology : states of the free-running model, (state, channel, site); simulated from the experiment's seed by
-        default. The units of the network's features are taken from them: a trained filter must be given its own,
-        since chaos makes others of the same seed on another machine.
-    normalization : units of a filter that was trained on another climatology.
+    Args:
+        climatology: states of the free-running model, (state, channel, site); simulated from the experiment's seed by
+            default. The units of the network's features are taken from them: a trained filter must be given its own,
+            since chaos makes others of the same seed on another machine.
+        normalization: units of a filter that was trained on another climatology.
     """
     dynamics = experiment.forecast_model
     instruments = observation_model(experiment.obs_conf, dynamics.channels, dynamics.sites, experiment.noise)

@@ -39,10 +39,9 @@ def save_checkpoint(model: AmortizedFilter, path: Path, record: dict[str, Any]) 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and the record of a checkpoint, its checksum verified.
 
-    Raises
-    ------
-    FileNotFoundError : if the weights or their record are missing.
-    IntegrityError : if the weights are not those of the record.
+    Raises:
+        FileNotFoundError: if the weights or their record are missing.
+        IntegrityError: if the weights are not those of the record.
     """
     record = checkpoint_record(path)
     if "sha256" not in record:
@@ -54,10 +53,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def checkpoint_record(path: Path) -> dict[str, Any]:
     """The record beside weights, as it stands there; the weights are not read.
 
-    Raises
-    ------
-    FileNotFoundError : if the weights or their record are missing.
-    IntegrityError : if it is no JSON object.
+    Raises:
+        FileNotFoundError: if the weights or their record are missing.
+        IntegrityError: if it is no JSON object.
     """
     sidecar = path.with_suffix(".json")
     if not (path.exists() and sidecar.exists()):
@@ -76,14 +74,12 @@ def checkpoint_record(path: Path) -> dict[str, Any]:
 def known_filter(name: str | Path, folder: str | Path | None = None) -> Path:
     """The path of a filter's weights.
 
-    Parameters
-    ----------
-    name : of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``. A text
-        is a path if it does so, or has a slash.
+    Args:
+        name: of a filter in ``data/checkpoints``, or another ``folder``; or a path, which ends in ``.safetensors``. A
+            text is a path if it does so, or has a slash.
 
-    Raises
-    ------
-    ParameterError : if there is no such filter.
+    Raises:
+        ParameterError: if there is no such filter.
     """
     if isinstance(name, Path) or "/" in name or name.endswith(".safetensors"):
         name = Path(name).expanduser()
@@ -102,16 +98,14 @@ def known_filter(name: str | Path, folder: str | Path | None = None) -> Path:
 def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, AmortizedFilter]:
     """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there.
 
-    Parameters
-    ----------
-    path : of the weights; or, as a text, the name of a published filter.
-    changed : options that differ from those it was trained with, e.g. ``noise=2.0``. With a ``system`` of another
-        number of sites, the climatology is simulated again; networks that treat all sites alike can have one.
+    Args:
+        path: of the weights; or, as a text, the name of a published filter.
+        changed: options that differ from those it was trained with, e.g. ``noise=2.0``. With a ``system`` of another
+            number of sites, the climatology is simulated again; networks that treat all sites alike can have one.
 
-    Raises
-    ------
-    ParameterError : if there is no filter of that name, or it cannot have them.
-    IntegrityError : if the weights are damaged, or the record is that of another filter.
+    Raises:
+        ParameterError: if there is no filter of that name, or it cannot have them.
+        IntegrityError: if the weights are damaged, or the record is that of another filter.
     """
     path = known_filter(path) if isinstance(path, str) else path
     weights, record = load_checkpoint(path)
@@ -127,10 +121,9 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
 def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
     """The filter of an experiment with the weights that ``experiment.pretrained`` names.
 
-    Raises
-    ------
-    FileNotFoundError : if there is no such filter.
-    ParameterError : if its weights are of another shape.
+    Raises:
+        FileNotFoundError: if there is no such filter.
+        ParameterError: if its weights are of another shape.
     """
     name = experiment.pretrained
     weights, record = load_checkpoint(checkpoint_path(name))
@@ -160,10 +153,9 @@ def _with_weights(
 def stored_experiment(record: dict[str, Any]) -> Experiment:
     """The experiment of a record. Wherever it was trained, this machine need not have a GPU.
 
-    Raises
-    ------
-    ParameterError : if its options are none of a run.
-    IntegrityError : if it has none.
+    Raises:
+        ParameterError: if its options are none of a run.
+        IntegrityError: if it has none.
     """
     options = record.get("experiment")
     if not isinstance(options, dict):
@@ -180,10 +172,9 @@ def stored_experiment(record: dict[str, Any]) -> Experiment:
 def read_state(path: Path, experiment: Experiment) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of what :meth:`Trainer.save` wrote.
 
-    Raises
-    ------
-    OtherRunError : if the file belongs to a run with other options.
-    IntegrityError : if it is no such file, or damaged.
+    Raises:
+        OtherRunError: if the file belongs to a run with other options.
+        IntegrityError: if it is no such file, or damaged.
     """
     header, tensors = load_tensors(path, "state of a run")
     try:

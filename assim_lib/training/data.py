@@ -17,14 +17,13 @@ from assim_lib.trajectories import cached, observed
 class TrainingData(NamedTuple):
     """Observations of some trajectories, each (segment, cycle, channel, site).
 
-    Attributes
-    ----------
-    observations : NaN where nothing was received; where errors are drawn anew at each pass, without them, and NaN where
-        nothing can ever be received.
-    near : what filters start from, NaN where that is the climatology; None if it is everywhere.
-    truth : only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`; None for the others.
-    phase : (segment, cycle), entries of the observation schedule; None if they come in turn.
-    first : number of the first cycle in time; None: 0.
+    Attributes:
+        observations: NaN where nothing was received; where errors are drawn anew at each pass, without them, and NaN
+            where nothing can ever be received.
+        near: what filters start from, NaN where that is the climatology; None if it is everywhere.
+        truth: only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`; None for the others.
+        phase: (segment, cycle), entries of the observation schedule; None if they come in turn.
+        first: number of the first cycle in time; None: 0.
     """
 
     observations: Float[Tensor, "segment cycle channel site"]

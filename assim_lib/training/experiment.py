@@ -205,9 +205,8 @@ class Experiment(BaseModel):
     def changed(self, **options: Any) -> "Experiment":
         """The same experiment with other options, validated.
 
-        Raises
-        ------
-        ParameterError : as :func:`configure` does.
+        Raises:
+            ParameterError: as :func:`configure` does.
         """
         return validated({**self.model_dump(), **options})
 
@@ -271,9 +270,8 @@ class Experiment(BaseModel):
 def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     """The validated experiment of that name; options given as ``None`` keep the preset's choice.
 
-    Raises
-    ------
-    ParameterError : for an unknown name, a wrong type, a value out of range or a senseless combination.
+    Raises:
+        ParameterError: for an unknown name, a wrong type, a value out of range or a senseless combination.
     """
     if experiment not in EXPERIMENTS:
         raise ParameterError(f"experiment = {experiment!r} is not known; known: {', '.join(EXPERIMENTS)}.")
@@ -314,9 +312,8 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
 def validated(values: dict[str, Any]) -> Experiment:
     """The experiment with all of these options.
 
-    Raises
-    ------
-    ParameterError : as :func:`configure` does.
+    Raises:
+        ParameterError: as :func:`configure` does.
     """
     refuse_unknown(values, list(Experiment.model_fields))
     try:

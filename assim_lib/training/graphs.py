@@ -21,9 +21,8 @@ Unroll = Callable[[Window], tuple[Tensor, Carry]]
 def check_graphed(experiment: Experiment, graphed: bool) -> None:
     """Refuse a graph where there can be none.
 
-    Raises
-    ------
-    ParameterError : without a GPU, or for a network that sorts a batch by its instruments.
+    Raises:
+        ParameterError: without a GPU, or for a network that sorts a batch by its instruments.
     """
     if graphed and experiment.torch_device.type != "cuda":
         raise ParameterError("graphed = True is for a GPU, and this run has none; leave it out.")
@@ -34,12 +33,11 @@ def check_graphed(experiment: Experiment, graphed: bool) -> None:
 class GraphedUnroll:
     """The loss of a window, where its filters end, and the gradient of the loss, as a CUDA graph.
 
-    Parameters
-    ----------
-    unroll : from a window to its loss and the carry at its end. Nothing in it may wait for the processor.
-    weights : whose gradients are wanted. Each graph writes them to memory of its own: after a call they are there.
-    window : one of the shape that all will have.
-    generator : on the GPU, what ``unroll`` draws from.
+    Args:
+        unroll: from a window to its loss and the carry at its end. Nothing in it may wait for the processor.
+        weights: whose gradients are wanted. Each graph writes them to memory of its own: after a call they are there.
+        window: one of the shape that all will have.
+        generator: on the GPU, what ``unroll`` draws from.
     """
 
     def __init__(self, unroll: Unroll, weights: Sequence[Tensor], window: Window, generator: torch.Generator):

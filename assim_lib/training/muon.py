@@ -17,20 +17,17 @@ class Muon(torch.optim.Optimizer):
 
     A step has the size that AdamW's would have (root mean square .2), so that one rate serves both.
 
-    Parameters
-    ----------
-    matrices : weights of two dimensions.
-    lr : rate.
-    weight_decay : decoupled; each step takes ``lr * weight_decay`` of the weights.
+    Args:
+        matrices: weights of two dimensions.
+        lr: rate.
+        weight_decay: decoupled; each step takes ``lr * weight_decay`` of the weights.
 
-    Raises
-    ------
-    ValueError : for a weight that is no matrix.
+    Raises:
+        ValueError: for a weight that is no matrix.
 
-    References
-    ----------
-    Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; the size of a step: Liu et al. (2025),
-    https://arxiv.org/abs/2502.16982.
+    References:
+        Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; the size of a step: Liu et al. (2025),
+        https://arxiv.org/abs/2502.16982.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):

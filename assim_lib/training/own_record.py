@@ -32,11 +32,10 @@ HELD_OUT = 5  # the last fifth
 class OwnData(NamedTuple):
     """A record as a training uses it.
 
-    Attributes
-    ----------
-    record : the whole of it.
-    first : number of its first cycle in the observation schedule.
-    trained : number of its cycles that are trained on; the others are held out.
+    Attributes:
+        record: the whole of it.
+        first: number of its first cycle in the observation schedule.
+        trained: number of its cycles that are trained on; the others are held out.
     """
 
     record: OwnRecord
@@ -63,15 +62,13 @@ class OwnData(NamedTuple):
 def on_record(experiment: Experiment, observations: Any, **options: Any) -> tuple[Experiment, OwnData]:
     """The experiment as it is trained on a record, and the record.
 
-    Parameters
-    ----------
-    observations : a path, or numbers in memory; or a record that is read already.
-    options : ``variable``, ``error``, ``fill_value`` and ``interval`` of :func:`~assim_lib.own.record.read_record`.
-        An error takes the place of the experiment's ``noise``; it may not change in time.
+    Args:
+        observations: a path, or numbers in memory; or a record that is read already.
+        options: ``variable``, ``error``, ``fill_value`` and ``interval`` of :func:`~assim_lib.own.record.read_record`.
+            An error takes the place of the experiment's ``noise``; it may not change in time.
 
-    Raises
-    ------
-    RecordError, ParameterError, FileNotFoundError : one sentence about what cannot be.
+    Raises:
+        RecordError, ParameterError, FileNotFoundError: one sentence about what cannot be.
     """
     dynamics = experiment.forecast_model
     shape = (dynamics.channels, dynamics.sites)
@@ -157,9 +154,8 @@ def save_on_record(
 ) -> InnovationScores:
     """Store a filter that was trained on a record, with its scores there; the same filter untrained, for comparison.
 
-    Raises
-    ------
-    IntegrityError : if its forecasts are not finite: it is not stored.
+    Raises:
+        IntegrityError: if its forecasts are not finite: it is not stored.
     """
     scores = held_out_scores(experiment, model, data)
     if scores.numbers and not np.isfinite(scores.rmse):

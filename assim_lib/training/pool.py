@@ -17,13 +17,12 @@ from assim_lib.training.recompute import recomputed
 class Window(NamedTuple):
     """Some filters of a pool, and what they will meet in their next window.
 
-    Attributes
-    ----------
-    carry : where they stand.
-    received : NaN where nothing was received; of one cycle more than the forecasts reach.
-    phase : entries of the observation schedule.
-    truth : only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
-    moment : numbers of the cycles in time, of a model that depends on it.
+    Attributes:
+        carry: where they stand.
+        received: NaN where nothing was received; of one cycle more than the forecasts reach.
+        phase: entries of the observation schedule.
+        truth: only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
+        moment: numbers of the cycles in time, of a model that depends on it.
     """
 
     carry: Carry
@@ -52,20 +51,18 @@ class FilterPool:
     An update takes a few of them a window further. Ensemble and memory are carried, detached, to the next window, so
     that the filters of the pool are as warm as at test time.
 
-    Parameters
-    ----------
-    experiment : the setting, with the sizes of window and pool.
-    model : the filter to train, in that setting and on its device.
-    data : observations; the truth only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
-    generator : of the run, from which everything is drawn.
-    compiled : whether to compile the filter for its windows (see
-        :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
-    recompute : whether to keep nothing of a cycle for its gradient, and to compute it again; see
-        :mod:`assim_lib.training.recompute`.
+    Args:
+        experiment: the setting, with the sizes of window and pool.
+        model: the filter to train, in that setting and on its device.
+        data: observations; the truth only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
+        generator: of the run, from which everything is drawn.
+        compiled: whether to compile the filter for its windows (see
+            :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
+        recompute: whether to keep nothing of a cycle for its gradient, and to compute it again; see
+            :mod:`assim_lib.training.recompute`.
 
-    Raises
-    ------
-    ValueError : if the data hold a truth that the loss has no use for, or lack one that it needs.
+    Raises:
+        ValueError: if the data hold a truth that the loss has no use for, or lack one that it needs.
     """
 
     def __init__(
@@ -148,9 +145,8 @@ class FilterPool:
     def unroll(self, window: Window, generator: torch.Generator | None = None) -> tuple[Tensor, Carry]:
         """The loss of some filters over their next window, and where they end.
 
-        Parameters
-        ----------
-        generator : of dropout, where the analysis has any; the pool's by default.
+        Args:
+            generator: of dropout, where the analysis has any; the pool's by default.
         """
         carry, losses, generator = window.carry, [], generator or self.generator
         for k in range(self.experiment.window):

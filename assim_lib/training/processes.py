@@ -24,10 +24,9 @@ from assim_lib.training.pool import Window
 class Processes(NamedTuple):
     """This process, and how many there are; it alone by default.
 
-    Attributes
-    ----------
-    rank : number of this process. The first, 0, validates, writes and shows progress.
-    world : number of processes.
+    Attributes:
+        rank: number of this process. The first, 0, validates, writes and shows progress.
+        world: number of processes.
     """
 
     rank: int = 0
@@ -48,10 +47,9 @@ class Processes(NamedTuple):
     def check(self, experiment: Experiment) -> None:
         """Refuse a batch that cannot be cut into equal parts.
 
-        Raises
-        ------
-        ParameterError : if so, and where a part of the batch would draw other random numbers than the whole; where
-            there are fewer GPUs than processes on this machine.
+        Raises:
+            ParameterError: if so, and where a part of the batch would draw other random numbers than the whole; where
+                there are fewer GPUs than processes on this machine.
         """
         batch, world = experiment.batch, self.world
         if batch % world:
@@ -73,9 +71,8 @@ class Processes(NamedTuple):
     def agree(self, update: int) -> None:
         """Ask whether all go on from the same update.
 
-        Raises
-        ------
-        FileNotFoundError : if not: they do not see the same state of the run.
+        Raises:
+            FileNotFoundError: if not: they do not see the same state of the run.
         """
         updates: list[int | None] = [update] * self.world
         if self.world > 1:

@@ -10,9 +10,8 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(function: Callable[..., Any], generator: torch.Generator, *arguments: Any) -> Any:
     """What a function returns; of what it computes on the way nothing is kept for the gradient.
 
-    Parameters
-    ----------
-    generator : what the function draws from; the second time it draws the same again.
+    Args:
+        generator: what the function draws from; the second time it draws the same again.
     """
     before, runs = generator.get_state(), 0
 

@@ -28,9 +28,8 @@ MOST_STEPS = 10_000  # of integration, in a cycle
 def problems(options: "Experiment") -> Iterator[str]:
     """Sentences about options that do not fit together, the analysis's own rules included.
 
-    Raises
-    ------
-    ValueError : one such sentence, where a name is not registered or an interval is no multiple of the step.
+    Raises:
+        ValueError: one such sentence, where a name is not registered or an interval is no multiple of the step.
     """
     if options.experiment not in EXPERIMENTS:  # in a stored record, it may be anything, a path among others
         yield f"experiment = {options.experiment!r} is not known; known: {', '.join(EXPERIMENTS)}."

@@ -59,32 +59,29 @@ def train(
     In a process group of :mod:`torch.distributed` all processes train it together, see
     :mod:`~assim_lib.training.processes`. The first of them validates, writes and shows progress; all return the filter.
 
-    Parameters
-    ----------
-    folder : where the state of the run is kept, every ``save_every`` seconds and at the end; a run that was stopped
-        goes on from there as if nothing had happened. None: nowhere.
-    curve_points : how many times the averaged weights are scored on validation data (0: never).
-    compiled : whether to compile the filter: updates of a small network take two thirds of the time, after a minute.
-    graphed : whether to launch an update as one, on a GPU: a quarter of the time for filters without Kalman algebra.
-    recompute : whether to hold one cycle at a time in memory: a third more time, and a fraction of the memory.
-    on_metrics : called after every update.
-    observations : a record of one's own to train on in place of simulated ones: a path, numbers in memory, or what
-        :func:`~assim_lib.own.record.read_record` returns. Its last fifth is held out; the ``history`` then has
-        ``innovation_rmse`` there in place of ``validation_rmse``.
+    Args:
+        folder: where the state of the run is kept, every ``save_every`` seconds and at the end; a run that was stopped
+            goes on from there as if nothing had happened. None: nowhere.
+        curve_points: how many times the averaged weights are scored on validation data (0: never).
+        compiled: whether to compile the filter: updates of a small network take two thirds of the time, after a minute.
+        graphed: whether to launch an update as one, on a GPU: a quarter of the time for filters without Kalman algebra.
+        recompute: whether to hold one cycle at a time in memory: a third more time, and a fraction of the memory.
+        on_metrics: called after every update.
+        observations: a record of one's own to train on in place of simulated ones: a path, numbers in memory, or what
+            :func:`~assim_lib.own.record.read_record` returns. Its last fifth is held out; the ``history`` then has
+            ``innovation_rmse`` there in place of ``validation_rmse``.
 
-    Returns
-    -------
-    The filter with the averaged weights, and the record of the run: its ``experiment``, its ``provenance``, the
-    time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``,
-    which the first process alone has; and ``compiled``, ``graphed`` or ``recompute``, where some of it was done so: the
-    numbers are the same but for rounding.
+    Returns:
+        The filter with the averaged weights, and the record of the run with its ``experiment``, its ``provenance``, the
+        time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``,
+        which the first process alone has; and ``compiled``, ``graphed`` or ``recompute``, where some of it was done so:
+        the numbers are the same but for rounding.
 
-    Raises
-    ------
-    ValueError : if ``folder`` holds a run with other options, ``graphed`` and ``recompute`` are both asked for, or the
-        batch is no multiple of the number of processes.
-    FileNotFoundError, ParameterError : if ``experiment.pretrained`` names no filter, or one of another shape.
-    RecordError : if ``observations`` cannot be used.
+    Raises:
+        ValueError: if ``folder`` holds a run with other options, ``graphed`` and ``recompute`` are both asked for, or
+            the batch is no multiple of the number of processes.
+        FileNotFoundError, ParameterError: if ``experiment.pretrained`` names no filter, or one of another shape.
+        RecordError: if ``observations`` cannot be used.
     """
     check_graphed(experiment, graphed)
     processes = Processes.met()

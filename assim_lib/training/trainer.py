@@ -44,20 +44,18 @@ class NothingLearnedError(FloatingPointError):
 class Trainer:
     """A filter, its optimizers, and the pools it is trained in.
 
-    Parameters
-    ----------
-    experiment : sizes, rates and the seed of the run.
-    model : the filter to train, on its device.
-    data : one for each of the settings that :func:`~assim_lib.training.many_settings.training_settings` names.
-    compiled : whether to compile the filter (see :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
-    graphed : whether to launch all of an update's operations as one, on a GPU.
-    recompute : whether to hold one cycle at a time in memory, see :mod:`~assim_lib.training.recompute`.
+    Args:
+        experiment: sizes, rates and the seed of the run.
+        model: the filter to train, on its device.
+        data: one for each of the settings that :func:`~assim_lib.training.many_settings.training_settings` names.
+        compiled: whether to compile the filter (see :meth:`~assim_lib.filter.AmortizedFilter.compiled`).
+        graphed: whether to launch all of an update's operations as one, on a GPU.
+        recompute: whether to hold one cycle at a time in memory, see :mod:`~assim_lib.training.recompute`.
 
-    Raises
-    ------
-    ValueError : if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one; if
-        ``graphed`` is asked for without a GPU, or together with ``recompute``; if a batch is no multiple of the number
-        of processes.
+    Raises:
+        ValueError: if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one; if
+            ``graphed`` is asked for without a GPU, or together with ``recompute``; if a batch is no multiple of the
+            number of processes.
     """
 
     def __init__(
@@ -112,9 +110,8 @@ class Trainer:
     def fit(self) -> Iterator[dict[str, int | float]]:
         """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again.
 
-        Raises
-        ------
-        NothingLearnedError : after :data:`MOST_SKIPPED` updates in a row whose gradients are of no use.
+        Raises:
+            NothingLearnedError: after :data:`MOST_SKIPPED` updates in a row whose gradients are of no use.
         """
         in_a_row = 0
         while self.update < self.experiment.updates:
@@ -219,10 +216,9 @@ class Trainer:
     def load(self, path: Path) -> dict[str, Any]:
         """Take up a run where :meth:`save` left it; returns the note.
 
-        Raises
-        ------
-        ValueError : if the file belongs to a run with other options.
-        IntegrityError : if it is damaged.
+        Raises:
+            ValueError: if the file belongs to a run with other options.
+            IntegrityError: if it is damaged.
         """
         header, tensors = read_state(path, self.experiment)
 

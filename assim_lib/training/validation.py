@@ -64,9 +64,8 @@ def run_filter(
     The time is the processor's, so that whatever else the machine does does not count; on a GPU it is wall time. It
     holds the drawing of those members and their forecast over the lag, a quarter to a third of it.
 
-    Raises
-    ------
-    ValueError : if there are not so many cycles.
+    Raises:
+        ValueError: if there are not so many cycles.
     """
     if cycles is not None and not 1 <= cycles <= len(twin.observations):
         raise ValueError(f"cycles = {cycles} must be between 1 and the {len(twin.observations)} cycles of {twin.name}.")
@@ -95,9 +94,8 @@ def score(
 ) -> tuple[Scores, float]:
     """Scores over a whole frozen set, or its first ``cycles``, burn-in included; and milliseconds per cycle.
 
-    Raises
-    ------
-    ValueError : if ``cycles`` are too few for an interval, or more than there are.
+    Raises:
+        ValueError: if ``cycles`` are too few for an interval, or more than there are.
     """
     twin = experiment.setting.load(split)
     if cycles is not None and cycles < twin.burn_in + 2 * BLOCK:

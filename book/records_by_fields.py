@@ -1,0 +1,23 @@
+"""A record is shown by its fields, without the signature that pydantic makes of their checks: a Sphinx extension."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from sphinx.application import Sphinx
+
+
+def without_signature(app: Sphinx, kind: str, name: str, documented: Any, *_: Any) -> tuple[str, None] | None:
+    """An empty signature for a record, the usual one for all else."""
+    return ("", None) if kind == "class" and issubclass(documented, BaseModel) else None
+
+
+def skipped(app: Sphinx, kind: str, name: str, *_: Any) -> bool | None:
+    """How pydantic is to check a record is no field."""
+    return True if name == "model_config" else None
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", without_signature)
+    app.connect("autodoc-skip-member", skipped)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
