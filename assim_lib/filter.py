@@ -35,10 +35,11 @@ from assim_lib.systems import Dynamics
 class Carry(NamedTuple):
     """What a filter knows before an observation.
 
-    base : states at t − L.
-    forecast : their forecast at t.
-    memory : of the analysis.
-    covariance : of the error of the base in units of the climatology, where the analysis carries one.
+    Attributes:
+        base: states at t − L.
+        forecast: their forecast at t.
+        memory: of the analysis.
+        covariance: of the error of the base in units of the climatology, where the analysis carries one.
     """
 
     base: Float[Tensor, "*batch member channel site"]
@@ -58,8 +59,9 @@ class Carry(NamedTuple):
 class Received(NamedTuple):
     """What arrives at a cycle; see :class:`~assim_lib.analyses.AnalysisInput`.
 
-    known : which entries come from an instrument whose operator may be used.
-    number : of the cycle in time.
+    Attributes:
+        known: which entries come from an instrument whose operator may be used.
+        number: of the cycle in time.
     """
 
     observation: Float[Tensor, "*batch channel site"]

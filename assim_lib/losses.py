@@ -32,10 +32,14 @@ LARGEST_LOSS = 2.0
 class LossInputs(NamedTuple):
     """What a loss may compare at one cycle. Of what is observed, only what the filter may know the operator of.
 
-    observation, mask : what was received, zero elsewhere, and where.
-    forecasts, next_observations, next_masks : for the cycles that follow, one a lead.
-    sigma : the observation error's standard deviation.
-    weight : of each trajectory, see :func:`trajectory_weight`.
+    Attributes:
+        observation: what was received, zero elsewhere.
+        mask: where something was (1 or 0).
+        forecasts: for the cycles that follow, one a lead.
+        next_observations: what is received then.
+        next_masks: where.
+        sigma: the observation error's standard deviation.
+        weight: of each trajectory, see :func:`trajectory_weight`.
     """
 
     analysis: Float[Tensor, "batch member channel site"]

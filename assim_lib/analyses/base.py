@@ -31,16 +31,20 @@ Options = Mapping[str, Any]
 class AnalysisInput(NamedTuple):
     """What an analysis may use. ``member`` counts the ensemble; ``L`` is the lag.
 
-    base : states to correct, at t − L.
-    forecast : their forecast, at t.
-    predicted : the forecast's observation, H(forecast), on the grid; zero where H is not known.
-    observation, mask : what was received at t, zero elsewhere, and where (1 or 0).
-    error, error_variance : the observation error's standard deviation and variance, of each entry.
-    phase : which entry of the observation schedule that is.
-    tendency : of ``base``.
-    memory : one vector per site (and per member, where an analysis updates members one by one).
-    covariance : of the error of the base in units of the climatology, where one is carried; of a large ring, by window.
-    predict : what would be observed at t of other states at t − L.
+    Attributes:
+        base: states to correct, at t − L.
+        forecast: their forecast, at t.
+        predicted: the forecast's observation, H(forecast), on the grid; zero where H is not known.
+        observation: what was received at t, zero elsewhere.
+        mask: where something was (1 or 0).
+        error: the observation error's standard deviation, of each entry.
+        error_variance: its square.
+        phase: which entry of the observation schedule that is.
+        tendency: of ``base``.
+        memory: one vector per site (and per member, where an analysis updates members one by one).
+        covariance: of the error of the base in units of the climatology, where one is carried; by window on a large
+            ring.
+        predict: what would be observed at t of other states at t − L.
     """
 
     base: Float[Tensor, "*batch member channel site"]

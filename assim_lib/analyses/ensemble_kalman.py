@@ -42,10 +42,12 @@ NO_WEIGHT = 1e3
 class KalmanUpdate(NamedTuple):
     """What the classical part of an analysis makes of an observation.
 
-    increment : of the mean of the base.
-    deviations : of the members from their mean, updated.
-    spread, predicted_spread : expected errors of the updated base, and of the prediction before.
-    covariance : of the updated base in units of the climatology, where an analysis carries it on.
+    Attributes:
+        increment: of the mean of the base.
+        deviations: of the members from their mean, updated.
+        spread: expected error of the updated base.
+        predicted_spread: expected error of the prediction before.
+        covariance: of the updated base in units of the climatology, where an analysis carries it on.
     """
 
     increment: Float[Tensor, "*batch 1 channel site"]

@@ -12,7 +12,7 @@ r"""Analyses that a network does alone.
     ensemble statistics, and works with a single member.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from assim_lib.analyses.base import (
     remember,
     sites_last_to_channels_last,
 )
+from assim_lib.observations import observation_model
 
 
 class MemberByMember(Analysis):
@@ -194,9 +195,12 @@ class RecurrentAnalysis(Analysis):
     Args:
         sees_error: whether the standard deviation of the errors is a feature, so that one filter can serve many. The
             innovation is then a feature in units of the climatology as well.
+        sees_gradient: whether what the innovation says of the base is a feature: :math:`J^T H^T R^{-1} d`, the gradient
+            that 4D-Var descends along, by the adjoint of the model over the lag. The model carries the news back in
+            time, which a network would have to learn.
     """
 
-    uses = ("inflation", "sees_error")
+    uses = ("inflation", "sees_error", "sees_gradient")
     defaults: ClassVar[Options] = {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12}
     presets: ClassVar[Mapping[str, Options]] = {
         "quick": {"updates": 300},
@@ -204,12 +208,25 @@ class RecurrentAnalysis(Analysis):
         "paper": {"window": 40, "batch": 64},
     }
 
-    def __init__(self, *args: Any, sees_error: bool = False, **kwargs: Any):
-        self.weighs_errors = sees_error  # before the trunk is built, which is as wide as the features
+    def __init__(self, *args: Any, sees_error: bool = False, sees_gradient: bool = False, **kwargs: Any):
+        # Before the trunk is built, which is as wide as the features.
+        self.weighs_errors, self.sees_gradient = sees_error, sees_gradient
         super().__init__(*args, **kwargs)
 
+    @classmethod
+    def problems(cls, options: Any) -> Iterator[str]:
+        yield from super().problems(options)
+        if options.sees_gradient and not options.lag:
+            yield "sees_gradient = True is of the model over the lag, and lag = 0; take a larger lag."
+        dynamics = options.forecast_model
+        if options.sees_gradient and observation_model(options.obs_conf, dynamics.channels, dynamics.sites).unknown:
+            yield (
+                f"sees_gradient = True needs operators that may be used, and some of obs_conf = {options.obs_conf!r} are "
+                "unknown; set it to False."
+            )
+
     def inputs(self) -> int:
-        return self.channels * (4 + self.lagged + 2 * self.weighs_errors) + self.memory
+        return self.channels * (4 + self.lagged + self.sees_gradient + 2 * self.weighs_errors) + self.memory
 
     def outputs(self) -> int:
         return self.channels + 2 * self.memory
@@ -223,6 +240,10 @@ class RecurrentAnalysis(Analysis):
             innovation,
             given.mask.unsqueeze(-3).expand_as(given.base),
         ]
+        if self.sees_gradient:
+            _, adjoint = torch.func.vjp(given.predict, given.base)
+            # In the units of the innovation, which it is where state and prediction are the same.
+            fields.append(given.error * adjoint(innovation / given.error)[0])
         if self.weighs_errors:
             error = given.error / self.std
             fields += [innovation * error, error.log().expand_as(given.base)]

@@ -23,9 +23,12 @@ AT_ONCE = 8  # windows, whose matrices still fit a cache
 class Windows(NamedTuple):
     """Windows of a ring; the cores cover it, and the last one may reach beyond its end.
 
-    sites : of the ring.
-    core, margin : number of sites in the middle of a window, and on either side of it.
-    first, last : which of the windows these are, without the last; None: all from the first on.
+    Attributes:
+        sites: of the ring.
+        core: number of sites in the middle of a window.
+        margin: number of sites on either side of it.
+        first: the first window that these are.
+        last: the first window that these are not; None: all from the first on.
     """
 
     sites: int

@@ -38,12 +38,13 @@ from assim_lib.seeds import uniform
 class TrunkSizes(NamedTuple):
     """What a trunk may need to know to be built.
 
-    sites : on the ring.
-    operators : period of the observation schedule.
-    hidden : width.
-    blocks : number of residual blocks; of the original networks, number of hidden layers.
-    kernel : window of each convolution, in sites, odd.
-    dropout : share of hidden channels dropped, whole channels at a time; only where a generator is given.
+    Attributes:
+        sites: on the ring.
+        operators: period of the observation schedule.
+        hidden: width.
+        blocks: number of residual blocks; of the original networks, number of hidden layers.
+        kernel: window of each convolution, in sites, odd.
+        dropout: share of hidden channels dropped, whole channels at a time; only where a generator is given.
     """
 
     sites: int

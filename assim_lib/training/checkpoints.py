@@ -17,7 +17,10 @@ from assim_lib.training.build import build_filter
 from assim_lib.training.experiment import Experiment, ParameterError, validated
 
 # Options that the shapes of a filter's weights follow from.
-SHAPING = ("analysis", "network", "hidden_size", "blocks", "kernel", "memory", "band", "tendency", "sees_error")
+SHAPING = (
+    *("analysis", "network", "hidden_size", "blocks", "kernel", "memory"),
+    *("band", "tendency", "sees_error", "sees_gradient"),
+)
 
 
 def checkpoint_path(name: str, folder: Path | None = None) -> Path:

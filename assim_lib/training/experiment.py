@@ -95,6 +95,9 @@ class Experiment(BaseModel):
         True, "True or False: whether 'gated' sees another member's forecast where nothing is observed"
     )
     sees_error: bool = option(False, "True or False: whether 'recurrent' sees the standard deviation of the errors")
+    sees_gradient: bool = option(
+        False, "True or False: whether 'recurrent' sees the gradient that 4D-Var would descend along"
+    )
     dropout: float = option(0.0, "the share of hidden channels dropped, a number from 0 to 0.9", ge=0, le=0.9)
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
     inflation: float = option(
@@ -239,8 +242,9 @@ class Experiment(BaseModel):
         network = f" {unusual}" if unusual else ""
         loss = "" if self.loss == "ss_forecast" else f", {self.loss}"
         settings = f", {self.n_settings} settings" if self.n_settings else ""
+        gradient = ", gradient" if self.sees_gradient else ""
         displaced = ", displacement" if self.displacement else ""
-        return f"{self.analysis}{network}, lag {self.lag}{loss}{displaced}{settings}"
+        return f"{self.analysis}{network}, lag {self.lag}{gradient}{loss}{displaced}{settings}"
 
     @property
     def _unusual_network(self) -> str:
@@ -261,6 +265,7 @@ class Experiment(BaseModel):
         setting += "" if self.start == "climatology" else f"-{self.start}"
         network = f"-{self._unusual_network}" if self._unusual_network else ""
         lag = f"-lag{self.lag}" if self.lag else ""
+        lag += "-gradient" if self.sees_gradient else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
         loss += "-displacement" if self.displacement else ""
         tuned = ("-further" if self.pretrained else "") + (f"-on-{self.record}" if self.record else "")

@@ -171,3 +171,28 @@ def test_the_recurrent_sees_the_error_where_it_is_asked_to():
     missed = ((x.observation - x.predicted) * x.mask / analysis.std)[:, 0]
     for expected in (error.log(), missed):
         assert any(torch.allclose(column, expected) for column in columns)
+
+
+def test_the_recurrent_sees_the_gradient_where_it_is_asked_to():
+    analysis = small_analysis("recurrent", 2, lag=2, sees_gradient=True)
+    x = given(analysis)
+    base = x.base.clone().requires_grad_()
+    # The observation term of 4D-Var's cost, up to what the nonlinear forecast adds: its own operator predicts here.
+    missed = (x.observation - x.predicted) * x.mask / x.error_variance
+    (gradient,) = torch.autograd.grad((missed * x.predict(base)).sum(), base)
+    columns = features_of(analysis, x).movedim(-1, 0)
+    assert any(torch.allclose(column, (x.error * gradient)[:, 0]) for column in columns)
+
+
+def test_training_goes_through_the_gradient_that_is_seen():
+    analysis = small_analysis("recurrent", 1, lag=2, sees_gradient=True)
+    x = given(analysis)._replace(predict=torch.square)
+    column = analysis.inputs() - analysis.memory - 1
+
+    def seen(base):
+        return features_of(analysis, x._replace(base=base, predicted=torch.zeros_like(base)))[..., column]
+
+    base = x.base.clone().requires_grad_()
+    assert torch.autograd.gradcheck(seen, base)
+    (slope,) = torch.autograd.grad(seen(base).sum(), base)
+    torch.testing.assert_close(slope[0], 2 * x.observation * x.mask / x.error)
