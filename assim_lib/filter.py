@@ -35,7 +35,7 @@ from assim_lib.systems import Dynamics
 class Carry(NamedTuple):
     """What a filter knows before an observation.
 
-    Attributes:
+    Args:
         base: states at t − L.
         forecast: their forecast at t.
         memory: of the analysis.
@@ -59,7 +59,7 @@ class Carry(NamedTuple):
 class Received(NamedTuple):
     """What arrives at a cycle; see :class:`~assim_lib.analyses.AnalysisInput`.
 
-    Attributes:
+    Args:
         known: which entries come from an instrument whose operator may be used.
         number: of the cycle in time.
     """

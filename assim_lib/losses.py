@@ -32,7 +32,7 @@ LARGEST_LOSS = 2.0
 class LossInputs(NamedTuple):
     """What a loss may compare at one cycle. Of what is observed, only what the filter may know the operator of.
 
-    Attributes:
+    Args:
         observation: what was received, zero elsewhere.
         mask: where something was (1 or 0).
         forecasts: for the cycles that follow, one a lead.

@@ -31,7 +31,7 @@ Options = Mapping[str, Any]
 class AnalysisInput(NamedTuple):
     """What an analysis may use. ``member`` counts the ensemble; ``L`` is the lag.
 
-    Attributes:
+    Args:
         base: states to correct, at t − L.
         forecast: their forecast, at t.
         predicted: the forecast's observation, H(forecast), on the grid; zero where H is not known.

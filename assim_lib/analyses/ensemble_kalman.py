@@ -42,7 +42,7 @@ NO_WEIGHT = 1e3
 class KalmanUpdate(NamedTuple):
     """What the classical part of an analysis makes of an observation.
 
-    Attributes:
+    Args:
         increment: of the mean of the base.
         deviations: of the members from their mean, updated.
         spread: expected error of the updated base.

@@ -23,7 +23,7 @@ AT_ONCE = 8  # windows, whose matrices still fit a cache
 class Windows(NamedTuple):
     """Windows of a ring; the cores cover it, and the last one may reach beyond its end.
 
-    Attributes:
+    Args:
         sites: of the ring.
         core: number of sites in the middle of a window.
         margin: number of sites on either side of it.

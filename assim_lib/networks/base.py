@@ -38,7 +38,7 @@ from assim_lib.seeds import uniform
 class TrunkSizes(NamedTuple):
     """What a trunk may need to know to be built.
 
-    Attributes:
+    Args:
         sites: on the ring.
         operators: period of the observation schedule.
         hidden: width.
