@@ -216,13 +216,15 @@ class RecurrentAnalysis(Analysis):
     @classmethod
     def problems(cls, options: Any) -> Iterator[str]:
         yield from super().problems(options)
-        if options.sees_gradient and not options.lag:
-            yield "sees_gradient = True is of the model over the lag, and lag = 0; take a larger lag."
+        if not options.sees_gradient:
+            return
+        if not options.lag:
+            yield "sees_gradient = True does nothing without a lag; leave it out, or take lag ≥ 1."
         dynamics = options.forecast_model
-        if options.sees_gradient and observation_model(options.obs_conf, dynamics.channels, dynamics.sites).unknown:
+        if observation_model(options.obs_conf, dynamics.channels, dynamics.sites).unknown:
             yield (
-                f"sees_gradient = True needs operators that may be used, and some of obs_conf = {options.obs_conf!r} are "
-                "unknown; set it to False."
+                "sees_gradient = True needs operators that may be used, and some of obs_conf = "
+                f"{options.obs_conf!r} are unknown; set it to False."
             )
 
     def inputs(self) -> int:
@@ -241,7 +243,7 @@ class RecurrentAnalysis(Analysis):
             given.mask.unsqueeze(-3).expand_as(given.base),
         ]
         if self.sees_gradient:
-            _, adjoint = torch.func.vjp(given.predict, given.base)
+            adjoint = torch.func.vjp(given.predict, given.base)[1]
             # In the units of the innovation, which it is where state and prediction are the same.
             fields.append(given.error * adjoint(innovation / given.error)[0])
         if self.weighs_errors:

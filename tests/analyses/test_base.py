@@ -254,7 +254,8 @@ def test_ensemble_sizes_that_do_not_work_are_refused(name):
     # A covariance has an inflation, a single member has none.
     expected = [] if name == "extended" else ["inflation = 1.1 does nothing to m = 1; set it to 1."]
     model = Lorenz96(sites=SITES)
-    options = {case: SimpleNamespace(m=case[0], inflation=case[1], forecast_model=model) for case in PAIRS}
+    others = {"forecast_model": model, "sees_gradient": False}
+    options = {case: SimpleNamespace(m=case[0], inflation=case[1], **others) for case in PAIRS}
     found = {case: list(kind.problems(chosen)) for case, chosen in options.items()}
     assert found == {(1, 1.1): expected, (1, 1.0): [], (4, 1.1): []}
 

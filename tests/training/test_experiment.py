@@ -166,6 +166,7 @@ def test_an_unknown_experiment_is_one_sentence():
         ("original", "drift", 0.5),
         ("original", "other_member", False),
         ("gated", "tendency", False),
+        ("gated", "sees_gradient", True),
         ("recurrent", "band", 1),
         ("recurrent", "taper_length", 3.0),
         ("covariant", "drift", 0.5),
@@ -184,6 +185,19 @@ def test_what_only_a_lag_uses_is_refused_without_one(option):
     ((name, value),) = option.items()
     said = sentence_about(analysis="hybrid", lag=0, **option)
     assert said == f"{name} = {value!r} does nothing without a lag; leave it out, or take lag ≥ 1."
+
+
+def test_a_gradient_needs_a_lag_and_operators():
+    said = sentence_about(analysis="recurrent", lag=0, sees_gradient=True)
+    assert said == "sees_gradient = True does nothing without a lag; leave it out, or take lag ≥ 1."
+    said = sentence_about(analysis="recurrent", network="ff", lag=1, sees_gradient=True, obs_conf=UNKNOWN)
+    assert said == (
+        "sees_gradient = True needs operators that may be used, and some of "
+        f"obs_conf = {UNKNOWN!r} are unknown; set it to False."
+    )
+    experiment = configure(analysis="recurrent", lag=1, sees_gradient=True)
+    assert experiment.name.startswith("l96_conv-full_obs-dt0.1-s1-recurrent-lag1-gradient-")
+    assert experiment.label == "recurrent, lag 1, gradient"
 
 
 @pytest.mark.parametrize("option", [{"obs_conf": "full_obs"}, {"noise": 2.5}, {"step_size": 0.05}], ids=str)
