@@ -10,8 +10,8 @@ CONSTRAINTS ?= constraints.txt
 # Options for pytest, and for the long computations: `make test PYTEST="-k site"`, `make train ARGS="l96_conv --m 5"`.
 PYTEST      ?=
 ARGS        ?=
-# Processes at a time; each has one thread, which suits tensors as small as these.
-JOBS        ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+# Processes at a time; each has one thread, which suits tensors as small as these. nproc would count threads, not cores.
+JOBS        ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed

@@ -22,10 +22,19 @@ def traced(monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked_shapes", "traced")
-@pytest.mark.parametrize(("name", "members"), [("original", 4), ("recurrent", 1), ("covariant", 4), ("extended", 1)])
+@pytest.mark.parametrize(
+    ("name", "members", "options"),
+    [
+        ("original", 4, {}),
+        ("recurrent", 1, {}),
+        ("recurrent", 1, {"sees_gradient": True}),
+        ("covariant", 4, {}),
+        ("extended", 1, {}),
+    ],
+)
 @pytest.mark.filterwarnings("error:Not compiled")
-def test_a_compiled_filter_assimilates_the_same(name, members):
-    model = shaken(small_filter(name, members, lag=1, obs_conf=PARTIAL), 0.05)
+def test_a_compiled_filter_assimilates_the_same(name, members, options):
+    model = shaken(small_filter(name, members, lag=1, obs_conf=PARTIAL, **options), 0.05)
     observations = record(model, cycles=5)
     plain, compiled = (assimilate(model, observations, generator(), compiled=chosen) for chosen in (False, True))
     torch.testing.assert_close(compiled, plain, rtol=1e-9, atol=1e-9)

@@ -102,7 +102,7 @@ def train(
     from assim_lib.registry import import_plugins
     from assim_lib.study.publish import check_publishable, publish
     from assim_lib.training.experiment import configure
-    from assim_lib.training.graphs import check_graphed
+    from assim_lib.training.graphs import check_ways
     from assim_lib.training.processes import Processes, process_group
     from assim_lib.training.run import train
 
@@ -110,7 +110,7 @@ def train(
     import_plugins(plugins)
     reading = {name: options.pop(name) for name in READING}
     configured, processes = configure(experiment, **options), Processes.launched()
-    check_graphed(configured, graphed)
+    check_ways(configured, graphed, recompute)
     processes.check(configured)
     trained = process_group()(partial(train, compiled=compiled, graphed=graphed, recompute=recompute))
     first = processes.rank == 0

@@ -18,12 +18,17 @@ WARM_UPS = 3
 Unroll = Callable[[Window], tuple[Tensor, Carry]]
 
 
-def check_graphed(experiment: Experiment, graphed: bool) -> None:
-    """Refuse a graph where there can be none.
+def check_ways(experiment: Experiment, graphed: bool, recompute: bool) -> None:
+    """Refuse a graph where there can be none, and to compute again what cannot be.
 
     Raises:
-        ParameterError: without a GPU, or for a network that sorts a batch by its instruments.
+        ParameterError: for a graph without a GPU, or of a network that sorts a batch by its instruments; for both ways
+            at once; to compute again a gradient that a filter sees, whose own derivative needs what was kept of it.
     """
+    if graphed and recompute:
+        raise ParameterError("graphed = True and recompute = True exclude each other: a graph keeps what it computes.")
+    if recompute and experiment.sees_gradient:
+        raise ParameterError("recompute = True cannot be with sees_gradient = True; leave one of them out.")
     if graphed and experiment.torch_device.type != "cuda":
         raise ParameterError("graphed = True is for a GPU, and this run has none; leave it out.")
     if graphed and experiment.network == "ff_per_operator":

@@ -15,7 +15,7 @@ from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import pretrained_filter, read_state
 from assim_lib.training.data import training_data
 from assim_lib.training.experiment import Experiment, ParameterError
-from assim_lib.training.graphs import check_graphed
+from assim_lib.training.graphs import check_ways
 from assim_lib.training.many_settings import training_settings
 from assim_lib.training.own_record import innovation_rmse, on_record
 from assim_lib.training.processes import Processes
@@ -78,12 +78,12 @@ def train(
         the numbers are the same but for rounding.
 
     Raises:
-        ValueError: if ``folder`` holds a run with other options, ``graphed`` and ``recompute`` are both asked for, or
-            the batch is no multiple of the number of processes.
+        ValueError: if ``folder`` holds a run with other options, :func:`~assim_lib.training.graphs.check_ways` refuses
+            how it is to be computed, or the batch is no multiple of the number of processes.
         FileNotFoundError, ParameterError: if ``experiment.pretrained`` names no filter, or one of another shape.
         RecordError: if ``observations`` cannot be used.
     """
-    check_graphed(experiment, graphed)
+    check_ways(experiment, graphed, recompute)
     processes = Processes.met()
     processes.check(experiment)
     first = processes.rank == 0

@@ -24,7 +24,7 @@ from assim_lib.tensor_files import save_tensors
 from assim_lib.training.checkpoints import read_state
 from assim_lib.training.data import TrainingData
 from assim_lib.training.experiment import Experiment
-from assim_lib.training.graphs import GraphedUnroll, check_graphed
+from assim_lib.training.graphs import GraphedUnroll, check_ways
 from assim_lib.training.many_settings import in_settings, training_settings
 from assim_lib.training.muon import Muon
 from assim_lib.training.pool import FilterPool, Window
@@ -54,8 +54,8 @@ class Trainer:
 
     Raises:
         ValueError: if there are too few or too many, or a :class:`~assim_lib.training.pool.FilterPool` refuses one; if
-            ``graphed`` is asked for without a GPU, or together with ``recompute``; if a batch is no multiple of the
-            number of processes.
+            :func:`~assim_lib.training.graphs.check_ways` refuses how it is to be computed; if a batch is no multiple
+            of the number of processes.
     """
 
     def __init__(
@@ -67,9 +67,7 @@ class Trainer:
         graphed: bool = False,
         recompute: bool = False,
     ):
-        check_graphed(experiment, graphed)
-        if graphed and recompute:
-            raise ValueError("graphed = True and recompute = True exclude each other: a graph keeps what it computes.")
+        check_ways(experiment, graphed, recompute)
         self.experiment, self.model, self.graphed = experiment, model, graphed
         self.processes = Processes.met()
         self.processes.check(experiment)

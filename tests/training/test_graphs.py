@@ -10,7 +10,7 @@ from small import PARTIAL
 from small_runs import advance, ring_data, ring_experiment, ring_filter, ring_pool, tiny
 
 from assim_lib.training.experiment import ParameterError
-from assim_lib.training.graphs import GraphedUnroll, check_graphed
+from assim_lib.training.graphs import GraphedUnroll, check_ways
 from assim_lib.training.trainer import Trainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -37,7 +37,7 @@ def test_a_window_draws_dropout_from_the_generator_it_is_given():
 
 def test_there_is_no_graph_without_a_gpu():
     with pytest.raises(ParameterError, match="graphed = True is for a GPU"):
-        check_graphed(tiny(device="cpu"), graphed=True)
+        check_ways(tiny(device="cpu"), graphed=True, recompute=False)
     with pytest.raises(ParameterError, match="graphed = True is for a GPU"):
         Trainer(tiny(device="cpu"), ring_filter(ring_experiment()), graphed=True)
 
@@ -46,7 +46,7 @@ def test_nor_of_a_network_that_sorts_its_batch(monkeypatch):
     chosen = tiny(network="ff_per_operator", obs_conf=PARTIAL, kernel=5)
     monkeypatch.setattr(type(chosen), "torch_device", torch.device("cuda"))
     with pytest.raises(ParameterError, match="network = 'ff_per_operator'"):
-        check_graphed(chosen, graphed=True)
+        check_ways(chosen, graphed=True, recompute=False)
 
 
 def _fake_cuda(monkeypatch, weight):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from small_runs import advance, assert_same_run, ring_trainer
+from small_runs import advance, assert_same_run, ring_trainer, tiny
 
-from assim_lib.training.trainer import Trainer
+from assim_lib import ParameterError, train
+from assim_lib.training.graphs import check_ways
 
 
 @pytest.mark.parametrize("name", ["original", "recurrent", "hybrid"])
@@ -36,8 +37,9 @@ def test_little_is_held():
     assert held(20, recompute=True) < 0.1 * held(20, recompute=False)
 
 
-def test_a_graph_cannot_be_computed_again(monkeypatch):
-    trainer = ring_trainer()
-    monkeypatch.setattr("assim_lib.training.trainer.check_graphed", lambda *_: None)
-    with pytest.raises(ValueError, match="graphed = True and recompute = True exclude each other"):
-        Trainer(trainer.experiment, trainer.model, *(p.data for p in trainer.pools), graphed=True, recompute=True)
+def test_neither_a_graph_nor_a_gradient_that_is_seen_can_be_computed_again():
+    with pytest.raises(ParameterError, match="graphed = True and recompute = True exclude each other"):
+        check_ways(tiny(), graphed=True, recompute=True)
+    seeing = tiny(analysis="recurrent", lag=1, sees_gradient=True)
+    with pytest.raises(ParameterError, match="recompute = True cannot be with sees_gradient = True"):
+        train(seeing, recompute=True)
