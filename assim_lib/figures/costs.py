@@ -16,7 +16,6 @@ from assim_lib.figures.style import (
     PURPLE,
     RED,
     WIDTH,
-    legend_of_all,
     marked,
     new_figure,
     pen_of,
@@ -33,25 +32,18 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
     Args:
         panels: label of the cost → name of the method → sites, costs, and the exponent, None where there is none.
     """
-    figure, axes = new_figure(1, len(panels), figsize=(WIDTH, 3.8), squeeze=False)
+    figure, axes = new_figure(1, len(panels), figsize=(WIDTH, 4.4), squeeze=False)
     names = list(dict.fromkeys(name for costs in panels.values() for name in costs))
     pens = {name: pen for pen, name in told_apart(names, COLORS, LINES, MARKERS)}
     for axis, (label, costs) in zip(axes[0], panels.items(), strict=True):
-        for name, (sites, values, _) in costs.items():
-            pen = pens[name]
-            axis.loglog(sites, values, color=pen.color, marker=pen.marker, linestyle=pen.line, label=name)
+        for name, (sites, values, exponent) in costs.items():
+            pen, text = pens[name], name if exponent is None else f"{name}: {exponent:.2f}"
+            axis.loglog(sites, values, color=pen.color, marker=pen.marker, linestyle=pen.line, label=text)
         axis.set(xlabel="sites", ylabel=label)
-        axis.margins(x=0.16)
         lowest, highest = axis.get_ylim()
-        below: dict[float, float] = {}
-        # Upward, each label at the end of its line, or as far above the one below it as it is high.
-        for name, (sites, values, exponent) in sorted(costs.items(), key=lambda cost: cost[1][1][-1]):
-            if exponent is not None:
-                end = sites[-1]
-                below[end] = max(values[-1], below.get(end, 0.0) * (highest / lowest) ** 0.06)
-                axis.annotate(f" {exponent:.2f}", (end, below[end]), color=pens[name].color, va="center")
+        axis.set_ylim(lowest, highest * (highest / lowest) ** 0.35)
+        axis.legend(loc="upper left")
         plain_numbers(axis.yaxis)
-    legend_of_all(figure, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -292,13 +292,13 @@ def tracking(
     moved: list[tuple[Line2D, Field]] = []
     for axis, ensemble in zip(axes[0], ensembles.values(), strict=True):
         several = ensemble.shape[1] > 1
-        name = "filter: mean of the members (thin)" if several else "filter"
+        name = "mean of the members (thin)" if several else "estimate"
         for member in range(ensemble.shape[1] if several else 0):
             moved += [(line, ensemble[:, member]) for line in axis.plot(site, ensemble[0, member], color=SKY, lw=0.8)]
         for label, field, style in (
             (name, ensemble.mean(1), {"color": RED, "linewidth": 2}),
-            ("truth, never shown to the filter", truth, {"color": BLACK, "linewidth": 2, "linestyle": "--"}),
-            ("observations", observations, {"color": ORANGE, "marker": "o", "markersize": 4, "linestyle": "none"}),
+            ("truth, never shown", truth, {"color": BLACK, "linewidth": 2, "linestyle": "--"}),
+            ("observations", observations, {"color": BLUE, "marker": "o", "markersize": 5, "linestyle": "none"}),
         ):
             moved += [(line, field) for line in axis.plot(site, field[0], label=label, **style)]
         axis.set(xlabel="site", ylim=(-12, 18))

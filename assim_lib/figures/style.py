@@ -80,7 +80,7 @@ OTHER_COLORS = (BLACK, RED, GREEN, PURPLE)  # and one of another name has one of
 METHOD_NAMES = {
     "amortized": "learned",
     "amortized_any": "learned, for many settings",
-    "amortized_original": "original",
+    "amortized_original": "the paper's update",
     "amortized_ff": "learned, feed-forward",
     "amortized_clean_analysis": "learned from the truth",
 }
