@@ -29,9 +29,9 @@ def used() -> float:
 def refresh(path: Path) -> None:
     """Execute one notebook from a fresh kernel and write it back."""
     notebook, before = nbformat.read(path, as_version=4), used()
-    NotebookClient(
-        notebook, timeout=3600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
-    ).execute()
+    # Coalesced: what a cell prints comes in pieces, of which no two runs have the same.
+    how = {"kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
+    NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": NOTEBOOKS}}, **how).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
