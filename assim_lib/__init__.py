@@ -4,8 +4,9 @@ The library proper is what stands beside this file: a system is observed (:mod:`
 :mod:`~assim_lib.observations`, :mod:`~assim_lib.twin`), an analysis corrects a forecast (:mod:`~assim_lib.networks`,
 :mod:`~assim_lib.analyses`), a filter cycles (:mod:`~assim_lib.filter`) along a record (:mod:`~assim_lib.tracking`),
 and is judged (:mod:`~assim_lib.losses`, :mod:`~assim_lib.evaluation`). What uses it has folders of its own:
-:mod:`~assim_lib.training`, :mod:`~assim_lib.own` (observations of one's own), :mod:`~assim_lib.classical` (DAPPER's
-methods), :mod:`~assim_lib.study` (this book's results) and :mod:`~assim_lib.figures`.
+:mod:`~assim_lib.training`, :mod:`~assim_lib.own` (observations of one's own, which :mod:`~assim_lib.assimilation` runs
+along), :mod:`~assim_lib.classical` (DAPPER's methods), :mod:`~assim_lib.study` (this book's results) and
+:mod:`~assim_lib.figures`.
 
 The names below are imported when they are first asked for: a table of scores is read without PyTorch.
 """

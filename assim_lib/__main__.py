@@ -25,12 +25,13 @@ from typing import Any, NoReturn
 
 from assim_lib.commands import compared, own, published, sweep, train
 from assim_lib.commands.arguments import Work
+from assim_lib.mistakes import Mistake
 from assim_lib.storage import IntegrityError, OtherRunError
 
 # What is found right before anything is computed, and what may still come then: no mistakes of the program.
 _MISTAKES = (ValueError, LookupError, OSError, IntegrityError, ImportError)
 _BUGS = (KeyError, IndexError)  # a LookupError is a sentence, these are none: they show where they come from
-_ACCIDENTS = (IntegrityError, OtherRunError, OSError, FloatingPointError)
+_ACCIDENTS = (IntegrityError, OtherRunError, Mistake, ImportError, OSError, FloatingPointError)
 
 # Name → its arguments, and itself.
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., Work]]] = {

@@ -115,8 +115,17 @@ def prepare_record(
     changed = {option: value for option, value in changed.items() if value is not None}
     several = {"n_settings": 0} if trained.n_settings else {}
     experiment, model = load_filter(path, **several, **changed)
+    if experiment.noise != trained.noise and not several and not model.analysis.weighs_errors:
+        raise ParameterError(
+            f"noise = {experiment.noise:g} cannot be weighed by analysis = {experiment.analysis!r}, which was trained "
+            f"with {trained.noise:g}; take a filter that weighs errors ('hybrid', 'covariant', 'extended', or "
+            "'recurrent' with sees_error), or train one for them."
+        )
     if any_mask:
         model = _of_any_mask(model, experiment)
+    for where, destination in {"output": output, "state": state}.items():
+        if destination is not None:
+            check_destination(Path(destination).expanduser(), where)
     asked = json.dumps({**changed, "any_mask": any_mask}, sort_keys=True)
     kept = _kept_state(state, path.stem, stored["sha256"], asked)
     if kept and first_cycle is not None:
@@ -132,10 +141,6 @@ def prepare_record(
         interval=interval,
         since=kept.clock if kept else None,
     )
-    destinations = {"output": output, "state": state}
-    for where, destination in destinations.items():
-        if destination is not None:
-            check_destination(Path(destination).expanduser(), where)
     weighed = usable_error(record, model, experiment.analysis)
     first = record.begins(model.dynamics.depends_on_time) if first_cycle is None else first_cycle
     number = kept.number if kept else first

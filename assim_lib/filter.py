@@ -81,7 +81,6 @@ class AmortizedFilter(nn.Module):
         observation_model: what is seen at each cycle, and with what error.
         analysis: one of :data:`assim_lib.analyses.ANALYSES`.
         step_size: observation interval, a multiple of the dynamics' step.
-        lag: L, in cycles.
         climatology: (state, channel, site) states of the free-running model; cold starts are drawn from them, and so
             know nothing of the truth unless they are given something to start near (see :meth:`cold_start`).
         lag_warmup: cycles after which the lag of a new filter grows by one, from none; 0: it is L at once.
@@ -104,7 +103,6 @@ class AmortizedFilter(nn.Module):
         observation_model: ObservationModel,
         analysis: Analysis,
         step_size: float,
-        lag: int,
         climatology: Float[Tensor, "state channel site"],
         lag_warmup: int = 0,
         clamp: float = 4.0,
@@ -116,7 +114,7 @@ class AmortizedFilter(nn.Module):
         self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
         self._steps = dynamics.flow
         self._compiled: Callable[..., Any] | None = None
-        self.lag, self.lag_warmup, self.clamp = lag, lag_warmup, clamp
+        self.lag, self.lag_warmup, self.clamp = analysis.lag, lag_warmup, clamp
         self.register_buffer("climatology", climatology)
         entries, error = torch.arange(observation_model.period), observation_model.standard_deviation
         derived = {
@@ -144,7 +142,6 @@ class AmortizedFilter(nn.Module):
             observation_model,
             self.analysis,
             step_size,
-            self.lag,
             self.climatology,
             self.lag_warmup,
             self.clamp,
@@ -331,8 +328,9 @@ class AmortizedFilter(nn.Module):
         )
         corrected, memory, covariance = self.analysis(given, generator)
         base = self._bounded(corrected)
-        following, later = self.flow(base, 1, number), covariance
-        if covariance is not None and not grows:
+        if covariance is None or grows:
+            following, later = self.flow(base, 1, number), covariance
+        else:
             following, later = self.analysis.forecast(base, covariance, partial(self.flow, number=number))
             following = self._bounded(following)
         path = [base, following]

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from assim_lib.evaluation import Scores, error_by_age, evaluate, lost_truth, rmse
 from assim_lib.observations import ObservationModel, observation_model
+from assim_lib.registry import one_of
 from assim_lib.seeds import FROZEN
 from assim_lib.setting import Setting
 from assim_lib.storage import IntegrityError, data_dir
@@ -161,8 +162,11 @@ def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
         split: ``"test"`` or ``"validation"``.
 
     Raises:
+        ValueError: for another split.
         IntegrityError, FileNotFoundError: if the frozen file is damaged or lost: no other truth takes its place.
     """
+    if split not in CYCLES:
+        raise ValueError(f"split = {split!r} must be {one_of(CYCLES)}.")
     path, frozen = trajectory_path(setting.system, setting.step_size, split), is_frozen(setting, split)
     if not frozen and any(is_frozen(setting, other) for other in CYCLES):
         raise IntegrityError(

@@ -118,7 +118,7 @@ def small_filter(
     instruments = observation_model(obs_conf, 1, sites, noise)
     analysis = small_analysis(name, members, lag=lag, sites=sites, operators=instruments.period, **options)
     # A copy: a state dict is loaded into it in place.
-    return AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, lag, climatology(sites).clone())
+    return AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, climatology(sites).clone())
 
 
 def record(model: AmortizedFilter, batch: tuple[int, ...] = (), cycles: int = 7, seed: int = 9) -> Tensor:

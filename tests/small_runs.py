@@ -130,7 +130,7 @@ def many_settings_trainer(**options: Any) -> Trainer:
 def built_in(setting: Experiment, model: AmortizedFilter) -> AmortizedFilter:
     """A hybrid filter with the weights of another, built for a setting from the beginning."""
     instruments = observation_model(setting.obs_conf, 1, SITES, setting.noise)
-    parts = (small_analysis("hybrid", 4, lag=1), setting.step_size, 1, climatology().clone())
+    parts = (small_analysis("hybrid", 4, lag=1), setting.step_size, climatology().clone())
     built = AmortizedFilter(Quick(sites=SITES), instruments, *parts)
     built.load_state_dict(model.state_dict())
     return built

@@ -19,6 +19,7 @@ from small_runs import tiny
 
 from assim_lib import assimilate, assimilate_record, assimilation
 from assim_lib.assimilation import prepare_record
+from assim_lib.mistakes import Mistake
 from assim_lib.own.innovations import InnovationScores
 from assim_lib.own.record import RecordError
 from assim_lib.own.remarks import Outliers, remark_on_innovations
@@ -286,14 +287,21 @@ def test_what_cannot_be_is_one_sentence_and_writes_nothing(
         ({"seed": -1}, "seed = -1 "),
         ({"first_cycle": -1}, "first_cycle = -1 "),
         ({"first_cycle": True}, "first_cycle = True "),
+        ({"state": "."}, "state = '.' is a folder"),
         ({"drop_outlier": True}, r"Unknown parameter `drop_outlier`: did you mean `drop_outliers`\?"),
         ({"lag": 2}, "Unknown parameter `lag`: Known parameters: state, members, "),
     ],
     ids=str,
 )
 def test_options_that_cannot_be_are_one_sentence(names, values, options, sentence):
-    with pytest.raises(ParameterError, match=f"^{sentence}"):
+    with pytest.raises(Mistake, match=f"^{sentence}"):
         prepare_record(names["hybrid"], values, **options)
+
+
+def test_a_filter_that_weighs_no_errors_has_those_it_learned(names, values):
+    with pytest.raises(ParameterError, match=r"^noise = 2\.5 cannot be weighed by analysis = 'recurrent', which was"):
+        prepare_record(names["recurrent"], values, noise=2.5)
+    prepare_record(names["hybrid"], values, noise=2.5)
 
 
 def test_a_filter_is_found_by_its_path(names, values):

@@ -34,6 +34,8 @@ from assim_lib.training.trainer import NothingLearnedError
         ("train l96_conv --noise -1", "noise = -1.0 (of type float) is not allowed; noise is the observation error's"),
         ("train l96_conv --training_m 1", "training_m = 1 does not work with analysis = 'original'; "),
         ("train l96_conv --step_size 0.2", "system = 'l96' with step_size = 0.2 has no frozen test set"),
+        ("test-sets --plugins no_such_module", "plugins = 'no_such_module' cannot be imported"),
+        ("stress a --plugins no_such_module", "plugins = 'no_such_module' cannot be imported"),
         ("train l96_conv --plugins no_such_module", "plugins = 'no_such_module' cannot be imported: No module named"),
         ("train l96_conv --analysis hybrid", "l96_conv-full_obs-dt0.1-s1-hybrid-lag3-m10-seed0 is published already"),
         ("score nothing", "no checkpoint nothing in checkpoints: both its weights and its JSON record are needed."),
@@ -68,6 +70,7 @@ def test_a_bug_shows_where_it_comes_from(command, monkeypatch, bug):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
+        ("bench scaling --largest 10", "'10' must be a whole number from 40 to 400000"),
         ("baselines --workers 0", "'0' must be a whole number from 1 to 1024"),
         ("train l96_conv --curve-points -3", "'-3' must be a whole number from 0 to 4294967295"),
         ("train l96_conv --curve-points two", "'two' must be a whole number from 0 to 4294967295"),

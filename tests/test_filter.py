@@ -54,7 +54,7 @@ def filter_of(instruments: ObservationModel, name="recurrent", members=4, lag=0,
     states = climatology() if channels == 1 else dynamics.on_attractor(64, generator(7), 4.0)
     units = normalization(channels=channels)
     analysis = small_analysis(name, members, channels=channels, lag=lag, normalization=units, **options)
-    return AmortizedFilter(dynamics, instruments, analysis, STEP_SIZE, lag, states)
+    return AmortizedFilter(dynamics, instruments, analysis, STEP_SIZE, states)
 
 
 def given_to(model, *cycle, **options) -> AnalysisInput:
@@ -115,7 +115,7 @@ def test_a_cold_start_near_numbers_has_the_error_of_each_entry_there(lag, batch)
     analysis = small_analysis("recurrent", 8, lag=lag, sites=sites)
     instruments = observation_model("full_obs", 1, sites)
     instruments = ObservationModel(instruments.schedule, error=deviation)
-    model = AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, lag, climatology(sites))
+    model = AmortizedFilter(Lorenz96(sites=sites), instruments, analysis, STEP_SIZE, climatology(sites))
     near = torch.full((*batch, 1, sites), math.nan, dtype=torch.float64)
     near[..., ::2] = torch.linspace(-20, 20, sites // 2, dtype=torch.float64)
     carry, plain = (model.cold_start(*batch, generator=generator(1), near=n) for n in (near, None))
@@ -183,7 +183,7 @@ def test_each_channel_is_kept_within_bounds_of_its_own(lag):
     own = Normalization.of(climate)
     analysis = shaken(small_analysis("recurrent", 4, channels=2, lag=lag, normalization=own), size=10.0)
     seen = observation_model("full_obs", 2, SITES)
-    model = AmortizedFilter(dynamics, seen, analysis, STEP_SIZE, lag, climate, clamp=3.0)
+    model = AmortizedFilter(dynamics, seen, analysis, STEP_SIZE, climate, clamp=3.0)
     assert torch.equal(model.lowest, own.mean - 3 * own.std)
     assert torch.equal(model.highest, own.mean + 3 * own.std)
     carry = model.cold_start(64, generator=generator())
@@ -433,7 +433,7 @@ def test_a_filter_of_other_observations_has_the_same_weights():
     assert (other.steps, other.lag, other.lag_warmup, other.clamp) == (4, 1, 3, 5.0)
     assert all(a is b for a, b in zip(model.parameters(), other.parameters(), strict=True))
     built = shaken(small_filter("hybrid", 4, 1, "partial_obs", noise=0.5))
-    built = AmortizedFilter(built.dynamics, instruments, built.analysis, 0.2, 1, climatology(), 3, 5.0)
+    built = AmortizedFilter(built.dynamics, instruments, built.analysis, 0.2, climatology(), 3, 5.0)
     observations = record(other)
     assert torch.equal(*(assimilate(one, observations, generator()) for one in (other, built)))
     with pytest.raises(ValueError, match=r"^step_size = 0\.07 must be a positive multiple"):

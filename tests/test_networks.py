@@ -200,3 +200,8 @@ def test_dropout_drops_whole_channels_and_keeps_the_mean():
     assert float((own == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert (own.std(0) > 0).all()
     assert (own.std(1) > 0).any()
+
+
+def test_two_networks_share_an_odd_number_of_outputs():
+    trunk = NETWORKS["ff_original"](3, 5, TrunkSizes(sites=4, operators=1, hidden=6, blocks=1, kernel=3, dropout=0.0))
+    assert trunk(torch.zeros(2, 4, 3), torch.zeros(2, dtype=torch.long)).shape == (2, 4, 5)

@@ -437,6 +437,12 @@ def test_none_among_numbers_is_a_coordinate_as_well(tmp_path):
     assert dataset.rmse.sel(m=["None", "10"]).values.tolist() == [1.0, 2.0]
 
 
+def test_a_folder_may_have_brackets_in_its_name(tmp_path):
+    folder = Folder(str(tmp_path / "a[1]"))
+    folder.write_json("points/k.json", {})
+    assert folder.stems("points", ".json") == {"k"}
+
+
 def test_a_metric_called_as_a_column_of_the_sweep_is_kept_beside_it(tmp_path):
     folder = Folder(str(tmp_path))
     folder.write_json("sweep.json", {"points": [{"key": "k", "coordinates": {"m": 1}}], "axes": ["m"]})

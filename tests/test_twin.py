@@ -466,3 +466,8 @@ def test_freezing_is_repeatable_and_done_in_the_data_folder(tmp_path, monkeypatc
     assert frozen[0].truth.shape == (1, 207, 1, 40)
     assert frozen[0].attrs["burn_in"] == BURN_IN
     assert Setting("own").load().frozen
+
+
+def test_a_split_is_one_of_two():
+    with pytest.raises(ValueError, match=r"^split = 'tst' must be 'test' or 'validation'\.$"):
+        Setting().load("tst")

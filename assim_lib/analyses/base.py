@@ -101,6 +101,7 @@ class Analysis(nn.Module, ABC):
         uses: names of the options of an experiment that are passed to the constructor, beyond those above.
         defaults: options that it trains well with, by name.
         presets: what these are in a preset, if not what that says.
+        learned: names of the options that only say where training starts: a trained filter has its own.
         needs_operator: whether it must know what every instrument measures.
         weighs_errors: whether it works with other errors of the observations than those it was trained with.
     """
@@ -113,6 +114,7 @@ class Analysis(nn.Module, ABC):
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}
+    learned: ClassVar[tuple[str, ...]] = ()
     mean: Tensor
     std: Tensor
 
@@ -140,6 +142,8 @@ class Analysis(nn.Module, ABC):
         """Which ensemble sizes it works with, in words."""
         if cls.maximum_members == 1:
             return "it carries a covariance in place of members; take m = 1"
+        if cls.maximum_members < float("inf"):
+            return f"take m from {cls.minimum_members} to {cls.maximum_members}"
         return f"it needs ensemble covariances; take m ≥ {cls.minimum_members}, or analysis = 'recurrent'"
 
     @classmethod

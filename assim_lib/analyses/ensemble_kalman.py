@@ -81,6 +81,7 @@ class HybridAnalysis(Analysis):
     local_from: ClassVar[int] = 200
     core, reaches = 40, 10  # sites, and taper lengths
     uses = ("inflation", "band", "taper_length", "drift")
+    learned = ("inflation", "taper_length")
     defaults: ClassVar[Options] = {
         "hidden_size": 64,
         "blocks": 4,

@@ -29,6 +29,7 @@ from assim_lib.analyses.base import (
     sites_last_to_channels_last,
 )
 from assim_lib.observations import observation_model
+from assim_lib.systems.integrators import ADAPTIVE
 
 
 class MemberByMember(Analysis):
@@ -221,6 +222,11 @@ class RecurrentAnalysis(Analysis):
         if not options.lag:
             yield "sees_gradient = True does nothing without a lag; leave it out, or take lag ≥ 1."
         dynamics = options.forecast_model
+        if dynamics.method in ADAPTIVE:
+            yield (
+                f"sees_gradient = True needs a model with a fixed step, and that of {dynamics.name!r} is method = "
+                f"{dynamics.method!r}; set it to False."
+            )
         if observation_model(options.obs_conf, dynamics.channels, dynamics.sites).unknown:
             yield (
                 "sees_gradient = True needs operators that may be used, and some of obs_conf = "

@@ -57,6 +57,12 @@ def with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def with_plugins(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Modules of a reader's own."""
+    parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+    return parser
+
+
 def with_reading(parser: argparse.ArgumentParser) -> None:
     """Options that say how a record is read."""
     parser.add_argument("--variable", help="name of the observations, where the file holds several variables")

@@ -1,11 +1,12 @@
 """The commands for what filters are compared with: variants of the recipe, classical methods, costs."""
 
 import argparse
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from assim_lib.commands.arguments import Work, positive, set_threads, with_runs
+from assim_lib.commands.arguments import Work, count, positive, set_threads, with_runs
 from assim_lib.commands.published import scores
 
 
@@ -36,7 +37,12 @@ def bench_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compiled", action="store_true", help="measure compiled filters as well: some minutes more")
     parser.add_argument("--repeats", type=positive, default=5, help="of which the median is taken")
-    parser.add_argument("--largest", type=int, default=4000, help="sites of the largest ring, up to 400000")
+    parser.add_argument(
+        "--largest",
+        type=partial(count, least=40, most=400_000),
+        default=4000,
+        help="sites of the largest ring, from 40 to 400000",
+    )
 
 
 def bench(sections: list[str], compiled: bool, repeats: int, largest: int) -> Work:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from assim_lib.commands.arguments import Work, chunk, count, number_or_name, positive, with_reading
+from assim_lib.commands.arguments import Work, chunk, count, number_or_name, positive, with_plugins, with_reading
 
 
 def assimilate_parser(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=float, help="standard deviation of the errors, if not as in training")
     parser.add_argument("--seed", type=count, help="of the cold start")
     parser.add_argument("--threads", type=positive, default=1, help="processor threads")
-    parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+    with_plugins(parser)
 
 
 def assimilate(

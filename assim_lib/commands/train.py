@@ -12,6 +12,7 @@ from assim_lib.commands.arguments import (
     count,
     number_or_name,
     set_threads,
+    with_plugins,
     with_reading,
     with_runs,
     writable_folder,
@@ -24,19 +25,21 @@ if TYPE_CHECKING:
 
 def test_sets_parser(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``test-sets``."""
-    parser.add_argument("--system", default="l96")
+    with_plugins(parser).add_argument("--system", default="l96")
     parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument(
         "--again", action="store_true", help="replace what is frozen: all stored scores refer to the old one"
     )
 
 
-def test_sets(system: str, step_size: float, again: bool) -> Work:
+def test_sets(system: str, step_size: float, again: bool, plugins: str) -> Work:
     """Simulate and freeze the truth that everything is scored on."""
+    from assim_lib.registry import import_plugins
     from assim_lib.setting import Setting
     from assim_lib.systems import system_of
     from assim_lib.twin import CYCLES, freeze, is_frozen, trajectory_path
 
+    import_plugins(plugins)
     dynamics = system_of(system)
     dynamics.steps_per_cycle(step_size)
     # Interrupted, it goes on with what is missing.
@@ -66,7 +69,7 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--graphed", action="store_true", help="launch an update as one CUDA graph, on a GPU")
     parser.add_argument("--recompute", action="store_true", help="hold one cycle in memory at a time: a third slower")
-    parser.add_argument("--plugins", default="", help="modules to import first, which register names of your own")
+    with_plugins(parser)
     parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
     with_reading(parser)
     parser.add_argument(
@@ -115,6 +118,9 @@ def train(
     trained = process_group()(partial(train, compiled=compiled, graphed=graphed, recompute=recompute))
     first = processes.rank == 0
     if record is not None:
+        for name in ("cycles", "segments", "order", "n_settings"):
+            if options[name] is not None:
+                raise ValueError(f"{name} = {options[name]!r} would be ignored: a record has its own; leave it out.")
         return train_on(record, reading, configured, runs, curve_points, again, trained, checkpoints, first)
     for name, value in {**reading, "checkpoints": checkpoints}.items():
         if value is not None:

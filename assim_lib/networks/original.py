@@ -92,7 +92,8 @@ class OriginalFeedForwardTrunk(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths)) for _ in ("change", "gates")
         )
-        self.heads = nn.ModuleList(nn.Linear(widths[-1], sizes.sites * (outputs // 2)) for _ in self.layers)
+        halves = outputs - outputs // 2, outputs // 2
+        self.heads = nn.ModuleList(nn.Linear(widths[-1], sizes.sites * half) for half in halves)
 
     def forward(
         self,

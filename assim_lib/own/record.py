@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,8 +113,10 @@ def read_record(
         FileNotFoundError: if there is no such file.
     """
     source = open_source(observations, variable)
-    if fill_value is not None and not isinstance(fill_value, int | float):
-        raise RecordError(f"fill_value = {fill_value!r} of type {type(fill_value).__name__} must be a number.")
+    if fill_value is not None:
+        if isinstance(fill_value, bool) or not isinstance(fill_value, Real):
+            raise RecordError(f"fill_value = {fill_value!r} of type {type(fill_value).__name__} must be a number.")
+        fill_value = float(fill_value)
     array = arranged(source.values, shape, source.label)
     errors = errors_of(source, array, observations, error, (array.sizes["time"], shape[0], shape[1]))
     times = array["time"].to_numpy() if "time" in array.coords else None
@@ -127,6 +130,7 @@ def read_record(
         given = None if errors is None else errors(rows)
         if given is not None:
             refuse_no_errors(given, received, rows.start)
+            given = np.where((given > 0) & np.isfinite(given), given, np.nan)  # zero, say, where nothing was received
             given = given.astype(np.float32) if len(given) == 1 else _dense(given, cycles[rows] - first, last - first)
         return Part(first, _dense(received, cycles[rows] - first, last - first), given)
 

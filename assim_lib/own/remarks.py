@@ -29,8 +29,8 @@ def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> bo
         values = np.unique(other[0][np.isfinite(other[0])])
         raise RecordError(
             f"error = {values[0]:g} … {values[-1]:g} cannot be weighed by analysis = {analysis!r}, which "
-            f"has learned errors of {trained.min():g} … {trained.max():g}; take a filter that is 'hybrid', 'covariant' "
-            "or 'extended', or train one for them."
+            f"has learned errors of {trained.min():g} … {trained.max():g}; take a filter that weighs them ('hybrid', "
+            "'covariant', 'extended', or 'recurrent' with sees_error), or train one for them."
         )
     return bool(other)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from assim_lib.classical.methods import run_baseline
 from assim_lib.evaluation import interval
+from assim_lib.observations import identity
 from assim_lib.records import Record
 from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, write_json
@@ -23,8 +24,8 @@ from assim_lib.study.displaced import Displaced, displaced
 from assim_lib.study.results import TAUGHT, Label, Result, best_of, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL, KALMAN
 from assim_lib.study.tables import CLASSICAL_MEMBERS
+from assim_lib.study.verify import scored_filter
 from assim_lib.systems import forecast_model_of
-from assim_lib.training.checkpoints import checkpoint_path, load_filter
 from assim_lib.training.validation import run_filter
 from assim_lib.twin import TwinExperiment
 
@@ -103,13 +104,16 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
     its model is its own.
     """
     twin, validation, moved = setting.load(), setting.load("validation"), []
+    # What least squares are fitted to is the state, at one number a site.
+    fits = twin.truth.shape[1] == 1 and twin.observation_model.operator is identity
     kinds = [_told("the truth", None, forecast_errors(twin.truth, twin))]
     for file in best_of_each_kind(setting).file:
         result = read_result(results_dir() / file)
         analysis = _analysis(result, twin, progress)
         kinds.append(_told(result.label, file, forecast_errors(analysis, twin)))
-        learned_on = _analysis(result, validation, progress), validation
-        moved.append(displaced(result.label, file, learned_on, (analysis, twin), model_flow(setting)))
+        if fits:
+            learned_on = _analysis(result, validation, progress), validation
+            moved.append(displaced(result.label, file, learned_on, (analysis, twin), model_flow(setting)))
         if result.baseline and result.baseline.corrections:
             own = {name: float(result.baseline.hyperparameters[name]) for name in ("bias", "damping")}
             errors = forecast_errors(analysis, twin, flow=model_flow(setting, **own))
@@ -124,7 +128,7 @@ def _analysis(result: Result, twin: TwinExperiment, progress: bool) -> Float[np.
     """The mean of what a scored filter forecasts from along the test set."""
     if result.baseline:
         return run_baseline(result.baseline, twin, progress=progress).mean
-    experiment, model = load_filter(checkpoint_path(str(result.checkpoint).removesuffix(".safetensors")))
+    experiment, model = scored_filter(result)
     return run_filter(experiment, model.undisplaced(), twin, progress=progress)[0].mean(1)
 
 

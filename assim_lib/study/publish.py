@@ -164,14 +164,23 @@ def _by_age(ages: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
+def published_filter(name: str) -> tuple[Experiment, AmortizedFilter]:
+    """A filter that is scored on the frozen test sets; what it raises, :func:`publish_again` says."""
+    experiment, model = load_filter(checkpoint_path(name))
+    if experiment.record:
+        raise LookupError(f"{name} was trained on a record of one's own, and has its scores there.")
+    return experiment, model
+
+
 def publish_again(name: str) -> Path:
     """Score a published filter as the library is now, and store that; its weights stay as they are.
 
     Raises:
         FileNotFoundError: if there is no checkpoint of that name.
         IntegrityError: if its record is that of another filter.
+        LookupError: if it was trained on a record of one's own.
     """
-    experiment, model = load_filter(checkpoint_path(name))
+    experiment, model = published_filter(name)
     _, record = load_checkpoint(checkpoint_path(name))
     del record["sha256"]
     return publish(experiment, model, record)

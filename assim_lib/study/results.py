@@ -204,7 +204,9 @@ def write_scores() -> Path:
     """Bring ``data/results/scores.csv`` up to date with the JSON files."""
     path = results_dir() / "scores.csv"
     with atomic_path(path) as temporary:
-        collect().to_csv(temporary, index=False, float_format="%.5g")
+        table = collect()
+        keys = table[["step_size", "noise"]].map("{:.15g}".format)  # by which rows are found again
+        table.assign(**keys).to_csv(temporary, index=False, float_format="%.5g")
     return path
 
 

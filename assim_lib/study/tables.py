@@ -1,13 +1,17 @@
 """Numbers and tables as a reader wants them: few digits, intervals in brackets, the best in bold, words for gaps."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from IPython.display import Markdown
 
 from assim_lib.study.results import TAUGHT, best_of
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 CLASSICAL_MEMBERS = 30  # of a rival; what has more is a reference
 
@@ -44,6 +48,8 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
             rows.iat[place, column] = f"**{text}**" if winner else text
     lines = [["", *map(str, rows.columns)], [":---", *["---:"] * len(rows.columns)]]
     lines += [[str(row[0]), *map(str, row[1:])] for row in rows.itertuples()]
+    from IPython.display import Markdown  # late: commands read scores where there is no notebook
+
     return Markdown("\n".join([f"*{caption}*", "", *(f"| {' | '.join(line)} |" for line in lines)]))
 
 

@@ -4,6 +4,7 @@ What stands under its name is complete: a local file is renamed when it is, an o
 """
 
 import json
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Folder:
     def stems(self, below: str, ending: str) -> set[str]:
         """Names, without their ending, of the files with it in a folder below; none if there is no such folder."""
         self.fs.invalidate_cache()  # other machines write here
-        found = self.fs.glob(f"{self.root}/{below}/*{ending}")
+        found = self.fs.glob(f"{escape(self.root)}/{below}/*{ending}")
         return {Path(str(path)).name.removesuffix(ending) for path in found}
 
     def remove(self, name: str) -> None:

@@ -6,9 +6,9 @@ Sites lie on a ring. Equation and time stepper are separate things: a system say
 
 To add a system, also from a notebook, subclass :class:`Dynamics` with a ``name`` and standard settings, write
 ``tendency`` and ``rest`` (a state near which trajectories may start), and decorate the class with
-:func:`register_system`: experiments then know it by its name. Its ``method`` may be any of torchdiffeq's solvers; one
-that none of them suits has its own ``flow``, as :class:`~assim_lib.systems.kuramoto_sivashinsky.KuramotoSivashinsky`
-does.
+:func:`register_system`: experiments then know it by its name. Its ``method`` is one of
+:data:`~assim_lib.systems.integrators.METHODS`; one that none of them suits has its own ``flow``, as
+:class:`~assim_lib.systems.kuramoto_sivashinsky.KuramotoSivashinsky` does.
 
 The tendency may **depend on time**, as under seasons or tides: ``tendency(self, x, t)``. Time is that of
 :meth:`Dynamics.cycle_time`, :math:`k` intervals at cycle :math:`k`; filters count their cycles, and so know it.

@@ -29,8 +29,8 @@ from torch import Tensor
 
 Tendency = Callable[..., Tensor]  # of a state, and of a time where it depends on it
 _FIXED_STEP = ("euler", "midpoint", "heun2", "rk4_38")
-_ADAPTIVE = ("bosh3", "fehlberg2", "adaptive_heun", "dopri5", "dopri8")
-METHODS = ("rk4", *_FIXED_STEP, *_ADAPTIVE)
+ADAPTIVE = ("bosh3", "fehlberg2", "adaptive_heun", "dopri5", "dopri8")
+METHODS = ("rk4", *_FIXED_STEP, *ADAPTIVE)
 
 
 def _check(steps: int) -> None:

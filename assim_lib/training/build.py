@@ -65,7 +65,6 @@ def build_filter(
         instruments,
         analysis,
         experiment.step_size,
-        experiment.lag,
         climatology,
         lag_warmup=experiment.lag_warmup,
         clamp=experiment.clamp,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from assim_lib.analyses import Normalization
+from assim_lib.analyses import ANALYSES, Normalization
 from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import IntegrityError, OtherRunError, atomic_path, data_dir, sha256, verify, write_json
 from assim_lib.tensor_files import load_tensors
@@ -116,6 +116,12 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
     # Files of results are called after it.
     if trained.name != path.stem:
         raise IntegrityError(f"{path.stem}.json is the record of {trained.name}; restore it from the repository.")
+    for option in ANALYSES[trained.analysis].learned:
+        if changed.get(option, (theirs := getattr(trained, option))) != theirs:
+            raise ParameterError(
+                f"{option} = {changed[option]!r} is what analysis = {trained.analysis!r} starts its training from, and "
+                f"{path.stem} has learned its own; leave it out."
+            )
     experiment = trained.changed(**changed)
     asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
     return experiment, _with_weights(experiment, weights, f"{asked or experiment.name}: the weights of {path.stem}")

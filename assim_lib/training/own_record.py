@@ -74,6 +74,8 @@ def on_record(experiment: Experiment, observations: Any, **options: Any) -> tupl
     shape = (dynamics.channels, dynamics.sites)
     if isinstance(observations, OwnRecord):
         record = observations
+        if record.values.shape[1:] != shape:
+            raise RecordError(f"{record.label} was read for {record.values.shape[1:]} channels and sites, not {shape}.")
     else:
         record = read_record(observations, shape, experiment.step_size, **options)
     held_out = -(-len(record.values) // HELD_OUT)
@@ -89,8 +91,7 @@ def on_record(experiment: Experiment, observations: Any, **options: Any) -> tupl
     # Masks come as they were received.
     experiment = experiment.changed(**changed, order="schedule", noise=_noise(experiment, record, shape))
     data = OwnData(record, record.begins(dynamics.depends_on_time), trained)
-    if record is not observations:  # else that is known already
-        _check(data, experiment)
+    _check(data, experiment, remark=record is not observations)  # else they are made already
     return experiment, data
 
 
@@ -107,11 +108,12 @@ def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) ->
     return round(float(factors.mean()), 6)
 
 
-def _check(data: OwnData, experiment: Experiment) -> None:
+def _check(data: OwnData, experiment: Experiment, remark: bool) -> None:
     """Warn of numbers that are not expected; refuse a record without any to learn from."""
     channels, sites = data.record.values.shape[1:]
     instruments = observation_model(experiment.obs_conf, channels, sites)
-    remark_on_mask(data.record, instruments.schedule.numpy(), experiment.obs_conf, data.first)
+    if remark:
+        remark_on_mask(data.record, instruments.schedule.numpy(), experiment.obs_conf, data.first)
     known = instruments.known(data.first + torch.arange(data.trained)).numpy()
     if not (known & np.isfinite(data.record.values[: data.trained])).any():
         raise RecordError(f"{data.record.label} holds no number that obs_conf = {experiment.obs_conf!r} lets be used.")

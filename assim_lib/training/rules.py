@@ -56,6 +56,8 @@ def problems(options: "Experiment") -> Iterator[str]:
         yield f"batch = {options.batch} must be at most pool = {options.pool}."
     if options.kernel % 2 == 0:
         yield f"kernel = {options.kernel} must be odd."
+    if options.network == "original_early" and not options.blocks:
+        yield "blocks = 0 leaves network = 'original_early' without its last layer; take blocks ≥ 1."
     if options.test_dropout and not options.dropout:
         yield f"test_dropout = True needs dropout > 0, and dropout = {options.dropout}."
     if options.n_settings and (options.system != "l96" or options.dt is not None):
@@ -91,10 +93,16 @@ def _of_size(options: "Experiment", dynamics: Dynamics) -> Iterator[str]:
         f"segments = {options.segments} of cycles = {options.cycles}": simulated,
         f"pool = {options.pool} of m = {options.m}": options.pool * options.m,
         f"batch = {options.batch} of m = {options.m}": options.batch * options.m * options.window,
+        f"pool = {options.pool} of m = {options.m} and memory = {options.memory}": (
+            options.pool * options.m * options.memory / dynamics.channels
+        ),
     }
-    for what, size in together.items():
-        if size * state > LARGEST:
-            yield f"{what} make {size * state:.1e} numbers, and at most {LARGEST:.0e} may be; take fewer."
+    numbers = {what: size * state for what, size in together.items()}
+    weights = options.hidden_size**2 * options.kernel * max(options.blocks, 1)
+    numbers[f"hidden_size = {options.hidden_size} with kernel = {options.kernel}"] = weights
+    for what, size in numbers.items():
+        if size > LARGEST:
+            yield f"{what} make {size:.1e} numbers, and at most {LARGEST:.0e} may be; take fewer."
 
 
 def _idle_options(options: "Experiment", analysis: type[Analysis]) -> Iterator[str]:

@@ -198,6 +198,16 @@ def test_an_error_of_any_shape_that_broadcasts(error, expected):
     )
 
 
+@pytest.mark.parametrize("none", [0.0, -9.0, np.inf])
+def test_an_error_of_what_was_not_received_is_none(none):
+    values, error = np.array(VALUES), np.ones_like(VALUES)
+    values[1, 2], error[1, 2] = -99.0, none
+    record = read(values, error=error, fill_value=np.float32(-99))
+    assert np.isnan(record.values[1, 0, 2])
+    assert np.isnan(record.error[1, 0, 2])
+    assert np.isfinite(record.error).sum() == record.error.size - 1
+
+
 def rows(**columns):
     return pd.DataFrame({"time": 0, "site": [0, 1], "value": 1.0, "error": 1.0} | columns)
 
@@ -229,6 +239,7 @@ def rows(**columns):
         (pd.DataFrame(VALUES).assign(hours=1), {}, r"observations of shape \(3, 5\).* Times are called time, cycle,"),
         (VALUES, {"error": -1}, r"error = -1 at \(time, channel, site\) = \(0, 0, 0\) must be a finite number > 0"),
         (VALUES, {"fill_value": "none"}, "fill_value = 'none' of type str must be a number"),
+        (VALUES, {"fill_value": True}, "fill_value = True of type bool must be a number"),
         (VALUES, {"error": np.nan}, "error = nan at"),
         (VALUES, {"error": [1.0, 2.0]}, r"error of shape \(2,\) must broadcast to .* = \(3, 1, 4\)"),
         (VALUES, {"error": True}, "error = True must be a number"),

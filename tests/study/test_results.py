@@ -143,6 +143,12 @@ def test_rows_of_a_choice(own):
     assert labels(system="ks", m=6) == []
 
 
+def test_a_row_is_found_by_the_whole_number_of_its_setting(own):
+    write_result(own, "a", noise=1.2345678)
+    write_scores()
+    assert load_scores(noise=1.2345678).label.tolist() == ["a"]
+
+
 # ---- a result
 
 

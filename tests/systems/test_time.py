@@ -100,7 +100,7 @@ def tidal_filter(kind, members, lag, warmup=0):
         for parameter in analysis.trunk.parameters():
             parameter.zero_()
     states = climatology().clone()
-    return AmortizedFilter(Tide(), observation_model("full_obs", 1, SITES), analysis, STEP, lag, states, warmup, 100.0)
+    return AmortizedFilter(Tide(), observation_model("full_obs", 1, SITES), analysis, STEP, states, warmup, 100.0)
 
 
 @pytest.mark.parametrize(("lag", "warmup"), [(0, 0), (2, 0), (2, 3)])

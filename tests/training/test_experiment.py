@@ -472,3 +472,18 @@ def test_the_name_in_a_record_cannot_lead_out_of_the_project():
     with pytest.raises(ParameterError, match=r"^experiment = '\.\./x' is not known; known: l96_ff, "):
         configure().changed(experiment="../x")
     assert sentence_about(pretrained="../x").startswith("pretrained = '../x' (of type str) is not allowed; ")
+
+
+def test_a_gradient_needs_a_model_of_fixed_steps(readers_cell):
+    @register_system
+    class Adaptive(Lorenz96):
+        name, method = "adaptive", "dopri5"
+
+    said = sentence_about(analysis="recurrent", lag=1, sees_gradient=True, system="adaptive")
+    assert "that of 'adaptive' is method = 'dopri5'" in said
+
+
+def test_what_fits_no_memory_is_refused():
+    assert sentence_about(analysis="recurrent", hidden_size=10000, kernel=999).startswith("hidden_size = 10000 with")
+    assert "and memory = 1000 make" in sentence_about(analysis="recurrent", m=3000, memory=1000, batch=2)
+    assert sentence_about(network="original_early", blocks=0).startswith("blocks = 0 leaves network =")

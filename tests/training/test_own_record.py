@@ -13,7 +13,7 @@ from small_runs import QUIET, assert_same, tiny
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module
 from assim_lib.observations import ObservationModel, observation_model, register_obs_conf
-from assim_lib.own.record import RecordError
+from assim_lib.own.record import RecordError, read_record
 from assim_lib.storage import IntegrityError
 from assim_lib.training import run as run_module
 from assim_lib.training.build import build_filter
@@ -162,8 +162,11 @@ def test_it_is_stored_with_its_scores_and_assimilates(command, values, tmp_path,
     chosen = tiny(**SMALL)
     differ = {k: v for k, v in chosen.model_dump().items() if v != type(chosen).model_fields[k].default}
     options = " ".join(f"--{name} {value}" for name, value in differ.items())
-    line = f"train l96_conv --record 'my obs.nc' --checkpoints mine --curve-points 1 {options}"
-    code, out, error = command(line)
+    line = "train l96_conv --record 'my obs.nc' --checkpoints mine --curve-points 1"
+    code, _, error = command(f"{line} {options}")
+    assert (code, "would be ignored: a record has its own; leave it out." in error) == (2, True)
+    options = " ".join(f"--{k} {v}" for k, v in differ.items() if k not in ("cycles", "segments", "order"))
+    code, out, error = command(f"{line} {options}")
     assert code == 0, error
     (path,) = (tmp_path / "mine").glob("*.safetensors")
     assert out.startswith("held out: innovation RMSE ")
@@ -180,10 +183,10 @@ def test_it_is_stored_with_its_scores_and_assimilates(command, values, tmp_path,
     assert code == 0, error
     made = assimilate_record(path, tmp_path / "my obs.nc").analysis
     np.testing.assert_array_equal(xr.load_dataset("out.nc")["mean"], made["mean"])
-    code, _, error = command(f"{line} --lr 0.5")
+    code, _, error = command(f"{line} {options} --lr 0.5")
     assert code == 2
     assert "is published already, from a training with lr = " in error
-    assert command(f"{line.replace('--record ', '--variable a --plugins ')}")[0] == 2
+    assert command(f"{line.replace('--record ', '--variable a --plugins ')} {options}")[0] == 2
 
 
 def test_a_published_filter_is_trained_further_on_a_record(values):
@@ -194,3 +197,17 @@ def test_a_published_filter_is_trained_further_on_a_record(values):
     assert "-further-on-observations-" in type(chosen)(**note["experiment"]).name
     for ours, theirs in zip(tuned.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_record_is_one_of_the_state_and_is_scored_on_itself(values, command, home, monkeypatch, tmp_path):
+    chosen = tiny(**SMALL)
+    with pytest.raises(RecordError, match=r"^observations was read for \(1, 20\) channels and sites, not \(1, 40\)\.$"):
+        on_record(chosen, read_record(values[:, :20], (1, 20), chosen.step_size))
+    with pytest.raises(RecordError, match="holds no number that obs_conf = "):
+        on_record(chosen, read_record(np.full_like(values, np.nan), (1, 40), chosen.step_size))
+    trained, note = train(chosen, observations=values, **QUIET)
+    name = type(chosen)(**note["experiment"]).name
+    save_checkpoint(trained, checkpoint_path(name), note)
+    code, _, error = command(f"score {name}")
+    assert code == 2
+    assert error == f"assim_lib score: {name} was trained on a record of one's own, and has its scores there.\n"

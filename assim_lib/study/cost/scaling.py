@@ -74,7 +74,6 @@ def widened(model: AmortizedFilter, experiment: Experiment, sites: int) -> Amort
         observation_model(experiment.obs_conf, model.dynamics.channels, sites, experiment.noise),
         model.analysis,
         model.step_size,
-        model.lag,
         model.climatology[:STATES].repeat(1, 1, sites // old),
         model.lag_warmup,
         model.clamp,
