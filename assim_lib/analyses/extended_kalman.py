@@ -58,6 +58,7 @@ class ExtendedAnalysis(CovariantAnalysis):
     presets: ClassVar[Mapping[str, Options]] = {"cpu": {"updates": 2000}, "paper": {"hidden_size": 128}}
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
+    least_share = 1e-5  # of a variance, after an update
     surprise, largest_factor = 3.0, 2.0  # see _surprise_factor
     core, margin = 60, 40  # sites of a window
 
@@ -171,6 +172,9 @@ class ExtendedAnalysis(CovariantAnalysis):
         prior = self._localized_by_error(given.mask, self._bounded(cast(Tensor, given.covariance)))
         prior = self._surprise_factor(given, observing, prior, innovation) * prior
         increment, _, posterior = self._smoothed(given, observing, prior, innovation)
+        # Below this share of the variance before, single precision knows no more than its own rounding.
+        before, after = (covariance.diagonal(dim1=-2, dim2=-1) for covariance in (prior, posterior))
+        posterior = posterior + torch.diag_embed((self.least_share * before - after).clamp_min(0.0))
         predicted = ((observing @ prior) * observing).sum(-1)
         spread, predicted = (
             variance.clamp_min(1e-12).sqrt().unflatten(-1, shape).unsqueeze(-3)

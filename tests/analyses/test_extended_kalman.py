@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from small import SITES, climatology, generator, given, normalization, small_analysis
+from small import SITES, climatology, generator, given, normalization, record, small_analysis, small_filter
 from test_ensemble_kalman import EXACT, chord, kalman
 
 from assim_lib.analyses import Normalization
 from assim_lib.systems import Lorenz96
+from assim_lib.tracking import assimilate
 
 BATCHES = [(), (5,)]
 EVERYWHERE = 1e9  # sites: no localization
@@ -161,3 +162,12 @@ def test_drawn_members_have_the_carried_covariance(batch):
     # Each entry of a sample covariance is off by its standard error, a few times at most.
     error = (expected.diagonal()[:, None] * expected.diagonal() + expected**2).div(4000).sqrt()
     assert ((torch.cov(one.mT) - expected).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-5])
+def test_errors_far_below_the_climatology_leave_numbers_in_single_precision(noise):
+    observations = record(small_filter("extended", 1, lag=1, noise=noise), cycles=40).float()
+    model = small_filter("extended", 1, lag=1, noise=noise).float()
+    analyses = assimilate(model, observations, generator())
+    assert analyses.isfinite().all()
+    assert (analyses[20:, 0] - observations[20:]).abs().max() < 1.0
