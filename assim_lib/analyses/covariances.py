@@ -44,6 +44,6 @@ def cholesky(matrix: Tensor, otherwise: float = 1.0) -> Tensor:
         otherwise: a factor on the latter.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    variances = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)  # where errors are tiny, rounding makes some negative
+    variances = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)  # rounding makes some negative
     diagonal = otherwise * torch.diag_embed(variances.sqrt())
     return torch.where((failed > 0)[..., None, None], diagonal, factor)

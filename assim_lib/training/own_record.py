@@ -120,7 +120,7 @@ def _check(data: OwnData, experiment: Experiment, remark: bool) -> None:
 
 
 @torch.no_grad()
-def innovation_rmse(model: AmortizedFilter, data: OwnData) -> float:
+def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnData) -> float:
     """RMSE of innovations on what is held out, run as a batch of short segments from cold starts."""
     held_out = torch.from_numpy(data.held_out).to(model.climatology)
     length = min(SEGMENT + model.spinup, len(held_out))
@@ -129,6 +129,7 @@ def innovation_rmse(model: AmortizedFilter, data: OwnData) -> float:
     number = data.first + data.trained + length * torch.arange(segments, device=held_out.device)
     source = torch.Generator().manual_seed(SHORT_RUNS)
     carry = model.cold_start(segments, generator=source, number=number)
+    dropout = source if experiment.test_dropout else None
     squares, count = 0.0, 0
     for k in range(length):
         y = observations[:, k]
@@ -136,7 +137,7 @@ def innovation_rmse(model: AmortizedFilter, data: OwnData) -> float:
         if k >= min(SETTLING + model.spinup, length // 2):
             missed = (y - model.observation_model.operator(carry.forecast.mean(-3)))[seen]
             squares, count = squares + float(missed.square().sum()), count + missed.numel()
-        carry, _ = model.cycle(carry, y, number + k, age=k)
+        carry, _ = model.cycle(carry, y, number + k, dropout, age=k)
     return (squares / count) ** 0.5 if count else float("nan")
 
 

@@ -105,7 +105,7 @@ def train(
         data = [training_data(setting, progress) for setting in training_settings(experiment)]
     judged, judge = "validation_rmse", partial(validation_rmse, experiment)
     if own:
-        judged, judge = "innovation_rmse", partial(innovation_rmse, data=own)
+        judged, judge = "innovation_rmse", partial(innovation_rmse, experiment, data=own)
     trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed, recompute=recompute)
     several = {"processes": processes.world} if processes.world > 1 else {}
     note: dict[str, Any] = {

@@ -59,7 +59,7 @@ def test_a_filter_is_trained_on_what_was_observed_alone(values, no_truth, analys
     assert record["experiment"] == trained.model_dump()
     assert trained.name == f"{chosen.name}-on-observations-{data.record.checksum[:8]}"
     assert (trained.cycles, trained.segments, trained.order) == (48, 1, "schedule")
-    assert innovation_rmse(model, data) == record["history"][-1]["innovation_rmse"]
+    assert innovation_rmse(trained, model, data) == record["history"][-1]["innovation_rmse"]
 
 
 def test_what_is_held_out_is_not_trained_on(values):
