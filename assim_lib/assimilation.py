@@ -165,7 +165,7 @@ def prepare_record(
             tqdm(total=record.cycles, desc="assimilate", unit="cycle", disable=not progress) as bar,
         ):
             for first, values, own_error in record.parts(chunk or PART):
-                counted = slice(max(0, SETTLING + model.spinup - at.age), None)
+                counted = slice(max(0, SETTLING + model.warmup - at.age), None)
                 cycled = run_along(
                     model,
                     values,

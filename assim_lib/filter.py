@@ -195,7 +195,7 @@ class AmortizedFilter(nn.Module):
         return self.lag if age is None or not self.lag_warmup else min(self.lag, age // self.lag_warmup)
 
     @property
-    def spinup(self) -> int:
+    def warmup(self) -> int:
         """Number of cycles in which the lag of a new filter grows."""
         return self.lag_warmup * self.lag
 
@@ -339,14 +339,14 @@ class AmortizedFilter(nn.Module):
         return Carry(path[0 if grows else 1], path[-1], memory, later), path[-2], base, covariance
 
     @torch.no_grad()
-    def spun_up(
+    def warmed_up(
         self,
         carry: Carry,
         observations: Float[Tensor, "*batch cycle channel site"],
         phase: Int[Tensor, "*batch cycle"],
         moment: Int[Tensor, "*batch cycle"] | None = None,
     ) -> Carry:
-        """A cold start after the first :attr:`spinup` observations, its lag full-grown.
+        """A cold start after the first :attr:`warmup` observations, its lag full-grown.
 
         Args:
             observations: NaN where nothing was received.
@@ -354,7 +354,7 @@ class AmortizedFilter(nn.Module):
             moment: numbers of their cycles in time, where these are others.
         """
         moment = phase if moment is None else moment
-        for age in range(self.spinup):
+        for age in range(self.warmup):
             at = {"age": age, "moment": moment[..., age]}
             carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], **at)
         return carry

@@ -89,24 +89,24 @@ def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor) -> None:
 def mean_gain(
     model: AmortizedFilter,
     observations: Float[np.ndarray, "cycle channel site"],
-    spinup: int = 100,
+    burn_in: int = 100,
     cycles: int = 20,
     seed: int = 0,
 ) -> Float[np.ndarray, "state state"]:
     """Derivative of the mean analysis with respect to the observation, averaged over some cycles.
 
     Args:
-        observations: NaN where nothing was seen; at least ``spinup + cycles`` of them.
-        spinup: cycles that the filter is given to find the truth.
+        observations: NaN where nothing was seen; at least ``burn_in + cycles`` of them.
+        burn_in: cycles that the filter is given to find the truth.
 
     Returns:
         Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
     """
-    record = torch.from_numpy(observations[: spinup + cycles]).to(model.climatology.device)
+    record = torch.from_numpy(observations[: burn_in + cycles]).to(model.climatology.device)
     carry = model.cold_start(generator=torch.Generator().manual_seed(seed))
     jacobians = []
     for k, y in enumerate(record):
-        if k >= spinup:
+        if k >= burn_in:
             of_observation = torch.func.jacrev(
                 lambda y, k=k, carry=carry: model.cycle(carry, y, k, age=k)[1].mean(-3).flatten()
             )

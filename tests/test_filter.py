@@ -335,7 +335,7 @@ def test_what_an_unknown_instrument_shows_is_not_predicted(name):
 def test_the_lag_grows_while_the_base_stays(case):
     model = small_filter(*case, 3, PARTIAL)
     model.lag_warmup = 2
-    assert model.spinup == 6
+    assert model.warmup == 6
     assert [model.lag_at(age) for age in (*range(8), None)] == [0, 0, 1, 1, 2, 2, 3, 3, 3]
     carry = model.cold_start(5, generator=generator())
     assert torch.equal(carry.forecast, carry.base)
@@ -356,8 +356,8 @@ def test_the_lag_grows_while_the_base_stays(case):
         later = model.lag_at(age + 1)
         torch.testing.assert_close(carry.forecast, model.flow(carry.base, later), **EXACT)
         if age == 5:
-            spun_up = model.spun_up(first, observations, torch.arange(9).expand(5, 9))
-            assert_same(spun_up, carry)
+            warm = model.warmed_up(first, observations, torch.arange(9).expand(5, 9))
+            assert_same(warm, carry)
     torch.testing.assert_close(assimilate(model, observations, generator()), torch.stack(analyses, -4), **EXACT)
 
 

@@ -98,7 +98,7 @@ def test_progress_is_shown_when_asked_for(capsys):
 def test_the_mean_gain_is_that_of_finite_differences(lag):
     model = shaken(small_filter("hybrid", lag=lag, obs_conf=PARTIAL))
     observations = record(model)
-    found = mean_gain(model, observations.numpy(), spinup=3, cycles=2, seed=6)
+    found = mean_gain(model, observations.numpy(), burn_in=3, cycles=2, seed=6)
     assert found.shape == (SITES, SITES)
     expected, eps = np.zeros((SITES, SITES)), 1e-5
     carry = model.cold_start(generator=generator(6))

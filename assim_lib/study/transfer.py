@@ -21,7 +21,7 @@ from assim_lib.training.checkpoints import load_filter
 from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.trajectories import observed, simulate
 
-SEGMENTS, CYCLES, SPINUP = 32, 300, 100  # of the short runs; the first cycles do not count
+SEGMENTS, CYCLES, BURN_IN = 32, 300, 100  # of the short runs; the first cycles do not count
 
 
 def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -48,7 +48,7 @@ def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
     """A trained filter in each of :func:`changes`.
 
     Returns:
-        Of each setting the mean RMSE after :data:`SPINUP` cycles with its standard error over independent runs, the
+        Of each setting the mean RMSE after :data:`BURN_IN` cycles with its standard error over independent runs, the
         RMSE of climatology, and the share of runs that end worse than that. A setting in which the filter cannot work
         has a ``reason`` in their place.
     """
@@ -66,9 +66,9 @@ def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
 
 
 def _short_runs(experiment: Experiment, model: AmortizedFilter, dynamics: Dynamics) -> dict[str, float]:
-    spinup = SPINUP + model.spinup  # while its lag grows, a filter is not yet what it will be
-    runs = follow(experiment, model, SEGMENTS, CYCLES + model.spinup, STRESS, dynamics)
-    error = runs.rmse[:, spinup:]
+    burn_in = BURN_IN + model.warmup  # while its lag grows, a filter is not yet what it will be
+    runs = follow(experiment, model, SEGMENTS, CYCLES + model.warmup, STRESS, dynamics)
+    error = runs.rmse[:, burn_in:]
     return {
         "rmse": float(error.mean()),
         "standard_error": float(error.mean(1).std(ddof=1) / SEGMENTS**0.5),

@@ -123,7 +123,7 @@ def _check(data: OwnData, experiment: Experiment, remark: bool) -> None:
 def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnData) -> float:
     """RMSE of innovations on what is held out, run as a batch of short segments from cold starts."""
     held_out = torch.from_numpy(data.held_out).to(model.climatology)
-    length = min(SEGMENT + model.spinup, len(held_out))
+    length = min(SEGMENT + model.warmup, len(held_out))
     segments = len(held_out) // length
     observations = held_out[: segments * length].unflatten(0, (segments, length))
     number = data.first + data.trained + length * torch.arange(segments, device=held_out.device)
@@ -134,7 +134,7 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
     for k in range(length):
         y = observations[:, k]
         seen = (model.known[(number + k) % len(model.known)] > 0) & y.isfinite()
-        if k >= min(SETTLING + model.spinup, length // 2):
+        if k >= min(SETTLING + model.warmup, length // 2):
             missed = (y - model.observation_model.operator(carry.forecast.mean(-3)))[seen]
             squares, count = squares + float(missed.square().sum()), count + missed.numel()
         carry, _ = model.cycle(carry, y, number + k, dropout, age=k)
@@ -148,7 +148,7 @@ def held_out_scores(experiment: Experiment, model: AmortizedFilter, data: OwnDat
         near = model.observation_model.usable(torch.from_numpy(data.held_out[0]), number)
     start = cold_state(model, experiment.seed, number, near)
     cycled = run_along(model, data.held_out, start, dropout=experiment.test_dropout)
-    settled = min(SETTLING + model.spinup, len(data.held_out) // 2)
+    settled = min(SETTLING + model.warmup, len(data.held_out) // 2)
     return innovation_scores(cycled.innovation[settled:], cycled.expected[settled:])
 
 

@@ -96,17 +96,17 @@ class FilterPool:
         segments, cycles = self.data.observations.shape[:2]
         segment = torch.randint(segments, (filters,), generator=self.generator)
         last = cycles - self.reach
-        return segment, torch.randint(self.model.spinup, last, (filters,), generator=self.generator)
+        return segment, torch.randint(self.model.warmup, last, (filters,), generator=self.generator)
 
     def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
         near = None if self.data.near is None else self.data.near[segment, position]
-        first = self._moment(position - self.model.spinup)
+        first = self._moment(position - self.model.warmup)
         number = 0 if first is None else first
         carry = self.model.cold_start(len(segment), generator=self.generator, near=near, number=number)
-        if not self.model.spinup:
+        if not self.model.warmup:
             return carry
-        before = position[:, None] + torch.arange(-self.model.spinup, 0)
-        return self.model.spun_up(carry, *self._received(segment, before), self._moment(before))
+        before = position[:, None] + torch.arange(-self.model.warmup, 0)
+        return self.model.warmed_up(carry, *self._received(segment, before), self._moment(before))
 
     def _moment(self, cycles: Tensor) -> Tensor | None:
         """Numbers in time of the cycles of a trajectory, for a model that depends on it."""

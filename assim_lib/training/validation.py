@@ -32,7 +32,7 @@ def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
 def _short_runs_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
     twin = experiment.setting.load("validation")
     # A filter whose lag grows first is scored as long after that as the others after their start.
-    length, burn_in = SEGMENT + model.spinup, SEGMENT_BURN_IN + model.spinup
+    length, burn_in = SEGMENT + model.warmup, SEGMENT_BURN_IN + model.warmup
     segments = len(twin.observations) // length
     observations, truth = (
         torch.from_numpy(part[: segments * length]).unflatten(0, (segments, length))

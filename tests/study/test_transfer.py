@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    for name, value in {"LOST_AFTER": 20, "SEGMENTS": 3, "CYCLES": 60, "SPINUP": 30}.items():
+    for name, value in {"LOST_AFTER": 20, "SEGMENTS": 3, "CYCLES": 60, "BURN_IN": 30}.items():
         monkeypatch.setattr(transfer_module, name, value)
 
 

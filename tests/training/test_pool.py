@@ -279,7 +279,7 @@ def test_a_lag_that_grows_has_grown_before_a_filter_is_trained():
     """It meets the cycles before those of its first window as a new filter does."""
     pool = ring_pool("extended", 1, 2, lag_warmup=5)
     model = pool.model
-    assert int(pool.position.min()) >= model.spinup == 10
+    assert int(pool.position.min()) >= model.warmup == 10
     states = []
     source = torch.Generator().manual_seed(3)
     carry = model.cold_start(6, generator=source)

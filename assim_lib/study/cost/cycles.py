@@ -96,7 +96,7 @@ class Running:
         self.observations = torch.from_numpy(experiment.setting.load().observations).float()
         generator = torch.Generator().manual_seed(experiment.seed)
         self.dropout = generator if experiment.test_dropout else None
-        self.start = model.spinup + WARM_UP
+        self.start = model.warmup + WARM_UP
         with torch.no_grad():
             shape = () if batch == 1 else (batch,)
             self.carry = self._along(model.cold_start(*shape, generator=generator), 0, self.start)

@@ -104,7 +104,7 @@ def errors(file: str) -> tuple[float, float]:
     """RMSE on rings of 40 sites, and on one of as many sites as all of them have; with the same observations."""
     experiment, model = load_filter(file, device="cpu")
     large, number = widened(model, experiment, SCORED_SITES), SCORED_SITES // model.dynamics.sites
-    truth = torch.from_numpy(experiment.setting.load().truth).float()[: model.spinup + BURN_IN + CYCLES]
+    truth = torch.from_numpy(experiment.setting.load().truth).float()[: model.warmup + BURN_IN + CYCLES]
     noise = torch.randn((*truth.shape[:-1], SCORED_SITES), generator=torch.Generator().manual_seed(1))
     observations = truth.repeat(1, 1, number) + experiment.noise * noise
 
