@@ -18,7 +18,7 @@ from assim_lib.own.cycling import cold_state, members_of, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
 from assim_lib.own.output import check_destination, layout, opened, read_back, refuse_same_files, written
 from assim_lib.own.record import OwnRecord, read_record
-from assim_lib.own.remarks import Outliers, remark_on_innovations, remark_on_mask, usable_error
+from assim_lib.own.remarks import INSTEAD, Outliers, remark_on_innovations, remark_on_mask, usable_error
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.tracking import DRAWS
@@ -118,8 +118,7 @@ def prepare_record(
     if experiment.noise != trained.noise and not several and not model.analysis.weighs_errors:
         raise ParameterError(
             f"noise = {experiment.noise:g} cannot be weighed by analysis = {experiment.analysis!r}, which was trained "
-            f"with {trained.noise:g}; take a filter that weighs errors ('hybrid', 'covariant', 'extended', or "
-            "'recurrent' with sees_error), or train one for them."
+            f"with {trained.noise:g}; {INSTEAD}"
         )
     if any_mask:
         model = _of_any_mask(model, experiment)

@@ -18,7 +18,7 @@ from assim_lib.study.results import load_scores, read_result
 from assim_lib.study.trainings import training_runs
 from assim_lib.tensor_files import save_tensors
 from assim_lib.training.checkpoints import load_checkpoint, stored_experiment
-from assim_lib.training.experiment import configure
+from assim_lib.training.experiment import ParameterError, configure
 from assim_lib.training.trainer import NothingLearnedError
 
 
@@ -55,6 +55,15 @@ def test_what_cannot_be_is_one_sentence(command, line, sentence):
     assert (code, out) == (2, "")
     assert error.startswith(f"assim_lib {line.split()[0]}: {sentence}")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("mistake", [ParameterError, ImportError])
+def test_what_is_found_while_a_command_works_is_one_sentence_as_well(command, monkeypatch, mistake):
+    def refused(*_):
+        raise mistake("this cannot be.")
+
+    monkeypatch.setattr("assim_lib.study.results.write_scores", refused)
+    assert command("scores") == (2, "", "assim_lib scores: this cannot be.\n")
 
 
 @pytest.mark.parametrize("bug", [KeyError, IndexError])

@@ -13,6 +13,10 @@ from assim_lib.tracking import OUTLIER
 
 USUAL = (0.7, 1.4)  # χ² of a filter that is about as uncertain as it should be
 ENOUGH = 200  # numbers, of which χ² is known to a tenth
+INSTEAD = (
+    "take a filter that weighs errors ('hybrid', 'covariant', 'extended', or 'recurrent' with sees_error), or train "
+    "one for them."
+)
 SAME = 1e-6  # up to which relative difference two errors are one
 
 
@@ -29,8 +33,7 @@ def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> bo
         values = np.unique(other[0][np.isfinite(other[0])])
         raise RecordError(
             f"error = {values[0]:g} … {values[-1]:g} cannot be weighed by analysis = {analysis!r}, which "
-            f"has learned errors of {trained.min():g} … {trained.max():g}; take a filter that weighs them ('hybrid', "
-            "'covariant', 'extended', or 'recurrent' with sees_error), or train one for them."
+            f"has learned errors of {trained.min():g} … {trained.max():g}; {INSTEAD}"
         )
     return bool(other)
 

@@ -299,3 +299,10 @@ def test_three_methods_make_an_analysis(lag):
         error = (ensemble.mean(1) - truth).square().mean((1, 2)).sqrt()
         assert error[:3].min() > 1
         assert error[-5:].max() < 0.1
+
+
+def test_an_analysis_of_a_few_members_says_how_many():
+    class Few(ANALYSES["recurrent"]):
+        minimum_members, maximum_members = 2, 5
+
+    assert Few.allowed_members() == "take m from 2 to 5"
