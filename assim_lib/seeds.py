@@ -15,7 +15,7 @@ from torch import Tensor
 # The frozen truths: initial states and observation errors.
 FROZEN = {"validation": 2, "test": 3}
 # DAPPER's methods: initial ensembles and rotations, while they are tuned and when they are scored.
-SEARCH, CLASSICAL = 2000, 3000
+SEARCH, BASELINES = 2000, 3000
 # Very long runs and other settings, truths that no filter was trained, tuned or scored on.
 STRESS = 4000
 # Cold starts of validation on short runs.

@@ -1,7 +1,7 @@
 """The moving picture of the front page: a model left alone, and the same model corrected by a committed filter."""
 
 from assim_lib import checkpoint_path, figures, load_filter, run_filter
-from assim_lib.study.facts import QUARTER, best
+from assim_lib.study.facts import MOVING_QUARTER, best
 from assim_lib.training.build import build_filter
 
 CYCLES = 40
@@ -13,7 +13,7 @@ ALT = (
 
 def moving_picture() -> str:
     """HTML of the picture, from the best filter that has learned all it does."""
-    row = best(QUARTER, method="amortized", analysis="recurrent", m=1)
+    row = best(MOVING_QUARTER, method="amortized", analysis="recurrent", m=1)
     experiment, trained = load_filter(checkpoint_path(row.checkpoint.removesuffix(".safetensors")))
     twin = experiment.setting.load()
     # Before its training such a filter changes nothing.

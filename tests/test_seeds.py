@@ -5,13 +5,13 @@ import pytest
 import torch
 from small import Quick
 
-from assim_lib.seeds import CLASSICAL, FROZEN, SEARCH, SHORT_RUNS, STRESS, Purpose, generator_for, seed_for
+from assim_lib.seeds import BASELINES, FROZEN, SEARCH, SHORT_RUNS, STRESS, Purpose, generator_for, seed_for
 from assim_lib.training.data import training_data
 from assim_lib.training.experiment import configure
 from assim_lib.trajectories import simulate
 
 NUMBERS = [(), (0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (2**31,), (2**40,), (2**40 + 1,)]
-PLAIN = [*FROZEN.values(), SEARCH, CLASSICAL, STRESS, SHORT_RUNS]
+PLAIN = [*FROZEN.values(), SEARCH, BASELINES, STRESS, SHORT_RUNS]
 
 
 def test_every_purpose_has_seeds_of_its_own():

@@ -35,7 +35,7 @@ from assim_lib.classical.dapper_bridge import (
 )
 from assim_lib.evaluation import Scores, summarize
 from assim_lib.observations import identity
-from assim_lib.seeds import CLASSICAL
+from assim_lib.seeds import BASELINES
 from assim_lib.systems import Dynamics, forecast_model_of
 from assim_lib.twin import TwinExperiment
 
@@ -74,7 +74,7 @@ def run_baseline(
     baseline: Baseline,
     twin: TwinExperiment,
     cycles: int | None = None,
-    seed: int = CLASSICAL,
+    seed: int = BASELINES,
     progress: bool = True,
     dynamics: Dynamics | None = None,
 ) -> BaselineRun:

@@ -16,7 +16,7 @@ from assim_lib.classical.baseline import Baseline, Hyperparameters
 from assim_lib.classical.contenders import SETTINGS, Contender, contenders
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
 from assim_lib.classical.search import Search
-from assim_lib.seeds import CLASSICAL
+from assim_lib.seeds import BASELINES
 from assim_lib.storage import provenance
 from assim_lib.study.results import Failure, Provenance, Result, read_result, results_dir, write_result
 from assim_lib.twin import TwinExperiment
@@ -29,7 +29,7 @@ def compare(
     contender: Contender,
     again: bool = False,
     progress: bool = True,
-    seed: int = CLASSICAL,
+    seed: int = BASELINES,
     run: Callable[..., BaselineRun] = run_baseline,
 ) -> Path:
     """Tune a contender, score it on the test set, and store both; return the path of the result.
@@ -112,7 +112,7 @@ def stored_baseline(twin: TwinExperiment, method: str, m: int = 1) -> Baseline:
 
 
 def diverged_starts(
-    baseline: Baseline, twin: TwinExperiment, seed: int = CLASSICAL, run: Callable[..., BaselineRun] = run_baseline
+    baseline: Baseline, twin: TwinExperiment, seed: int = BASELINES, run: Callable[..., BaselineRun] = run_baseline
 ) -> int:
     """How many of some short runs, each from its own start elsewhere in the truth, lose it."""
     apart = len(twin.observations) // STARTS

@@ -7,10 +7,10 @@ from IPython.display import Markdown, display
 
 from assim_lib.setting import Setting
 from assim_lib.study.results import TAUGHT, best_of, load_scores
-from assim_lib.study.summaries import CLASSICAL, KALMAN, headline
+from assim_lib.study.summaries import CLASSICAL_METHODS, KALMAN, headline
 from assim_lib.study.tables import CLASSICAL_MEMBERS, short, with_interval
 
-QUARTER = Setting("l96", "every_4th_dim_partial_obs")
+MOVING_QUARTER = Setting("l96", "every_4th_dim_partial_obs")
 VERDICTS = ("ahead", "level", "behind")
 FIXED_QUARTER = Setting("l96", "every_4th_fixed", step_size=0.15)
 TWO_LEVEL = Setting("two_level")
@@ -40,7 +40,7 @@ def best(setting: Setting, **wanted: Any) -> pd.Series:
 def best_classical(setting: Setting) -> pd.Series:
     """The best tuned classical filter of a setting with at most 30 members."""
     rows = load_scores(**setting.as_dict())
-    methods = [name for name in CLASSICAL[1:] if name in set(rows.method)]
+    methods = [name for name in CLASSICAL_METHODS[1:] if name in set(rows.method)]
     return best(setting, method=methods, m=list(range(1, CLASSICAL_MEMBERS + 1)))
 
 
@@ -69,9 +69,9 @@ def facts() -> dict[str, str]:
     table = headline().dropna(subset="classical")
     extended = best(full, analysis="extended", method="amortized")
     before, after = score_of_training(FIXED_QUARTER)
-    scratch = best(QUARTER, analysis=["recurrent", *original], method=["amortized", "amortized_original"])
-    letkfs = load_scores(**QUARTER.as_dict(), method="LETKF", best=True).query(f"m <= {CLASSICAL_MEMBERS}")
-    quarter = table.loc[QUARTER.title]
+    scratch = best(MOVING_QUARTER, analysis=["recurrent", *original], method=["amortized", "amortized_original"])
+    letkfs = load_scores(**MOVING_QUARTER.as_dict(), method="LETKF", best=True).query(f"m <= {CLASSICAL_MEMBERS}")
+    quarter = table.loc[MOVING_QUARTER.title]
     alone, rival = best(NOISY_QUARTER, analysis="recurrent", method="amortized"), best_classical(NOISY_QUARTER)
     wrong, corrected = best(TWO_LEVEL, method="amortized"), best(TWO_LEVEL, method="LETKF corrected")
     return {
@@ -90,8 +90,8 @@ def facts() -> dict[str, str]:
         "letkf_quarter": short(letkfs.rmse.min()),
         "letkf_quarter_crps": short(letkfs.crps.min()),
         "untrained_quarter": short(quarter.untrained),
-        "classical_quarter": error(best_classical(QUARTER)),
-        "classical_quarter_label": str(best_classical(QUARTER).label),
+        "classical_quarter": error(best_classical(MOVING_QUARTER)),
+        "classical_quarter_label": str(best_classical(MOVING_QUARTER).label),
         "scratch_side": side(scratch.rmse, letkfs.rmse.min()),
         "scratch_crps_side": "ahead of" if scratch.crps < letkfs.crps.min() else "behind",
         "noisy_scratch": error(alone),

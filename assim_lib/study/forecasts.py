@@ -22,7 +22,7 @@ from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, write_json
 from assim_lib.study.displaced import Displaced, displaced
 from assim_lib.study.results import TAUGHT, Label, Result, best_of, load_scores, read_result, results_dir
-from assim_lib.study.summaries import CLASSICAL, KALMAN
+from assim_lib.study.summaries import CLASSICAL_METHODS, KALMAN
 from assim_lib.study.tables import CLASSICAL_MEMBERS
 from assim_lib.study.verify import scored_filter
 from assim_lib.systems import forecast_model_of
@@ -30,7 +30,7 @@ from assim_lib.training.validation import run_filter
 from assim_lib.twin import TwinExperiment
 
 LEADS, EVERY = 20, 5
-BLOCK = 20  # starts in a block of the bootstrap: as many cycles as the scores' blocks have
+BLOCK_OF_STARTS = 20  # starts in a block of the bootstrap: as many cycles as the scores' blocks have
 
 Flow = Callable[[Tensor], Tensor]
 
@@ -133,14 +133,14 @@ def _analysis(result: Result, twin: TwinExperiment, progress: bool) -> Float[np.
 
 
 def _told(label: str, file: str | None, errors: Float[np.ndarray, "start lead"]) -> Forecasts:
-    low, high = zip(*(interval(column, BLOCK) for column in errors.T), strict=True)
+    low, high = zip(*(interval(column, BLOCK_OF_STARTS) for column in errors.T), strict=True)
     return Forecasts(label=label, file=file, rmse=errors.mean(0).tolist(), rmse_lo=list(low), rmse_hi=list(high))
 
 
 def best_of_each_kind(setting: Setting) -> pd.DataFrame:
     """Rows of the table of scores: of each kind of filter the best on validation data that kept the truth."""
     rows = load_scores(**setting.as_dict()).query(f"not diverged and m <= {CLASSICAL_MEMBERS} and method != {TAUGHT!r}")
-    classical = rows.method.isin(CLASSICAL)
+    classical = rows.method.isin(CLASSICAL_METHODS)
     kind = np.select(
         [rows.method == "LETKF corrected", classical, rows.analysis.isin(KALMAN)],
         ["corrected", "classical", "Kalman part"],

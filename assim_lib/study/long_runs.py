@@ -28,7 +28,7 @@ from assim_lib.tensor_files import load_tensors, save_tensors
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
 from assim_lib.training.experiment import Experiment
 
-STARTS, LONG, BLOCK = 20, 100_000, 1000  # cold starts, cycles, and cycles between two savings
+STARTS, LONG, SAVED_CYCLES = 20, 100_000, 1000  # cold starts, cycles, and cycles between two savings
 
 
 class LongRun(Record):
@@ -121,13 +121,13 @@ def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = Tr
 
     Args:
         folder: for the state of the long run, which goes on from there after an interruption.
-        cycles: of the long run, a multiple of :data:`BLOCK`; at least two blocks, since the first does not count.
+        cycles: of the long run, a multiple of :data:`SAVED_CYCLES`, at least twice; the first block does not count.
 
     Raises:
         ValueError: if ``cycles`` cannot be, or the state in ``folder`` is that of another run.
     """
-    if cycles < 2 * BLOCK:
-        raise ValueError(f"cycles = {cycles} must be at least {2 * BLOCK}.")
+    if cycles < 2 * SAVED_CYCLES:
+        raise ValueError(f"cycles = {cycles} must be at least {2 * SAVED_CYCLES}.")
     experiment, model = load_filter(checkpoint_path(name))
     origin, state = provenance(str(experiment.torch_device)), folder / "long.safetensors"
     long = long_run(experiment, model, cycles, state, progress)
@@ -161,7 +161,7 @@ class _Runs:
     def advance(self, on_cycle: Callable[[], Any]) -> None:
         steps, starts = self.dynamics.steps_per_cycle(self.experiment.step_size), len(self.truth)
         states = []
-        for _ in range(BLOCK):
+        for _ in range(SAVED_CYCLES):
             self.truth = self.dynamics.flow(self.truth, steps)
             states.append(self.dynamics.resolved(self.truth).float())
         truth = torch.stack(states, 1)
@@ -171,9 +171,9 @@ class _Runs:
         observations = self.model.observation_model.observe(truth, errors).to(self.device)
         # Of its own for each block, so that a run that was interrupted goes on as it would have.
         dropout = torch.Generator().manual_seed(STRESS + len(self.blocks)) if self.experiment.test_dropout else None
-        series = np.empty((starts, BLOCK))
-        for k in range(BLOCK):
-            age = len(self.blocks) * BLOCK + k
+        series = np.empty((starts, SAVED_CYCLES))
+        for k in range(SAVED_CYCLES):
+            age = len(self.blocks) * SAVED_CYCLES + k
             self.carry, analysis = self.model.cycle(self.carry, observations[:, k], k, dropout, age=age)
             series[:, k] = rmse(analysis.cpu().numpy(), truth[:, k].numpy())
             on_cycle()
@@ -213,29 +213,29 @@ def long_run(
     """Follow independent truths for many cycles, each filter from a cold start of its own.
 
     Args:
-        cycles: a multiple of :data:`BLOCK`.
+        cycles: a multiple of :data:`SAVED_CYCLES`.
         state: file that the run goes on from after an interruption, saved after each block.
 
     Raises:
         ValueError: if ``cycles`` cannot be, or ``state`` is that of another run.
     """
-    if cycles < BLOCK or cycles % BLOCK:
-        raise ValueError(f"cycles = {cycles} must be a positive multiple of {BLOCK}.")
+    if cycles < SAVED_CYCLES or cycles % SAVED_CYCLES:
+        raise ValueError(f"cycles = {cycles} must be a positive multiple of {SAVED_CYCLES}.")
     runs = _Runs(experiment, model, starts)
     if state and state.exists():
         runs.load(state)
-    done = BLOCK * len(runs.blocks)
+    done = SAVED_CYCLES * len(runs.blocks)
     with tqdm(total=cycles, initial=done, desc="long run", unit="cycle", disable=not progress) as bar:
-        while len(runs.blocks) * BLOCK < cycles:
+        while len(runs.blocks) * SAVED_CYCLES < cycles:
             runs.advance(bar.update)
             if state:
                 runs.save(state)
-    blocks = runs.blocks[: cycles // BLOCK]
+    blocks = runs.blocks[: cycles // SAVED_CYCLES]
     climatology = blocks[0]["climatology"]
     worst = np.array([block["worst"] for block in blocks])
     return LongRun(
         cycles=cycles,
-        block=BLOCK,
+        block=SAVED_CYCLES,
         climatology=climatology,
         rmse=[block["rmse"] for block in blocks],
         worst=worst.tolist(),

@@ -10,7 +10,7 @@ from assim_lib.study.results import best_of, load_scores, select, training_recor
 from assim_lib.study.summaries import load_published
 from assim_lib.study.trainings import training_runs
 
-QUARTER = "every_4th_dim_partial_obs"
+OBS_CONF = "every_4th_dim_partial_obs"
 
 
 class PaperExperiment(NamedTuple):
@@ -24,13 +24,13 @@ class PaperExperiment(NamedTuple):
 # Six of the paper's code and one that came later; the quarter of the sites moves in two directions, see the chapter.
 EXPERIMENTS = (
     PaperExperiment("L96, feed-forward, all sites", Setting("l96"), feed_forward=True),
-    PaperExperiment("L96, feed-forward, moving quarter", Setting("l96", QUARTER), feed_forward=True),
+    PaperExperiment("L96, feed-forward, moving quarter", Setting("l96", OBS_CONF), feed_forward=True),
     PaperExperiment("L96, all sites", Setting("l96")),
-    PaperExperiment("L96, moving quarter, the paper's direction", Setting("l96", f"{QUARTER}_upstream")),
-    PaperExperiment("L96, moving quarter, DAPPER's direction", Setting("l96", QUARTER)),
+    PaperExperiment("L96, moving quarter, the paper's direction", Setting("l96", f"{OBS_CONF}_upstream")),
+    PaperExperiment("L96, moving quarter, DAPPER's direction", Setting("l96", OBS_CONF)),
     PaperExperiment("Kuramoto–Sivashinsky, all sites", Setting("ks", step_size=1.0)),
     PaperExperiment("two-level truth, one-level model", Setting("two_level")),
-    PaperExperiment("VL20, moving quarter", Setting("vl20", QUARTER)),
+    PaperExperiment("VL20, moving quarter", Setting("vl20", OBS_CONF)),
 )
 # The paper's network as it is, and the same update with a network that is easier to train.
 ANALYSES = ("original", "gated")

@@ -21,7 +21,7 @@ from assim_lib.study.results import (
 )
 from assim_lib.study.tables import CLASSICAL_MEMBERS, each_kind
 
-CLASSICAL = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEnKS", "EnKF-N")
+CLASSICAL_METHODS = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEnKS", "EnKF-N")
 LEARNED_MEMBERS, REFERENCE_MEMBERS = 10, 100
 LEARNED = ("amortized", "amortized_original", "amortized_ff")
 KALMAN = ("hybrid", "covariant", "extended")  # analyses that a network adds to
@@ -129,7 +129,7 @@ def headline() -> pd.DataFrame:
         the same of whatever of ours is best on validation data, be it learned or an untrained Kalman part.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
-    filters = table.method.isin(CLASSICAL[1:])  # the climatology only marks the scale
+    filters = table.method.isin(CLASSICAL_METHODS[1:])  # the climatology only marks the scale
     one_setting = table.method.isin(LEARNED) & (table.m <= LEARNED_MEMBERS)
     kalman = table.analysis.isin(KALMAN)
     untrained = {part: table[f"untrained_{part}"] for part in ("rmse", "validation_rmse")}
@@ -194,7 +194,7 @@ def _verdict(difference: tuple[float, float, float]) -> str:
 
 def _best_published() -> pd.DataFrame:
     published = load_published()
-    rivals = published.method.isin(CLASSICAL[1:]) & (published.m <= CLASSICAL_MEMBERS)
+    rivals = published.method.isin(CLASSICAL_METHODS[1:]) & (published.m <= CLASSICAL_MEMBERS)
     # Those of the two-level system are averages over its fast variables as well.
     published = published[rivals & (published.system != "two_level")]
     return pd.DataFrame(published.groupby(SETTING_COLUMNS, as_index=False).agg(published=("rmse", "min")))

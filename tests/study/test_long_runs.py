@@ -36,7 +36,7 @@ FREE = {"analysis": "recurrent", "m": 1, "lag": 0}
 def _short(monkeypatch, tmp_path):
     """Short blocks, and data of their own."""
     monkeypatch.setenv("ASSIM_DATA", str(tmp_path / "data"))
-    for name, value in {"BLOCK": 120, "LOST_AFTER": 20}.items():
+    for name, value in {"SAVED_CYCLES": 120, "LOST_AFTER": 20}.items():
         monkeypatch.setattr(long_runs, name, value)
 
 

@@ -40,11 +40,11 @@ FROM_NOTHING = {
     "rates": "steps",
 }  # fmt: skip
 KALMAN = {"analysis": "hybrid", "m": 10, "lr": 0.002, "adamw_lr": 0.002}
-QUARTER = {"obs_conf": "every_4th_dim_partial_obs", "lag": 3, "updates": 2000}
+EVERY_4TH = {"obs_conf": "every_4th_dim_partial_obs", "lag": 3, "updates": 2000}
 TARGETS = {
     "all sites, from nothing": Target(0.5, 40, FROM_NOTHING),
     "all sites, on a Kalman part": Target(0.265, 180, {**KALMAN, "lag": 5, "updates": 1200}),
-    "every fourth site, on a Kalman part": Target(0.6, 240, {**KALMAN, **QUARTER}),
+    "every fourth site, on a Kalman part": Target(0.6, 240, {**KALMAN, **EVERY_4TH}),
 }
 SEEDS, LOOKS, PATIENCE = (0, 1, 2), 40, 2  # the last: a run is given so many times the seconds
 HOW = (

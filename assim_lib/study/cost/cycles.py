@@ -14,16 +14,16 @@ from assim_lib.training.experiment import Experiment
 from assim_lib.twin import TwinExperiment
 
 FULL = "l96_conv-full_obs-dt0.1-s1"
-QUARTER = "l96_conv-every_4th_dim_partial_obs_upstream-dt0.1-s1"
+UPSTREAM = "l96_conv-every_4th_dim_partial_obs_upstream-dt0.1-s1"
 FILTERS = {
     "recurrent": f"{FULL}-recurrent-m1-seed4",
-    "original m=5": f"{QUARTER}-original-m5-seed0",
+    "original m=5": f"{UPSTREAM}-original-m5-seed0",
     "gated m=10": f"{FULL}-gated-m10-seed4",
     "hybrid lag 3": f"{FULL}-hybrid-lag3-m10-seed0",
     "covariant lag 5": f"{FULL}-covariant-lag5-m10-seed0",
     "extended lag 10": f"{FULL}-extended-lag10-m1-seed0",
 }
-CLASSICAL = {
+CLASSICAL_CYCLES = {
     "LETKF m=10": ("LETKF", 10, {}),
     "EnKF-N m=30": ("EnKF-N", 30, {}),
     "iEnKS m=30 Lag 3": ("iEnKS", 30, {"Lag": 3}),
@@ -53,7 +53,7 @@ def measure(compiled: bool, repeats: int, progress: bool = True) -> list[dict[st
 
 def _classical() -> dict[Method, Callable[[], float]]:
     twin = load_filter(FILTERS["recurrent"], device="cpu")[0].setting.load()
-    return {(name, 1, False): partial(_baseline_cycle, twin, *method) for name, method in CLASSICAL.items()}
+    return {(name, 1, False): partial(_baseline_cycle, twin, *method) for name, method in CLASSICAL_CYCLES.items()}
 
 
 def _baseline_cycle(twin: TwinExperiment, method: str, m: int, changed: dict[str, int]) -> float:
