@@ -40,12 +40,14 @@ class Carry(NamedTuple):
         forecast: their forecast at t.
         memory: of the analysis.
         covariance: of the error of the base in units of the climatology, where the analysis carries one.
+        recent: what the last L cycles received, zero elsewhere, and where something was; if the analysis asks for it.
     """
 
     base: Float[Tensor, "*batch member channel site"]
     forecast: Float[Tensor, "*batch member channel site"]
     memory: Float[Tensor, "*batch memories site features"]
     covariance: Float[Tensor, "*windows state state"] | None = None
+    recent: Float[Tensor, "*batch cycle 2 channel site"] | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Carry":
         """The same with a change made to each of its parts."""
@@ -249,6 +251,7 @@ class AmortizedFilter(nn.Module):
             self.flow(base, self.lag_at(0), number - self.lag_at(0)),
             self.analysis.initial_memory(*batch, climatology=self.climatology),
             self.analysis.initial_covariance(*batch, climatology=self.climatology),
+            base.new_zeros(*batch, self.lag, 2, *base.shape[-2:]) if self.analysis.sees_window else None,
         )
 
     def cycle(
@@ -325,6 +328,8 @@ class AmortizedFilter(nn.Module):
             memory=carry.memory,
             covariance=carry.covariance,
             predict=lambda states: self.observation_model.operator(self.flow(states, lag, number)),
+            recent=None if carry.recent is None else carry.recent[..., self.lag - lag :, :, :, :],
+            predict_each=lambda states: tuple(map(self.observation_model.operator, self._path(states, lag, number))),
         )
         corrected, memory, covariance = self.analysis(given, generator)
         base = self._bounded(corrected)
@@ -333,10 +338,19 @@ class AmortizedFilter(nn.Module):
         else:
             following, later = self.analysis.forecast(base, covariance, partial(self.flow, number=number))
             following = self._bounded(following)
-        path = [base, following]
-        for cycle in range(lag):
-            path.append(self.flow(path[-1], 1, number + 1 + cycle))
-        return Carry(path[0 if grows else 1], path[-1], memory, later), path[-2], base, covariance
+        path = [base, *self._path(following, lag, number + 1)]
+        recent = carry.recent
+        if recent is not None:
+            newest = torch.stack([received.observation, received.mask], -3).unsqueeze(-4)
+            recent = torch.cat([recent[..., 1:, :, :, :], newest], -4)
+        return Carry(path[0 if grows else 1], path[-1], memory, later, recent), path[-2], base, covariance
+
+    def _path(self, states: Tensor, cycles: int, number: Tensor) -> list[Tensor]:
+        """States, and what the model makes of them after each of so many cycles."""
+        path = [states]
+        for cycle in range(cycles):
+            path.append(self.flow(path[-1], 1, number + cycle))
+        return path
 
     @torch.no_grad()
     def warmed_up(

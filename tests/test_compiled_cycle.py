@@ -27,7 +27,7 @@ def traced(monkeypatch):
     [
         ("original", 4, {}),
         ("recurrent", 1, {}),
-        ("recurrent", 1, {"sees_gradient": True}),
+        ("recurrent", 1, {"sees_gradient": True, "sees_window": True}),
         ("covariant", 4, {}),
         ("extended", 1, {}),
     ],

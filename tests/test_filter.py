@@ -242,6 +242,27 @@ def test_the_operator_is_applied_to_the_forecast(lag):
     assert torch.equal(given.predict(carry.base), model.flow(carry.base, lag).square())
 
 
+@pytest.mark.parametrize("lag_warmup", [0, 2])
+def test_an_analysis_that_asks_is_given_the_observations_since_the_base(lag_warmup):
+    model = shaken(small_filter("recurrent", 2, 2, PARTIAL, sees_gradient=True, sees_window=True), 0.05)
+    model.lag_warmup = lag_warmup
+    observations, carry = record(model, (3,), cycles=7), model.cold_start(3, generator=generator())
+    for age in range(7):
+        lag = model.lag_at(age)
+        given = given_to(model, carry, observations[:, age], age, age=age)
+        assert given.recent.shape == (3, lag, 2, 1, SITES)
+        since = min(lag, age)  # there was nothing before the cold start
+        assert (given.recent[:, : lag - since] == 0).all()
+        received = observations[:, age - since : age]
+        torch.testing.assert_close(given.recent[:, lag - since :, 0], received.nan_to_num(0.0), **EXACT)
+        assert torch.equal(given.recent[:, lag - since :, 1], received.isfinite().double())
+        predicted = given.predict_each(given.base)
+        assert len(predicted) == lag + 1
+        for cycles, states in enumerate(predicted):
+            torch.testing.assert_close(states, model.flow(given.base, cycles), **EXACT)
+        carry, _ = model.cycle(carry, observations[:, age], age, age=age)
+
+
 @pytest.mark.parametrize("missing", [math.nan, math.inf, -math.inf])
 def test_what_never_came_is_as_if_it_had_not_been_expected(case, missing):
     """Not as if a zero had been observed: neither in the correction nor in what is remembered."""

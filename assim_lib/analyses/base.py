@@ -45,6 +45,8 @@ class AnalysisInput(NamedTuple):
         covariance: of the error of the base in units of the climatology, where one is carried; by window on a large
             ring.
         predict: what would be observed at t of other states at t − L.
+        recent: what was received at t − L … t − 1, zero elsewhere, and where something was; where an analysis asks.
+        predict_each: what would be observed of other states at t − L, at each time from then to t.
     """
 
     base: Float[Tensor, "*batch member channel site"]
@@ -59,6 +61,8 @@ class AnalysisInput(NamedTuple):
     memory: Float[Tensor, "*batch memories site features"]
     covariance: Float[Tensor, "*windows state state"] | None
     predict: Callable[[Tensor], Tensor]
+    recent: Float[Tensor, "*batch cycle 2 channel site"] | None = None
+    predict_each: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
 
 class Corrected(NamedTuple):
@@ -104,6 +108,7 @@ class Analysis(nn.Module, ABC):
         learned: names of the options that only say where training starts: a trained filter has its own.
         needs_operator: whether it must know what every instrument measures.
         weighs_errors: whether it works with other errors of the observations than those it was trained with.
+        sees_window: whether it asks for the observations since the base.
     """
 
     minimum_members: ClassVar[int] = 1
@@ -111,6 +116,7 @@ class Analysis(nn.Module, ABC):
     memory_per_member: ClassVar[bool] = True
     needs_operator: ClassVar[bool] = False
     weighs_errors: bool = False
+    sees_window: bool = False
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}

@@ -199,9 +199,11 @@ class RecurrentAnalysis(Analysis):
         sees_gradient: whether what the innovation says of the base is a feature: :math:`J^T H^T R^{-1} d`, the gradient
             that 4D-Var descends along, by the adjoint of the model over the lag. The model carries the news back in
             time, which a network would have to learn.
+        sees_window: whether the same of the observations before that, since the base, is one as well: what earlier
+            corrections left to be done.
     """
 
-    uses = ("inflation", "sees_error", "sees_gradient")
+    uses = ("inflation", "sees_error", "sees_gradient", "sees_window")
     defaults: ClassVar[Options] = {"hidden_size": 64, "blocks": 4, "memory": 24, "window": 12}
     presets: ClassVar[Mapping[str, Options]] = {
         "quick": {"updates": 300},
@@ -209,14 +211,25 @@ class RecurrentAnalysis(Analysis):
         "paper": {"window": 40, "batch": 64},
     }
 
-    def __init__(self, *args: Any, sees_error: bool = False, sees_gradient: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        sees_error: bool = False,
+        sees_gradient: bool = False,
+        sees_window: bool = False,
+        **kwargs: Any,
+    ):
         # Before the trunk is built, which is as wide as the features.
-        self.weighs_errors, self.sees_gradient = sees_error, sees_gradient
+        self.weighs_errors, self.sees_gradient, self.sees_window = sees_error, sees_gradient, sees_window
         super().__init__(*args, **kwargs)
 
     @classmethod
     def problems(cls, options: Any) -> Iterator[str]:
         yield from super().problems(options)
+        if options.sees_window and not options.sees_gradient:
+            yield "sees_window = True adds to sees_gradient = True; set both, or neither."
+        if options.sees_window and options.sees_error:
+            yield "sees_window = True needs errors that stay the same, and sees_error = True is for others; choose one."
         if not options.sees_gradient:
             return
         if not options.lag:
@@ -234,7 +247,8 @@ class RecurrentAnalysis(Analysis):
             )
 
     def inputs(self) -> int:
-        return self.channels * (4 + self.lagged + self.sees_gradient + 2 * self.weighs_errors) + self.memory
+        gradients = self.sees_gradient + self.sees_window
+        return self.channels * (4 + self.lagged + gradients + 2 * self.weighs_errors) + self.memory
 
     def outputs(self) -> int:
         return self.channels + 2 * self.memory
@@ -249,9 +263,7 @@ class RecurrentAnalysis(Analysis):
             given.mask.unsqueeze(-3).expand_as(given.base),
         ]
         if self.sees_gradient:
-            adjoint = torch.func.vjp(given.predict, given.base)[1]
-            # In the units of the innovation, which it is where state and prediction are the same.
-            fields.append(given.error * adjoint(innovation / given.error)[0])
+            fields += self._gradients(given, innovation / given.error)
         if self.weighs_errors:
             error = given.error / self.std
             fields += [innovation * error, error.log().expand_as(given.base)]
@@ -261,3 +273,19 @@ class RecurrentAnalysis(Analysis):
         )
         analysis = given.base + self.std * increment.transpose(-1, -2)
         return Corrected(self.inflated(analysis), remember(given.memory, keep, write))
+
+    def _gradients(self, given: AnalysisInput, news: Tensor) -> list[Tensor]:
+        """What the newest observation says of the base and, where it is seen, what those before it say still.
+
+        In the units of the innovation, which they are where state and prediction are the same.
+        """
+        if given.recent is None or given.predict_each is None:
+            return [given.error * torch.func.vjp(given.predict, given.base)[1](news)[0]]
+        predictions, adjoint = torch.func.vjp(given.predict_each, given.base)[:2]
+        earlier = []
+        for received, predicted in zip(given.recent.unsqueeze(-3).unbind(-5), predictions[:-1], strict=True):
+            observation, mask = received.unbind(-4)
+            earlier.append((observation - predicted) * mask / given.error_variance)
+        nothing = torch.zeros_like(news)
+        cotangents = [(*(nothing for _ in earlier), news), (*earlier, nothing)]
+        return [given.error * adjoint(each)[0] for each in cotangents]

@@ -19,7 +19,7 @@ from assim_lib.training.experiment import Experiment, ParameterError, validated
 # Options that the shapes of a filter's weights follow from.
 SHAPING = (
     *("analysis", "network", "hidden_size", "blocks", "kernel", "memory"),
-    *("band", "tendency", "sees_error", "sees_gradient"),
+    *("band", "tendency", "sees_error", "sees_gradient", "sees_window"),
 )
 
 

@@ -98,6 +98,9 @@ class Experiment(BaseModel):
     sees_gradient: bool = option(
         False, "True or False: whether 'recurrent' sees the gradient that 4D-Var would descend along"
     )
+    sees_window: bool = option(
+        False, "True or False: whether 'recurrent' sees that gradient of all observations of the lag, beside the newest"
+    )
     dropout: float = option(0.0, "the share of hidden channels dropped, a number from 0 to 0.9", ge=0, le=0.9)
     test_dropout: bool = option(False, "True or False: whether dropout stays on at test time")
     inflation: float = option(
@@ -243,6 +246,7 @@ class Experiment(BaseModel):
         loss = "" if self.loss == "ss_forecast" else f", {self.loss}"
         settings = f", {self.n_settings} settings" if self.n_settings else ""
         gradient = ", gradient" if self.sees_gradient else ""
+        gradient += " of the window" if self.sees_window else ""
         displaced = ", displacement" if self.displacement else ""
         return f"{self.analysis}{network}, lag {self.lag}{gradient}{loss}{displaced}{settings}"
 
@@ -266,6 +270,7 @@ class Experiment(BaseModel):
         network = f"-{self._unusual_network}" if self._unusual_network else ""
         lag = f"-lag{self.lag}" if self.lag else ""
         lag += "-gradient" if self.sees_gradient else ""
+        lag += "-window" if self.sees_window else ""
         loss = "" if self.loss == "ss_forecast" else f"-{self.loss}"
         loss += "-displacement" if self.displacement else ""
         tuned = ("-further" if self.pretrained else "") + (f"-on-{self.record}" if self.record else "")

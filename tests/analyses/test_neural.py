@@ -184,6 +184,27 @@ def test_the_recurrent_sees_the_gradient_where_it_is_asked_to():
     assert any(torch.allclose(column, (x.error * gradient)[:, 0]) for column in columns)
 
 
+def test_the_gradient_of_the_window_is_that_of_the_observations_before():
+    analysis = small_analysis("recurrent", 2, lag=2, sees_gradient=True, sees_window=True)
+    x = given(analysis)
+    observations = torch.randn(2, *x.observation.shape, generator=generator(1), dtype=torch.float64)
+    masks = (observations > 0).double()
+    recent = torch.stack([observations * masks, masks], 1)
+    # The model of a cycle, its predictions at t − 2, t − 1 and t.
+    x = x._replace(recent=recent, predict_each=lambda states: (states, x.predict(states), x.predict(x.predict(states))))
+    columns = features_of(analysis, x).movedim(-1, 0)
+    base = x.base.clone().requires_grad_()
+    predicted = x.predict_each(base)
+    missed = ((observations[k] - predicted[k]) * masks[k] for k in range(2))
+    cost = sum((each.square() / x.error_variance).sum() for each in missed) / 2
+    newest = (x.observation - x.predicted) * x.mask / x.error_variance
+    for minus_gradient in (
+        torch.autograd.grad(-cost, base, retain_graph=True)[0],
+        torch.autograd.grad((newest * predicted[2]).sum(), base)[0],
+    ):
+        assert any(torch.allclose(column, (x.error * minus_gradient)[:, 0]) for column in columns)
+
+
 def test_training_goes_through_the_gradient_that_is_seen():
     analysis = small_analysis("recurrent", 1, lag=2, sees_gradient=True)
     x = given(analysis)._replace(predict=torch.square)

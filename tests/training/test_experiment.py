@@ -167,6 +167,7 @@ def test_an_unknown_experiment_is_one_sentence():
         ("original", "other_member", False),
         ("gated", "tendency", False),
         ("gated", "sees_gradient", True),
+        ("gated", "sees_window", True),
         ("recurrent", "band", 1),
         ("recurrent", "taper_length", 3.0),
         ("covariant", "drift", 0.5),
@@ -196,8 +197,20 @@ def test_a_gradient_needs_a_lag_and_operators():
         f"obs_conf = {UNKNOWN!r} are unknown; set it to False."
     )
     experiment = configure(analysis="recurrent", lag=1, sees_gradient=True)
-    assert experiment.name.startswith("l96_conv-full_obs-dt0.1-s1-recurrent-lag1-gradient-")
+    assert experiment.name.startswith("l96_conv-full_obs-dt0.1-s1-recurrent-lag1-gradient-m")
     assert experiment.label == "recurrent, lag 1, gradient"
+
+
+def test_the_gradient_of_the_window_needs_that_of_the_newest_and_errors_that_stay():
+    said = sentence_about(analysis="recurrent", lag=1, sees_window=True)
+    assert said == "sees_window = True adds to sees_gradient = True; set both, or neither."
+    both = {"analysis": "recurrent", "lag": 1, "sees_gradient": True, "sees_window": True}
+    said = sentence_about(**both, sees_error=True)
+    assert (
+        said == "sees_window = True needs errors that stay the same, and sees_error = True is for others; choose one."
+    )
+    assert "-recurrent-lag1-gradient-window-m" in configure(**both).name
+    assert configure(**both).label == "recurrent, lag 1, gradient of the window"
 
 
 @pytest.mark.parametrize("option", [{"obs_conf": "full_obs"}, {"noise": 2.5}, {"step_size": 0.05}], ids=str)
