@@ -281,11 +281,12 @@ class RecurrentAnalysis(Analysis):
         """
         if given.recent is None or given.predict_each is None:
             return [given.error * torch.func.vjp(given.predict, given.base)[1](news)[0]]
-        predictions, adjoint = torch.func.vjp(given.predict_each, given.base)[:2]
-        earlier = []
+        # Both in one backward pass: as if there were twice as many members.
+        predictions, adjoint = torch.func.vjp(given.predict_each, torch.cat([given.base, given.base], -3))[:2]
+        nothing, missed = torch.zeros_like(news), []
         for received, predicted in zip(given.recent.unsqueeze(-3).unbind(-5), predictions[:-1], strict=True):
             observation, mask = received.unbind(-4)
-            earlier.append((observation - predicted) * mask / given.error_variance)
-        nothing = torch.zeros_like(news)
-        cotangents = [(*(nothing for _ in earlier), news), (*earlier, nothing)]
-        return [given.error * adjoint(each)[0] for each in cotangents]
+            earlier = (observation - predicted[..., : news.shape[-3], :, :]) * mask / given.error_variance
+            missed.append(torch.cat([nothing, earlier], -3))
+        gradients = given.error * adjoint((*missed, torch.cat([news, nothing], -3)))[0]
+        return list(gradients.chunk(2, -3))
