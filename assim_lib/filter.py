@@ -156,6 +156,12 @@ class AmortizedFilter(nn.Module):
         other.analysis.members = members
         return other
 
+    def with_lag(self, lag: int) -> "AmortizedFilter":
+        """The same filter with another lag. Its weights are shared: what trains one trains the other."""
+        other = self._twin()
+        other.lag = other.analysis.lag = lag
+        return other
+
     def undisplaced(self) -> "AmortizedFilter":
         """The same filter, whose analyses are what it forecasts from. Its weights are shared."""
         other = self._twin()

@@ -80,6 +80,12 @@ class Experiment(BaseModel):
         ge=0,
         le=200,
     )
+    first_lag: int | None = option(
+        None,
+        "the lag that training begins with, a whole number from 1 to 20; it grows by one in equal parts of the updates",
+        ge=1,
+        le=20,
+    )
     hidden_size: int = option(32, "the network's width, a whole number from 1 to 10,000", ge=1, le=10000)
     blocks: int = option(
         3,
@@ -227,6 +233,11 @@ class Experiment(BaseModel):
         cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         return torch.device("cuda" if cuda else "cpu")
 
+    def training_lag(self, update: int) -> int:
+        """The lag of the filters that are trained, after so many updates."""
+        first = self.first_lag or self.lag
+        return min(self.lag, first + update * (self.lag - first + 1) // self.updates)
+
     @property
     def method(self) -> str:
         """The method's name in the table of scores."""
@@ -304,7 +315,7 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     )
     configured = validated({option: value for layer in layers for option, value in layer.items()})
     if not configured.lag:
-        for option in ("lag_warmup", "drift"):
+        for option in ("lag_warmup", "first_lag", "drift"):
             if requested.get(option):
                 raise ParameterError(
                     f"{option} = {requested[option]} does nothing without a lag; leave it out, or take lag ≥ 1."

@@ -78,11 +78,16 @@ class FilterPool:
             raise ValueError(
                 f"loss = {experiment.loss!r} and training data {'without' if data.truth is None else 'with'} the truth."
             )
-        self.experiment, self.model, self.data, self.generator = experiment, model, data, generator
-        self.recompute = recompute
+        self.experiment, self.data, self.generator = experiment, data, generator
+        self.compiled, self.recompute = compiled, recompute
+        self.fill(model)
+
+    def fill(self, model: AmortizedFilter) -> None:
+        """Start all filters anew, as copies of this one."""
+        self.model = model
         # What starts anew comes in batches of any shape, each of which would have to be compiled.
-        self.unrolled = model.compiled() if compiled else model
-        self.segment, self.position = self._enter(experiment.pool)
+        self.unrolled = model.compiled() if self.compiled else model
+        self.segment, self.position = self._enter(self.experiment.pool)
         # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
         self.carry = self._cold_start(self.segment, self.position).each(torch.clone)
 

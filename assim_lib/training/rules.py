@@ -125,6 +125,8 @@ def _of_time(options: "Experiment") -> Iterator[str]:
         yield f"cycles = {options.cycles} must be more than window + leads - 1 + lag_warmup · lag = {reach + warmup}."
     if warmup > BURN_IN:
         yield f"lag_warmup · lag = {warmup} must be at most {BURN_IN}, the cycles that are not scored."
+    if options.lag and options.first_lag is not None and options.first_lag > options.lag:
+        yield f"first_lag = {options.first_lag} must be at most lag = {options.lag}."
     if options.start != "climatology" and options.lag > 0:
         yield (
             f"start = {options.start!r} knows the state at the observation only, and lag = {options.lag} starts before "

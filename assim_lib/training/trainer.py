@@ -73,7 +73,7 @@ class Trainer:
         self.processes.check(experiment)
         self.processes.share(model)
         self.generator = self.processes.drawing(generator_for(Purpose.TRAINING, experiment.seed))
-        trained = model.with_members(experiment.training_m or experiment.m)
+        trained = model.with_members(experiment.training_m or experiment.m).with_lag(experiment.training_lag(0))
         settings = in_settings(experiment, trained, training_settings(experiment))
         self.pools = [
             FilterPool(*setting, record, self.generator, compiled, recompute)
@@ -103,7 +103,12 @@ class Trainer:
     @property
     def averaged(self) -> AmortizedFilter:
         """The filter with the moving average of the weights, which is smoother than the last weights."""
-        return cast(AmortizedFilter, self.ema.module)
+        return cast(AmortizedFilter, self.ema.module).with_lag(self.lag)
+
+    @property
+    def lag(self) -> int:
+        """The lag that the filters of the pools have."""
+        return self.pools[0].model.lag
 
     def fit(self) -> Iterator[dict[str, int | float]]:
         """Train up to ``experiment.updates`` updates, yielding the metrics of each; may be left and entered again.
@@ -128,6 +133,7 @@ class Trainer:
 
     def _step(self) -> dict[str, int | float]:
         rate = self._set_learning_rate()
+        self._set_lag(self.update)
         pool = self._choose_pool()
         slots = pool.choose()
         loss, carry = self._unroll(pool, self.processes.part(pool.window(slots)))
@@ -178,6 +184,14 @@ class Trainer:
         if len(self.pools) == 1:
             return self.pools[0]
         return self.pools[int(torch.randint(len(self.pools), (), generator=self.generator))]
+
+    def _set_lag(self, update: int) -> None:
+        lag = self.experiment.training_lag(update)
+        if lag == self.lag:
+            return
+        for pool in self.pools:
+            pool.fill(pool.model.with_lag(lag))
+        self._graphs.clear()
 
     def _set_learning_rate(self) -> float:
         done = self.update / self.experiment.updates
@@ -231,13 +245,14 @@ class Trainer:
                 index, field = key.split(".", 1)
                 state.setdefault(int(index), {})[field] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        progress = json.loads(header["progress"])
+        self.update, self.skipped = progress["update"], progress["skipped"]
+        self._set_lag(max(self.update - 1, 0))
         for number, pool in enumerate(self.pools):
             pool.load_state_dict(part(f"pool{number}."))
         self.generator.set_state(tensors["generator"])
         if self.graphed and "device_generator" in tensors:
             self.device_generator.set_state(tensors["device_generator"])
-        progress = json.loads(header["progress"])
-        self.update, self.skipped = progress["update"], progress["skipped"]
         return json.loads(header["note"])
 
 

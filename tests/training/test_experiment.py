@@ -181,11 +181,18 @@ def test_an_option_that_an_analysis_does_not_use_is_refused(analysis, name, valu
     assert getattr(configure(analysis=analysis, **{name: default}), name) == default
 
 
-@pytest.mark.parametrize("option", [{"lag_warmup": 10}, {"drift": 0.5}], ids=str)
+@pytest.mark.parametrize("option", [{"lag_warmup": 10}, {"first_lag": 2}, {"drift": 0.5}], ids=str)
 def test_what_only_a_lag_uses_is_refused_without_one(option):
     ((name, value),) = option.items()
     said = sentence_about(analysis="hybrid", lag=0, **option)
     assert said == f"{name} = {value!r} does nothing without a lag; leave it out, or take lag ≥ 1."
+
+
+def test_a_lag_grows_in_training_up_to_that_of_the_filter():
+    assert sentence_about(analysis="recurrent", lag=2, first_lag=3) == "first_lag = 3 must be at most lag = 2."
+    growing = configure(analysis="recurrent", lag=4, first_lag=2, updates=10)
+    assert [growing.training_lag(update) for update in range(11)] == [2, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4]
+    assert {configure(analysis="recurrent", lag=4, updates=10).training_lag(update) for update in range(11)} == {4}
 
 
 def test_a_gradient_needs_a_lag_and_operators():

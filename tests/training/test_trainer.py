@@ -94,6 +94,20 @@ def test_a_filter_may_be_trained_with_fewer_members_than_it_has():
     assert advance(whole, 1) != advance(ring_trainer("original", 6, training_m=2, batch=6), 1)
 
 
+@pytest.mark.parametrize("name", ["recurrent", "hybrid"])
+def test_the_lag_grows_in_training_and_all_start_anew(name):
+    trainer, lags = ring_trainer(name, lag=3, first_lag=1, lag_warmup=1, restart=0.0), []
+    for metrics in trainer.fit():
+        (pool,) = trainer.pools
+        lags.append(trainer.lag)
+        assert trainer.averaged.lag == pool.model.lag == pool.unrolled.analysis.lag == trainer.lag
+        ahead = pool.model.flow(pool.carry.base, trainer.lag)
+        torch.testing.assert_close(pool.carry.forecast, ahead, rtol=1e-4, atol=1e-4)
+        assert metrics["update"] == len(lags)
+    assert lags == [1, 1, 2, 2, 3, 3]
+    assert trainer.averaged.lag == trainer.model.lag == 3
+
+
 # ---- it repeats itself, and goes on
 
 
@@ -122,6 +136,8 @@ def test_a_seed_is_a_run_that_goes_on_where_it_was_saved(tmp_path, case):
         (ring_trainer, {"order": "random", "noise_draws": "each"}),
         (ring_trainer, {"leads": 2, "rates": "steps"}),
         (ring_trainer, {"training_m": 2}),
+        (ring_trainer, {"lag": 3, "first_lag": 2}),  # it grows where the run is stopped
+        (ring_trainer, {"lag": 3, "first_lag": 1}),  # in between
         (many_settings_trainer, {"updates": 6}),
     ],
 )
