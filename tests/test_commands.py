@@ -109,7 +109,7 @@ def test_what_is_no_argument_is_told_with_the_usage(command, line, sentence):
 def test_a_finished_run_makes_room_when_asked(tmp_path):
     """One that is not finished stays, and another folder is named."""
     for updates, said in (
-        (2, ""),
+        (2, None),
         (3, "belongs to a run with other options; .* \\(another folder is --runs FOLDER\\)"),
     ):
         stored, wanted = configure(updates=updates), configure(updates=9)
