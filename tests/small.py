@@ -1,6 +1,7 @@
 """Small filters on a small ring, for tests: a cycle takes a millisecond."""
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -180,6 +181,12 @@ def given(
     error = 0.5 + torch.rand((channels, sites), generator=source, dtype=torch.float64)
     states = torch.randn((2 * size, *state[1:]), generator=source, dtype=torch.float64)
     memory = analysis.initial_memory(*batch, climatology=states)
+    predict = Linear(torch.eye(size).double() + 0.1 * normal(size, size))
+    window: dict[str, Any] = {}
+    if analysis.sees_window:
+        seen = (torch.rand((*batch, analysis.lag, *state[1:]), generator=source) < share).double()
+        received = (2 + 3 * normal(analysis.lag, *state[1:])) * seen
+        window = {"recent": torch.stack([received, seen], -3), "predict_each": predicted_each(predict, analysis.lag)}
     covariance = analysis.initial_covariance(*batch, climatology=states)
     scale = 0.2 + 3 * torch.rand((*batch, 1, 1), generator=source, dtype=torch.float64)
     return AnalysisInput(
@@ -194,5 +201,18 @@ def given(
         tendency=8 * normal(*state),
         memory=0.5 * normal(*memory.shape[len(batch) :]),
         covariance=None if covariance is None else scale * covariance,
-        predict=Linear(torch.eye(size).double() + 0.1 * normal(size, size)),
+        predict=predict,
+        **window,
     )
+
+
+def predicted_each(predict: Callable[[Tensor], Tensor], lag: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What a model of a cycle makes of states, from none of so many cycles to all."""
+
+    def each(states: Tensor) -> tuple[Tensor, ...]:
+        path = [states]
+        for _ in range(lag):
+            path.append(predict(path[-1]))
+        return tuple(path)
+
+    return each

@@ -5,7 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small import CASES, SITES, Linear, generator, given, normalization, shaken, small_analysis, small_filter
+from small import (
+    CASES,
+    SITES,
+    Linear,
+    generator,
+    given,
+    normalization,
+    predicted_each,
+    shaken,
+    small_analysis,
+    small_filter,
+)
 
 from assim_lib.analyses import ANALYSES, Analysis, Corrected, Normalization, register_analysis
 from assim_lib.analyses.base import covariance_band, remember
@@ -80,13 +91,19 @@ def test_a_batch_is_its_trajectories_one_by_one(analysis):
 
 def turned(x, shift):
     """The same on a ring that is turned."""
-    by_state = ("memory", "covariance", "phase", "predict")
-    fields = {name: part.roll(shift, -1) for name, part in x._asdict().items() if name not in by_state}
+    by_state = ("memory", "covariance", "phase", "predict", "predict_each")
+    fields = {name: part for name, part in x._asdict().items() if part is not None and name not in by_state}
+    fields = {name: part.roll(shift, -1) for name, part in fields.items()}
+
+    def predict(states):
+        return x.predict(states.roll(-shift, -1)).roll(shift, -1)
+
     return x._replace(
         **fields,
         memory=x.memory.roll(shift, -2),
         covariance=turned_covariance(x.covariance, shift),
-        predict=lambda states: x.predict(states.roll(-shift, -1)).roll(shift, -1),
+        predict=predict,
+        predict_each=x.predict_each and predicted_each(predict, x.recent.shape[-4]),
     )
 
 
@@ -102,7 +119,16 @@ def turned_covariance(covariance, shift):
 @with_every_case
 def test_turning_the_ring_turns_the_analysis(name, members, network, channels, lag):
     band = {} if name in ("recurrent", "extended") else {"band": 2}
-    analysis = shaken(small_analysis(name, members, channels=channels, network=network, lag=lag, **band))
+    assert_turned(shaken(small_analysis(name, members, channels=channels, network=network, lag=lag, **band)))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_turning_the_ring_turns_what_the_window_says(channels):
+    options = {"channels": channels, "lag": 2, "sees_gradient": True, "sees_window": True}
+    assert_turned(shaken(small_analysis("recurrent", 2, **options)))
+
+
+def assert_turned(analysis):
     x = given(analysis, (3,))
     base, memory, covariance = analysis(x)
     after = analysis(turned(x, 5))
@@ -254,7 +280,7 @@ def test_ensemble_sizes_that_do_not_work_are_refused(name):
     # A covariance has an inflation, a single member has none.
     expected = [] if name == "extended" else ["inflation = 1.1 does nothing to m = 1; set it to 1."]
     model = Lorenz96(sites=SITES)
-    others = {"forecast_model": model, "sees_gradient": False}
+    others = {"forecast_model": model, "sees_gradient": False, "sees_window": False}
     options = {case: SimpleNamespace(m=case[0], inflation=case[1], **others) for case in PAIRS}
     found = {case: list(kind.problems(chosen)) for case, chosen in options.items()}
     assert found == {(1, 1.1): expected, (1, 1.0): [], (4, 1.1): []}

@@ -47,7 +47,8 @@ def ring_taper(channels, sites, length, moved=0.0):
 def of_batch(x: AnalysisInput, corrected, batch):
     """Three trajectories: input and corrected base, in NumPy."""
     shared = ("covariance", "predict", "error", "error_variance")
-    fields = {name: part for name, part in x._asdict().items() if name not in shared} | {"corrected": corrected}
+    fields = {name: part for name, part in x._asdict().items() if part is not None and name not in shared}
+    fields["corrected"] = corrected
     flat = {name: part.detach().reshape(-1, *part.shape[len(batch) :])[:3].numpy() for name, part in fields.items()}
     flat["matrix"] = x.predict.matrix.reshape(-1, *x.predict.matrix.shape[-2:])[:3].numpy()
     for i in range(len(flat["base"])):

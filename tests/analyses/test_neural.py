@@ -187,11 +187,7 @@ def test_the_recurrent_sees_the_gradient_where_it_is_asked_to():
 def test_the_gradient_of_the_window_is_that_of_the_observations_before():
     analysis = small_analysis("recurrent", 2, lag=2, sees_gradient=True, sees_window=True)
     x = given(analysis)
-    observations = torch.randn(2, *x.observation.shape, generator=generator(1), dtype=torch.float64)
-    masks = (observations > 0).double()
-    recent = torch.stack([observations * masks, masks], 1)
-    # The model of a cycle, its predictions at t − 2, t − 1 and t.
-    x = x._replace(recent=recent, predict_each=lambda states: (states, x.predict(states), x.predict(x.predict(states))))
+    observations, masks = x.recent.unbind(1)
     columns = features_of(analysis, x).movedim(-1, 0)
     base = x.base.clone().requires_grad_()
     predicted = x.predict_each(base)
