@@ -27,6 +27,8 @@ TESTS     += $(filter-out $(TESTS),$(NOTEBOOKS) $(sort $(shell find tests -name 
 INPUTS    := $(wildcard constraints.txt) $(shell find assim_lib -name '*.py') $(shell find data -type f 2>/dev/null)
 
 export OMP_NUM_THREADS ?= 1
+# Hundreds of processes import the same modules: compiled once, whatever the machine's habit.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install book executed test lint lock address clean test-sets train baselines scores bench verify
 
