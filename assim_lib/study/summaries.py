@@ -26,6 +26,7 @@ LEARNED_MEMBERS, REFERENCE_MEMBERS = 10, 100
 LEARNED = ("amortized", "amortized_original", "amortized_ff")
 KALMAN = ("hybrid", "covariant", "extended")  # analyses that a network adds to
 OURS = ("untrained", "trained", "scratch")
+THEIRS = ("classical", "untrained")  # filters that have learned nothing
 UNKNOWN = (math.nan, math.nan, math.nan)
 # What a table says of a competitor besides its RMSE.
 PARTS = {
@@ -34,6 +35,7 @@ PARTS = {
     "lo": "rmse_lo",
     "hi": "rmse_hi",
     "validation": "validation_rmse",
+    "cost": "ms_per_cycle",
     "checkpoint": "checkpoint",
     "file": "file",
 }
@@ -103,7 +105,8 @@ def headline() -> pd.DataFrame:
     """One row a setting, by its title: what classical filters reach, and what training adds to them or does alone.
 
     All of ours are chosen on validation data; the other columns are scores on the test set, ``…_label``, ``…_lo`` and
-    ``…_hi`` the filter's name and the bounds of its 95 % interval.
+    ``…_hi`` the filter's name and the bounds of its 95 % interval, ``…_cost`` its milliseconds a cycle while it was
+    scored.
 
     ``published``
         the best published classical score with at most 30 members, where it is one of the same variables.
@@ -111,22 +114,23 @@ def headline() -> pd.DataFrame:
         the LETKF with 10 members; the best tuned classical filter with at most 30, and with 100.
     ``untrained``
         the best of our Kalman parts before any training: a classical filter too.
+    ``rival``
+        the better of ``classical`` and ``untrained`` on validation data: what learning has to beat.
     ``trained``
         the best filter that was trained on a Kalman part. ``helped`` is whether training gained something: the paired
         difference to ``untrained`` lies below zero, interval and all.
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
-    ``specialist``
-        the better of ``trained`` and ``scratch`` on validation data, whether or not training helped.
     ``taught``
         the best filter without a Kalman part whose teacher was the truth itself: a bound, and no rival.
     ``learned``
         the better of ``trained`` and ``scratch``, on validation data; one that training did not help is none.
-        ``ratio`` is its RMSE over that of ``classical``; ``difference`` is their paired difference, ``verdict`` whether
+        ``ratio`` is its RMSE over that of ``rival``; ``difference`` is their paired difference, ``verdict`` whether
         it lies below zero, interval and all (``ahead``), above it (``behind``) or neither (``level``), empty where
         there is nothing to compare; ``closed`` is the share of the way from ``letkf10`` to ``reference``.
-    ``ours_verdict``
-        the same of whatever of ours is best on validation data, be it learned or an untrained Kalman part.
+    ``ours``
+        whatever of ours is best on validation data, trained or not; ``ours_verdict`` is about its difference
+        to ``classical``.
     """
     table = load_scores().query("not diverged and validation_rmse.notna()")
     filters = table.method.isin(CLASSICAL_METHODS[1:])  # the climatology only marks the scale
@@ -151,25 +155,33 @@ def headline() -> pd.DataFrame:
         _difference(_scores(trained), _scores(untrained, "untrained"))[2] < 0
         for trained, untrained in rows[["trained_file", "untrained_file"]].itertuples(index=False)
     ]
-    first = rows.scratch_validation.fillna(math.inf) < rows.trained_validation.fillna(math.inf)
-    rows["specialist"] = rows.scratch.where(first, rows.trained)
     alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
     for part in ("", *(f"_{part}" for part in PARTS)):
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
-    pairs = [
-        _difference(_scores(learned), _scores(classical))
-        for learned, classical in rows[["learned_file", "classical_file"]].itertuples(index=False)
+    stored = list(zip(_best_kinds(rows, THEIRS), rows.to_dict("records"), strict=True))
+    rows["rival"] = [row[kind] for kind, row in stored]
+    rows["rival_label"] = [
+        f"{row['untrained_label']}, untrained" if kind == "untrained" else row["classical_label"]
+        for kind, row in stored
     ]
+    pairs = [_difference(_scores(row["learned_file"]), _scores(row[f"{kind}_file"], kind)) for kind, row in stored]
     rows[["difference", "difference_lo", "difference_hi"]] = pairs
     rows["verdict"] = [_verdict(pair) for pair in pairs]
-    rows["ratio"] = rows.learned / rows.classical
+    rows["ratio"] = rows.learned / rows.rival
     rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
-    ours = rows[[f"{kind}_validation" for kind in OURS]].fillna(math.inf).to_numpy().argmin(1)
+    stored = list(zip(_best_kinds(rows, OURS), rows.to_dict("records"), strict=True))
+    rows["ours"] = [row[kind] for kind, row in stored]
     rows["ours_verdict"] = [
-        _verdict(_difference(_scores(row[f"{OURS[k]}_file"], OURS[k]), _scores(row["classical_file"])))
-        for k, row in zip(ours, rows.to_dict("records"), strict=True)
+        _verdict(_difference(_scores(row[f"{kind}_file"], kind), _scores(row["classical_file"])))
+        for kind, row in stored
     ]
     return by_setting(rows.reset_index())
+
+
+def _best_kinds(rows: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """Which of some competitors is best on the validation data of each setting."""
+    errors = rows[[f"{kind}_validation" for kind in kinds]].fillna(math.inf)
+    return [kinds[k] for k in errors.to_numpy().argmin(1)]
 
 
 def _scores(file: Any, kind: str = "") -> Scores | None:

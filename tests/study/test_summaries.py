@@ -62,12 +62,15 @@ def test_the_headline_chooses_on_validation_data_alone():
             else:
                 assert pd.isna(row[role])
         best = min((row[f"{role}_validation"], row[role]) for role in ("trained", "scratch") if row[role] > 0)
-        assert row["specialist"] == best[1]
+        kinds = ("untrained", "trained", "scratch")
+        assert row["ours"] == min((row[f"{role}_validation"], row[role]) for role in kinds if row[role] > 0)[1]
         assert row["learned"] == (best[1] if row["helped"] else row["scratch"])
-        assert row["ratio"] == pytest.approx(row["learned"] / row["classical"])
+        nothing = [(row[f"{role}_validation"], row[role]) for role in ("classical", "untrained") if row[role] > 0]
+        assert row["rival"] == min(nothing)[1]
+        assert row["ratio"] == pytest.approx(row["learned"] / row["rival"])
         assert (row["verdict"] == "ahead") == (row["difference_hi"] < 0)
         assert (row["verdict"] == "behind") == (row["difference_lo"] > 0)
-        assert row["difference"] == pytest.approx(row["learned"] - row["classical"], abs=2e-4)  # of five digits each
+        assert row["difference"] == pytest.approx(row["learned"] - row["rival"], abs=2e-4)  # of five digits each
         checked += 1
     assert checked >= 5
 
@@ -144,6 +147,18 @@ def test_a_filter_from_nothing_is_the_learned_one_where_it_is_better_on_validati
     l96 = summaries.headline().set_index("system").loc["l96"]
     assert (l96.learned_label, l96.learned_m, l96.verdict) == ("recurrent, lag 0", 1, "level")
     assert l96.difference > 0
+
+
+def test_an_untrained_kalman_part_is_a_classical_filter(rivals):
+    """What learned must beat it where it is the better one on validation data; what is ours has DAPPER's to beat."""
+    better = {"m": 10, "test": (0.28, 0.48, 0.37), **before(0.25, (0.26, 0.46, 0.36))}
+    write_learned(rivals, "better", 0.295, label="extended, lag 1", **better)
+    write_learned(rivals, "scratch", 0.28, label="recurrent, lag 0", m=1, test=(0.28, 0.48, 0.38))
+    write_scores()
+    l96 = summaries.headline().set_index("system").loc["l96"]
+    assert (l96.classical_label, l96.rival_label) == ("best", "extended, lag 1, untrained")
+    assert (l96.learned_label, l96.verdict, l96.ours_verdict) == ("recurrent, lag 0", "behind", "ahead")
+    assert l96.difference == pytest.approx(0.02)
 
 
 def test_a_filter_that_the_truth_has_taught_competes_with_no_other(rivals):
