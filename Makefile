@@ -17,7 +17,7 @@ BIN       := .venv/bin
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Begun first, so that the last job of a run is a short one.
-LONGEST   := $(wildcard $(patsubst %,notebooks/%_*.ipynb,08 03 12 10 09 02 04 07 05 13))
+LONGEST   := $(wildcard $(patsubst %,notebooks/%_*.ipynb,02 05 09 12 17 04 06 16 07 10))
 NOTEBOOKS := $(LONGEST) $(filter-out $(LONGEST),$(NOTEBOOKS))
 EXECUTED  := $(NOTEBOOKS:%=build/executed/%)
 TESTS     := $(patsubst %,tests/test_%.py,papermill site) $(LONGEST)

@@ -26,7 +26,7 @@ def nbval(name: str, folder: Path, old: str = "", new: str = "", **environment: 
 # of them, here as elsewhere. No output that is compared depends on how long the live training is.
 @pytest.mark.parametrize(
     ("name", "committed", "shorter"),
-    [("01_data", "", ""), ("04_ks", "updates: int = 40", "updates: int = 10"), ("13_robustness", "", "")],
+    [("01_data", "", ""), ("06_ks", "updates: int = 40", "updates: int = 10"), ("10_robustness", "", "")],
 )
 def test_committed_outputs_hold_on_another_processor(name, committed, shorter, tmp_path):
     run = nbval(name, tmp_path, committed, shorter, **OTHER_PROCESSOR)
@@ -34,6 +34,6 @@ def test_committed_outputs_hold_on_another_processor(name, committed, shorter, t
 
 
 def test_nbval_notices_a_changed_number(tmp_path):
-    run = nbval("15_recipe", tmp_path, "10 minutes of one core", "11 minutes of one core")
+    run = nbval("11_recipe", tmp_path, "10 minutes of one core", "11 minutes of one core")
     assert run.returncode == 1
     assert "1 failed" in run.stdout

@@ -68,7 +68,7 @@ def papermill(name: str, folder: Path, *parameters: str) -> subprocess.Completed
     ],
 )
 def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tmp_path):
-    run = papermill("03_l96_conv", tmp_path, parameter)
+    run = papermill("05_l96_conv", tmp_path, parameter)
     assert run.returncode != 0
     assert sentence in run.stderr
     cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
@@ -89,7 +89,7 @@ def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tm
 def test_a_wrong_value_is_one_sentence(line, sentence, monkeypatch):
     monkeypatch.chdir(NOTEBOOKS)
     with pytest.raises(ParameterError, match=f"^{re.escape(sentence)}"):
-        begin("03_l96_conv", **yaml.safe_load(line))
+        begin("05_l96_conv", **yaml.safe_load(line))
 
 
 # Expected RMSE and relative tolerance: a short training differs from machine to machine by a few per cent. What is left
@@ -97,15 +97,15 @@ def test_a_wrong_value_is_one_sentence(line, sentence, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "parameters", "expected", "tolerance"),
     [
-        ("02_l96_ff", ["obs_conf=every_4th_dim_partial_obs", "network=ff_per_operator", "updates=20"], 5.2, 0.1),
-        ("03_l96_conv", ["obs_conf=partial_obs", "analysis=hybrid", "m=6", "updates=10"], 0.5, 0.35),
-        ("04_ks", ["obs_conf=partial_obs", "noise=1.5", "updates=10"], 0.26, 0.25),
-        ("05_misspec", ["noise=2.5", "updates=20"], 1.23, 0.25),
-        ("06_baselines", ["obs_conf=every_4th_dim_partial_obs", "cycles=600"], 0.8, 0.25),
-        ("07_vl20", ["obs_conf=full_obs", "updates=10"], 0.3, 0.25),
-        ("13_robustness", ["starts=8", "seed=3"], 1.0, 0.15),
-        ("14_many_settings", ["obs_conf=random_50_fixed", "noise=1.5"], 0.6, 0.15),
-        ("15_recipe", ["against=lag 0"], 0.97, 0.05),
+        ("04_l96_ff", ["obs_conf=every_4th_dim_partial_obs", "network=ff_per_operator", "updates=20"], 5.2, 0.1),
+        ("05_l96_conv", ["obs_conf=partial_obs", "analysis=hybrid", "m=6", "updates=10"], 0.5, 0.35),
+        ("06_ks", ["obs_conf=partial_obs", "noise=1.5", "updates=10"], 0.26, 0.25),
+        ("07_misspec", ["noise=2.5", "updates=20"], 1.23, 0.25),
+        ("08_baselines", ["obs_conf=every_4th_dim_partial_obs", "cycles=600"], 0.8, 0.25),
+        ("16_vl20", ["obs_conf=full_obs", "updates=10"], 0.3, 0.25),
+        ("10_robustness", ["starts=8", "seed=3"], 1.0, 0.15),
+        ("13_many_settings", ["obs_conf=random_50_fixed", "noise=1.5"], 0.6, 0.15),
+        ("11_recipe", ["against=lag 0"], 0.97, 0.05),
     ],
 )
 def test_a_papermill_run_writes_metrics_within_tolerance(name, parameters, expected, tolerance, tmp_path):
@@ -119,7 +119,7 @@ def test_a_papermill_run_writes_metrics_within_tolerance(name, parameters, expec
 
 
 def test_a_setting_without_a_learned_filter_can_be_looked_at_too(tmp_path):
-    run = papermill("12_results", tmp_path, "setting=two_level-full_obs-dt0.1-s2.5", "metrics=m.json")
+    run = papermill("09_results", tmp_path, "setting=two_level-full_obs-dt0.1-s2.5", "metrics=m.json")
     assert run.returncode == 0, run.stderr[-2000:]
     assert json.loads((tmp_path / "m.json").read_text())["ranks"] == {}
 

@@ -247,7 +247,7 @@ def test_figures_keep_a_light_background_in_the_dark(pages: dict[str, Page], bro
 
 def test_abbreviations_are_spelled_out_for_mouse_and_keyboard(browser: Browser, address: str):
     with browser.new_context() as context, context.new_page() as page:
-        page.goto(f"{address}/notebooks/06_baselines.html")
+        page.goto(f"{address}/notebooks/08_baselines.html")
         (short,) = [one for one in page.locator(".bd-article abbr").all() if one.inner_text() == "iEnKS"]
         assert short.get_attribute("title") == "Iterative ensemble Kalman smoother"
         short.focus()
@@ -257,7 +257,7 @@ def test_abbreviations_are_spelled_out_for_mouse_and_keyboard(browser: Browser, 
 
 def test_solutions_are_folded_and_open_with_the_keyboard(browser: Browser, address: str):
     with browser.new_context() as context, context.new_page() as page:
-        page.goto(f"{address}/notebooks/15_recipe.html")
+        page.goto(f"{address}/notebooks/11_recipe.html")
         cell = page.locator(".cell.tag_solution").first
         code = cell.locator(".cell_input")
         assert not code.is_visible()

@@ -28,7 +28,7 @@ from assim_lib.sweeps.table import on_grid, sweep_table
 from assim_lib.workers import _ended
 
 ROOT = Path(__file__).parents[1]
-CHAPTER = ROOT / "notebooks" / "03_l96_conv.ipynb"
+CHAPTER = ROOT / "notebooks" / "05_l96_conv.ipynb"
 
 PARAMETERS = """\
 a: int = 1  # a number

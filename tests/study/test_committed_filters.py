@@ -52,7 +52,7 @@ def test_a_committed_filter_still_finds_the_truth(unchecked_shapes, name):
 
 @pytest.mark.parametrize("role", ["trained", "scratch"])
 def test_the_best_filters_of_moving_masks_are_not_biased_where_they_are_looked_at_next(role):
-    """What a loss of the next observation in a fixed order teaches, see chapter 08; of a large error 9 % are left."""
+    """What a loss of the next observation in a fixed order teaches, see chapter 02; of a large error 9 % are left."""
     rows = headline().query("noise == 1 and obs_conf.str.contains('partial_obs') and system != 'two_level'")
     rows = rows[~rows.obs_conf.str.startswith("unstructured")].dropna(subset=f"{role}_file")
     assert len(rows) >= 2
