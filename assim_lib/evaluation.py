@@ -176,8 +176,17 @@ def lost_truth(
     def means(series: np.ndarray) -> np.ndarray:
         return np.lib.stride_tricks.sliding_window_view(series, window, axis=-1).mean(-1)
 
-    tracked = means(rmse_series) <= LOST_AT * means(scale)  # False for NaN as well
-    return np.asarray(~tracked.all(-1))
+    return np.asarray(is_lost(means(rmse_series), means(scale)).any(-1))
+
+
+def is_lost(mean_rmse: Float[np.ndarray, "*any"], climatology: np.ndarray | float) -> Bool[np.ndarray, "*any"]:
+    """Whether a mean over :data:`LOST_AFTER` cycles is that of a filter that has lost the truth.
+
+    Args:
+        mean_rmse: one that is not finite is.
+        climatology: RMSE of the climatological mean over the same cycles.
+    """
+    return np.asarray(~(mean_rmse <= LOST_AT * climatology))  # NaN is not below anything
 
 
 def error_by_age(

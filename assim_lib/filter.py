@@ -339,7 +339,7 @@ class AmortizedFilter(nn.Module):
         )
         corrected, memory, covariance = self.analysis(given, generator)
         base = self._bounded(corrected)
-        if covariance is None or grows:
+        if grows:
             following, later = self.flow(base, 1, number), covariance
         else:
             following, later = self.analysis.forecast(base, covariance, partial(self.flow, number=number))

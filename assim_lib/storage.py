@@ -229,6 +229,19 @@ def _commit(package: Path) -> str:
     return f"{commit}-dirty" if changed else commit
 
 
+def refuse_uncommitted() -> None:
+    """Ask whether what will be stored can name the code that made it; in a folder of the reader's own it need not.
+
+    Raises:
+        PermissionError: if the package has changes that are not committed.
+    """
+    if not os.environ.get("ASSIM_DATA") and _commit(PACKAGE).endswith("-dirty"):
+        raise PermissionError(
+            f"assim_lib has changes that are not committed, and what is stored in {data_dir()} names the commit that "
+            "made it; commit them, or name a folder of your own by the environment variable ASSIM_DATA."
+        )
+
+
 @cache
 def cpu_model() -> str:
     """What processor this is, as far as it says: on the same one, sums are rounded in the same way."""

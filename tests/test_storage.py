@@ -181,7 +181,13 @@ def test_without_git_or_a_checkout_of_its_own_there_is_no_commit(tmp_path, monke
     in_another_repository = copy_of_the_module(tmp_path)
     assert in_another_repository.provenance()["commit"] == "not a checkout"
     run(["git", "add", "storage.py"])
-    assert copy_of_the_module(tmp_path).provenance()["commit"].endswith("-dirty")  # not committed yet
+    changed = copy_of_the_module(tmp_path)
+    assert changed.provenance()["commit"].endswith("-dirty")  # not committed yet
+    monkeypatch.delenv("ASSIM_DATA", raising=False)
+    with pytest.raises(PermissionError, match=r"^assim_lib has changes that are not committed, .* ASSIM_DATA\.$"):
+        changed.refuse_uncommitted()
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    changed.refuse_uncommitted()
     monkeypatch.setenv("PATH", "")
     assert copy_of_the_module(tmp_path).provenance()["commit"] == "not a checkout"
 

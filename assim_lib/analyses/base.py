@@ -105,6 +105,7 @@ class Analysis(nn.Module, ABC):
         uses: names of the options of an experiment that are passed to the constructor, beyond those above.
         defaults: options that it trains well with, by name.
         presets: what these are in a preset, if not what that says.
+        experiments: what these are in an experiment, or in an experiment and a preset; untrained, it tracks well so.
         learned: names of the options that only say where training starts: a trained filter has its own.
         needs_operator: whether it must know what every instrument measures.
         weighs_errors: whether it works with other errors of the observations than those it was trained with.
@@ -120,6 +121,7 @@ class Analysis(nn.Module, ABC):
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     mean: Tensor
     std: Tensor

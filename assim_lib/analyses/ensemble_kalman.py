@@ -91,6 +91,13 @@ class HybridAnalysis(Analysis):
         "inflation": 1.05,
     }
     presets: ClassVar[Mapping[str, Options]] = {"cpu": {"hidden_size": 96}, "paper": {"hidden_size": 128}}
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+        "l96_conv": {"drift": 0.5},
+        "l96_ff": {"drift": 0.5},
+        "ks": {"inflation": 1.02, "taper_length": 12.0, "batch": 8},
+        "misspec": {"inflation": 1.3, "lag": 0},
+        "vl20": {"inflation": 1.1, "taper_length": 3.0, "lag": 1},
+    }
     largest_inflation = 0.2
 
     def __init__(self, *args: Any, band: int = 0, taper_length: float = 5.0, drift: float = 0.0, **kwargs: Any):
@@ -224,6 +231,9 @@ class CovariantAnalysis(HybridAnalysis):
         "inflation": 1.02,
         "taper_length": 4.0,
         "lr": 0.001,
+    }
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+        "l96_any": {"lag": 1, "inflation": 1.07},
     }
     refits, refit_rate = 5, 0.3
 

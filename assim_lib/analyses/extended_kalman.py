@@ -56,6 +56,13 @@ class ExtendedAnalysis(CovariantAnalysis):
         "m": 1,
     }
     presets: ClassVar[Mapping[str, Options]] = {"cpu": {"updates": 2000}, "paper": {"hidden_size": 128}}
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+        "ks": {"inflation": 1.0, "batch": 6},
+        "misspec": {"inflation": 1.3, "lag": 0},
+        # Between the lags that are best where much and where little is seen.
+        "l96_any": {"lag": 2},
+        "vl20": {"inflation": 1.08, "lag": 3},
+    }
     largest_difference = 0.5  # in climatological standard deviations, for the derivatives
     least_variance = 1e-3  # of a direction, relative to the mean over all
     least_share = 1e-5  # of a variance, after an update

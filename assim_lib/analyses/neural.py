@@ -109,6 +109,14 @@ class OriginalAnalysis(MemberByMember):
             "dropout": 0.2,
         },
     }
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+        # As published; its 250 numbers of memory are six a site here.
+        "l96_ff": {"network": "ff_original", "memory": 6},
+        ("l96_ff", "paper"): {"window": 80, "batch": 128, "pool": 128, "lr": 5e-3, "adamw_lr": 5e-3, "dropout": 0.1},
+        "ks": {"kernel": 7, "blocks": 3, "memory": 4, "band": 0, "tendency": False},
+        ("ks", "paper"): {"batch": 32, "pool": 32, "lr": 1.34e-3, "adamw_lr": 1.34e-3, "dropout": 0.1},
+        "unknown_operators": {"order": "schedule", "noise_draws": "once"},
+    }
 
     def __init__(self, *args: Any, tendency: bool = True, mask_features: int = 1, **kwargs: Any):
         self.tendency, self.mask_features = tendency, mask_features
@@ -153,6 +161,9 @@ class GatedAnalysis(MemberByMember):
         "quick": {"updates": 150, "batch": 8},
         "cpu": {"updates": 16000, "hidden_size": 64},
         "paper": {"window": 40, "batch": 64, "hidden_size": 64},
+    }
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+        "unknown_operators": {"order": "schedule", "noise_draws": "once"},
     }
 
     def __init__(self, *args: Any, other_member: bool = True, **kwargs: Any):
@@ -209,6 +220,22 @@ class RecurrentAnalysis(Analysis):
         "quick": {"updates": 300},
         "cpu": {"updates": 8000},
         "paper": {"window": 40, "batch": 64},
+    }
+    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+        # Small enough for a browser; few filters in each setting, so that all of them are warm.
+        "l96_any": {
+            "m": 1,
+            "sees_error": True,
+            "hidden_size": 48,
+            "blocks": 3,
+            "memory": 16,
+            "leads": 2,
+            "window": 10,
+            "n_settings": 72,
+            "batch": 16,
+            "pool": 16,
+            "restart": 0.02,
+        },
     }
 
     def __init__(

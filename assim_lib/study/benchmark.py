@@ -17,7 +17,7 @@ from assim_lib.classical.contenders import SETTINGS, Contender, contenders
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
 from assim_lib.classical.search import Search
 from assim_lib.seeds import BASELINES
-from assim_lib.storage import provenance
+from assim_lib.storage import provenance, refuse_uncommitted
 from assim_lib.study.results import Failure, Provenance, Result, read_result, results_dir, write_result
 from assim_lib.twin import TwinExperiment
 
@@ -44,7 +44,11 @@ def compare(
         again: run on the test set even so.
         seed: of the runs on the test set.
         run: what runs a method, as :func:`~assim_lib.classical.methods.run_baseline` does.
+
+    Raises:
+        PermissionError: if the library has changes that are not committed.
     """
+    refuse_uncommitted()
     finalists = Search(contender, contender.setting.load("validation"), progress, run=run).finalists()
     path = results_dir() / f"{contender.name}.json"
     if not again and is_stored(path, [trial.hyperparameters for trial in finalists]):

@@ -6,7 +6,6 @@ from which it does better.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +18,9 @@ from assim_lib.evaluation import interval
 from assim_lib.observations import identity
 from assim_lib.records import Record
 from assim_lib.setting import Setting
-from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.storage import data_dir, provenance, refuse_uncommitted, write_json
 from assim_lib.study.displaced import Displaced, displaced
-from assim_lib.study.results import TAUGHT, Label, Result, best_of, load_scores, read_result, results_dir
+from assim_lib.study.results import TAUGHT, Label, Provenance, Result, best_of, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL_METHODS, KALMAN
 from assim_lib.study.tables import CLASSICAL_MEMBERS
 from assim_lib.study.verify import scored_filter
@@ -57,7 +56,7 @@ class ForecastSkill(Record):
     every: int
     forecasts: list[Forecasts]
     displaced: list[Displaced] = []
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 def forecast_errors(
@@ -102,7 +101,11 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
     The kinds are a classical filter with at most 30 members, one with a corrected model, one that learned on a Kalman
     part, and one that learned from nothing. All forecast with the same model. The corrected one stands there twice:
     its model is its own.
+
+    Raises:
+        PermissionError: if the library has changes that are not committed.
     """
+    refuse_uncommitted()
     twin, validation, moved = setting.load(), setting.load("validation"), []
     # What least squares are fitted to is the state, at one number a site.
     fits = twin.truth.shape[1] == 1 and twin.observation_model.operator is identity
@@ -119,7 +122,7 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
             errors = forecast_errors(analysis, twin, flow=model_flow(setting, **own))
             kinds.append(_told(f"{result.label}, which forecasts", file, errors))
     path = skill_path(setting)
-    skill = ForecastSkill(every=EVERY, forecasts=kinds, displaced=moved, provenance=provenance())
+    skill = ForecastSkill(every=EVERY, forecasts=kinds, displaced=moved, provenance=Provenance(**provenance()))
     write_json(path, skill.model_dump())
     return path
 

@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import save
 from tqdm import tqdm
 
-from assim_lib.evaluation import LOST_AFTER, LOST_AT, rmse
+from assim_lib.evaluation import LOST_AFTER, is_lost, rmse
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.records import Number, Record
 from assim_lib.seeds import STRESS
 from assim_lib.setting import places
-from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
-from assim_lib.study.transfer import place_of, transfer
+from assim_lib.storage import OtherRunError, data_dir, provenance, refuse_uncommitted, write_json
+from assim_lib.study.results import Provenance
+from assim_lib.study.transfer import Transferred, place_of, transfer
 from assim_lib.systems import system_of
 from assim_lib.tensor_files import load_tensors, save_tensors
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
@@ -63,10 +64,10 @@ class LongRun(Record):
 class StressTest(Record):
     """What is stored of a filter: its long run, and the rows of :func:`~assim_lib.study.transfer.transfer`."""
 
-    transfer: list[dict[str, Any]]
+    transfer: list[Transferred]
     long: LongRun
     weights: str
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 def stress_path(name: str) -> Path:
@@ -100,18 +101,15 @@ def long_runs_table() -> pd.DataFrame:
             "worst": worst[1:].max(),
             "climatology": run.climatology,
             "recovery": tracked.argmax(1).max() + 1 if tracked.any(1).all() else np.nan,
-            "lost": int(_lost(worst[1:], run.climatology).any(0).sum()),
+            "lost": int(is_lost(worst[1:], run.climatology).any(0).sum()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("filter")
 
 
-def _lost(worst: np.ndarray, climatology: float) -> np.ndarray:
-    return ~(worst <= LOST_AT * climatology)  # True for NaN as well
-
-
 def transfer_table() -> pd.DataFrame:
     """What filters do in settings that they were not trained in, one row a filter and setting."""
-    rows = [{"filter": name, **row} for name, result in stress_tests().items() for row in result.transfer]
+    stored = [(name, row) for name, result in stress_tests().items() for row in result.transfer]
+    rows = [{"filter": name, **row.model_dump(exclude_unset=True)} for name, row in stored]
     table = pd.DataFrame(sorted(rows, key=lambda row: place_of(row["setting"])))
     return table.assign(setting=table.setting.map(places))
 
@@ -125,7 +123,9 @@ def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = Tr
 
     Raises:
         ValueError: if ``cycles`` cannot be, or the state in ``folder`` is that of another run.
+        PermissionError: if the library has changes that are not committed.
     """
+    refuse_uncommitted()
     if cycles < 2 * SAVED_CYCLES:
         raise ValueError(f"cycles = {cycles} must be at least {2 * SAVED_CYCLES}.")
     experiment, model = load_filter(checkpoint_path(name))
@@ -135,9 +135,9 @@ def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = Tr
         transfer=transfer(checkpoint_path(name), progress),
         long=long,
         weights=load_checkpoint(checkpoint_path(name))[1]["sha256"],
-        provenance=origin,
+        provenance=Provenance(**origin),
     )
-    write_json(stress_path(name), result.model_dump())
+    write_json(stress_path(name), result.model_dump(exclude_unset=True))
     # Asked again, after a change of the library, the run begins again.
     state.unlink()
     return stress_path(name)
@@ -240,5 +240,5 @@ def long_run(
         rmse=[block["rmse"] for block in blocks],
         worst=worst.tolist(),
         first=blocks[0]["first"],
-        lost=_lost(worst, climatology).sum(0).tolist(),
+        lost=is_lost(worst, climatology).sum(0).tolist(),
     )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from assim_lib.evaluation import Scores
 from assim_lib.filter import AmortizedFilter
-from assim_lib.storage import data_dir, provenance, sha256, why_not_writable
+from assim_lib.storage import data_dir, provenance, refuse_uncommitted, sha256, why_not_writable
 from assim_lib.study.results import Provenance, Result, best_of, load_scores, write_result
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
@@ -37,7 +37,7 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
     Raises:
         LookupError: if the test set of a setting is not one of the project's frozen ones.
         IntegrityError, FileNotFoundError: if one of them is damaged, or gone.
-        PermissionError: if nothing can be stored.
+        PermissionError: if nothing can be stored, or the library has changes that are not committed.
         FileExistsError: if there is another filter of that name.
     """
     for scored in scored_settings(experiment):
@@ -52,6 +52,7 @@ def check_publishable(experiment: Experiment, again: bool = False) -> None:
     refuse_unwritable(path)
     if not again:
         refuse_other_training(experiment, path)
+    refuse_uncommitted()
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -178,7 +178,7 @@ def headline() -> pd.DataFrame:
     return by_setting(rows.reset_index())
 
 
-def _best_kinds(rows: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+def _best_kinds(rows: pd.DataFrame, kinds: tuple[str, ...]) -> list[str]:
     """Which of some competitors is best on the validation data of each setting."""
     errors = rows[[f"{kind}_validation" for kind in kinds]].fillna(math.inf)
     return [kinds[k] for k in errors.to_numpy().argmin(1)]

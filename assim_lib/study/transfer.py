@@ -3,6 +3,7 @@
 Truth and errors are simulated here, and are none of those that filters are trained, tuned or scored on.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from assim_lib.evaluation import LOST_AFTER, lost_truth, rmse
 from assim_lib.filter import AmortizedFilter
+from assim_lib.records import Number, Record
 from assim_lib.seeds import STRESS
 from assim_lib.systems import Dynamics, system_of
 from assim_lib.tracking import assimilate
@@ -44,37 +46,52 @@ def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str,
     return named
 
 
-def transfer(checkpoint: Path, progress: bool = True) -> list[dict[str, Any]]:
-    """A trained filter in each of :func:`changes`.
+class Transferred(Record):
+    """What became of a filter in one of :func:`changes`.
 
-    Returns:
-        Of each setting the mean RMSE after :data:`BURN_IN` cycles with its standard error over independent runs, the
-        RMSE of climatology, and the share of runs that end worse than that. A setting in which the filter cannot work
-        has a ``reason`` in their place.
+    Attributes:
+        setting: its name there.
+        rmse: the mean after :data:`BURN_IN` cycles.
+        standard_error: of that, over independent runs.
+        climatology: RMSE of the climatological mean.
+        lost: the share of runs that end worse than that.
+        reason: why the filter cannot work there; it then has no figures.
     """
+
+    setting: str
+    rmse: Number = math.nan
+    standard_error: Number = math.nan
+    climatology: Number = math.nan
+    lost: Number = math.nan
+    reason: str = ""
+
+
+def transfer(checkpoint: Path, progress: bool = True) -> list[Transferred]:
+    """A trained filter in each of :func:`changes`."""
     experiment, _ = load_filter(checkpoint)
     rows = []
     for name, (changed, true) in tqdm(changes(experiment).items(), desc="other settings", disable=not progress):
         try:
             other, model = load_filter(checkpoint, **changed)
         except ParameterError as error:
-            rows.append({"setting": name, "reason": str(error)})
+            rows.append(Transferred(setting=name, reason=str(error)))
             continue
         dynamics = replace(system_of(other.system), **true)
-        rows.append({"setting": name, **_short_runs(other, model, dynamics)})
+        rows.append(_short_runs(name, other, model, dynamics))
     return rows
 
 
-def _short_runs(experiment: Experiment, model: AmortizedFilter, dynamics: Dynamics) -> dict[str, float]:
+def _short_runs(name: str, experiment: Experiment, model: AmortizedFilter, dynamics: Dynamics) -> Transferred:
     burn_in = BURN_IN + model.warmup  # while its lag grows, a filter is not yet what it will be
     runs = follow(experiment, model, SEGMENTS, CYCLES + model.warmup, STRESS, dynamics)
     error = runs.rmse[:, burn_in:]
-    return {
-        "rmse": float(error.mean()),
-        "standard_error": float(error.mean(1).std(ddof=1) / SEGMENTS**0.5),
-        "climatology": runs.climatology,
-        "lost": float(runs.lost.mean()),
-    }
+    return Transferred(
+        setting=name,
+        rmse=float(error.mean()),
+        standard_error=float(error.mean(1).std(ddof=1) / SEGMENTS**0.5),
+        climatology=runs.climatology,
+        lost=float(runs.lost.mean()),
+    )
 
 
 @dataclass(frozen=True)

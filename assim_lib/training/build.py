@@ -12,6 +12,7 @@ from assim_lib.seeds import Purpose, generator_for, seed_for
 from assim_lib.systems import Dynamics
 from assim_lib.training.dry import refuse_unfit_code, refuse_unfit_operator
 from assim_lib.training.experiment import Experiment
+from assim_lib.training.rules import OF_THE_MASKS
 
 # Fewer on a large ring, each of which holds as much as several states of a small one.
 CLIMATOLOGY_STATES, FEWEST_STATES, CLIMATOLOGY_NUMBERS = 512, 32, 2**18
@@ -44,7 +45,7 @@ def build_filter(
         dropout=experiment.dropout,
     )
     kind = ANALYSES[experiment.analysis]
-    options = experiment.model_dump() | {"mask_features": _mask_features(instruments.schedule)}
+    options = experiment.model_dump() | {OF_THE_MASKS: _mask_features(instruments.schedule)}
     with torch.random.fork_rng():
         # torch initializes layers from its global generator: seed it here, and put it back.
         torch.manual_seed(seed_for(Purpose.WEIGHTS, experiment.seed))

@@ -18,7 +18,7 @@ from assim_lib.networks import NETWORKS
 from assim_lib.registry import one_of
 from assim_lib.setting import Setting
 from assim_lib.systems import Dynamics, forecast_model_of
-from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
+from assim_lib.training.presets import EXPERIMENTS, PRESETS
 from assim_lib.training.rules import problems
 
 Preset = Literal["quick", "cpu", "paper"]
@@ -310,7 +310,8 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         analysis.defaults,
         analysis.presets.get(preset, {}),
         own,
-        STARTS.get((experiment, name), {}),
+        analysis.experiments.get(experiment, {}),
+        analysis.experiments.get((experiment, preset), {}),
         requested,
     )
     configured = validated({option: value for layer in layers for option, value in layer.items()})

@@ -1,7 +1,7 @@
 """What presets and named experiments set: tables, no code.
 
 An experiment's options are built of these in layers, see :func:`assim_lib.training.experiment.configure`. What an
-analysis trains well with, it says itself (:attr:`assim_lib.analyses.Analysis.defaults`).
+analysis trains well with, it says itself (:attr:`assim_lib.analyses.Analysis.defaults`, ``presets``, ``experiments``).
 """
 
 from typing import Any
@@ -38,38 +38,4 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "blocks": 2,
         "memory": 4,
     },
-}
-
-# Where an analysis starts in an experiment: untrained, it tracks well with these on validation data.
-STARTS: dict[tuple[str, str], dict[str, Any]] = {
-    ("l96_conv", "hybrid"): {"drift": 0.5},
-    ("l96_ff", "hybrid"): {"drift": 0.5},
-    # As published; its 250 numbers of memory are six a site here.
-    ("l96_ff", "original"): {"network": "ff_original", "memory": 6},
-    ("ks", "original"): {"kernel": 7, "blocks": 3, "memory": 4, "band": 0, "tendency": False},
-    ("ks", "hybrid"): {"inflation": 1.02, "taper_length": 12.0, "batch": 8},
-    ("ks", "extended"): {"inflation": 1.0, "batch": 6},
-    ("misspec", "hybrid"): {"inflation": 1.3, "lag": 0},
-    ("misspec", "extended"): {"inflation": 1.3, "lag": 0},
-    # Between the lags that are best where much and where little is seen.
-    ("l96_any", "extended"): {"lag": 2},
-    ("l96_any", "covariant"): {"lag": 1, "inflation": 1.07},
-    # Small enough for a browser; few filters in each setting, so that all of them are warm.
-    ("l96_any", "recurrent"): {
-        "m": 1,
-        "sees_error": True,
-        "hidden_size": 48,
-        "blocks": 3,
-        "memory": 16,
-        "leads": 2,
-        "window": 10,
-        "n_settings": 72,
-        "batch": 16,
-        "pool": 16,
-        "restart": 0.02,
-    },
-    ("unknown_operators", "original"): {"order": "schedule", "noise_draws": "once"},
-    ("unknown_operators", "gated"): {"order": "schedule", "noise_draws": "once"},
-    ("vl20", "hybrid"): {"inflation": 1.1, "taper_length": 3.0, "lag": 1},
-    ("vl20", "extended"): {"inflation": 1.08, "lag": 3},
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST = 2 * 10**9  # numbers in memory, 8 GB in single precision
 MOST_STEPS = 10_000  # of integration, in a cycle
+OF_THE_MASKS = "mask_features"  # what an analysis may use besides options
 
 
 def problems(options: "Experiment") -> Iterator[str]:
@@ -69,9 +70,9 @@ def problems(options: "Experiment") -> Iterator[str]:
             f"seed = {options.seed} leaves no seeds for the trajectories of n_settings = {options.n_settings}; take "
             "one below 429,000."
         )
-    if options.n_settings and "mask_features" in analysis.uses:
+    if options.n_settings and OF_THE_MASKS in analysis.uses:
         # So many as the masks of one setting have, and one setting is what a filter of many is loaded for.
-        others = one_of(name for name, kind in ANALYSES.items() if "mask_features" not in kind.uses)
+        others = one_of(name for name, kind in ANALYSES.items() if OF_THE_MASKS not in kind.uses)
         yield (
             f"n_settings = {options.n_settings} have many masks, and the features of analysis = {options.analysis!r} "
             f"are those of one; take {others}."
@@ -107,8 +108,14 @@ def _of_size(options: "Experiment", dynamics: Dynamics) -> Iterator[str]:
 
 def _idle_options(options: "Experiment", analysis: type[Analysis]) -> Iterator[str]:
     """Options that would be read by nobody."""
+    known = set(type(options).model_fields)
+    for name in sorted(set(analysis.uses) - known - {OF_THE_MASKS}):
+        yield (
+            f"analysis = {options.analysis!r} uses {name!r}, and no option of an experiment is called so; make it an "
+            "attribute of the class."
+        )
     others = {name for kind in ANALYSES.values() for name in kind.uses} - set(analysis.uses)
-    for name in sorted(others & set(type(options).model_fields)):
+    for name in sorted(others & known):
         default = type(options).model_fields[name].default
         if getattr(options, name) != default:
             yield (

@@ -20,6 +20,7 @@ from small import (
 
 from assim_lib.analyses import ANALYSES, Analysis, Corrected, Normalization, register_analysis
 from assim_lib.analyses.base import covariance_band, remember
+from assim_lib.analyses.neural import RecurrentAnalysis
 from assim_lib.systems import Lorenz96
 from assim_lib.tracking import assimilate
 
@@ -325,6 +326,27 @@ def test_three_methods_make_an_analysis(lag):
         error = (ensemble.mean(1) - truth).square().mean((1, 2)).sqrt()
         assert error[:3].min() > 1
         assert error[-5:].max() < 0.1
+
+
+@pytest.mark.usefixtures("readers_cell")
+@pytest.mark.parametrize("lag", [0, 2])
+def test_an_analysis_that_carries_no_covariance_may_forecast_in_its_own_way(lag):
+    """Once a cycle, and its bounds are those of the filter."""
+    asked = []
+
+    @register_analysis("drifting")
+    class Drifting(RecurrentAnalysis):
+        def forecast(self, base, covariance, flow):
+            asked.append(covariance)
+            return flow(base) + 1e6, covariance
+
+    model = small_filter("drifting", 1, lag)
+    carry = model.cold_start(generator=generator())
+    for k in range(3):
+        carry, _ = model.cycle(carry, torch.zeros(1, SITES), k)
+    assert asked == [None] * 3
+    largest = model.highest.expand_as(carry.base[0])
+    torch.testing.assert_close(carry.base[0], largest)
 
 
 def test_an_analysis_of_a_few_members_says_how_many():

@@ -8,7 +8,7 @@ from small import PARTIAL
 from small_runs import NETWORK
 
 from assim_lib.setting import places
-from assim_lib.storage import IntegrityError, sha256, write_json
+from assim_lib.storage import IntegrityError, provenance, sha256, write_json
 from assim_lib.study import long_runs
 from assim_lib.study.long_runs import (
     STARTS,
@@ -21,7 +21,8 @@ from assim_lib.study.long_runs import (
     stress_tests,
     transfer_table,
 )
-from assim_lib.study.transfer import place_of
+from assim_lib.study.results import Provenance
+from assim_lib.study.transfer import Transferred, place_of
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
 from assim_lib.training.experiment import configure
@@ -44,7 +45,7 @@ def _short(monkeypatch, tmp_path):
 def elsewhere(monkeypatch):
     """What is run in other settings: nothing, and the rows that are stored of it."""
     names = ["as trained", "σ = 0.3", "full_obs", "interval 0.2"]
-    rows = [{"setting": name, "rmse": 0.5} for name in names]
+    rows = [Transferred(setting=name, rmse=0.5) for name in names]
     monkeypatch.setattr(long_runs, "transfer", lambda *_: rows)
     return rows
 
@@ -108,7 +109,7 @@ def test_an_error_that_is_no_number_loses_the_truth_and_can_be_stored(monkeypatc
     assert lost.lost == [1, 1]
     write_json(tmp_path / "long.json", lost.model_dump())
     assert np.isnan(LongRun.read(tmp_path / "long.json").rmse[1]).all()
-    stored = StressTest(transfer=elsewhere, long=lost, weights="", provenance={})
+    stored = StressTest(transfer=elsewhere, long=lost, weights="", provenance=Provenance(**provenance()))
     monkeypatch.setattr(long_runs, "stress_tests", lambda: {"it": stored})
     assert long_runs_table().lost["it"] == 2
 
@@ -157,7 +158,7 @@ def test_stressed_filters_stand_in_the_tables(tmp_path, elsewhere):
     table = transfer_table()
     order = [place_of(setting) for setting in table.setting]
     assert order == sorted(order)
-    assert table[table["filter"] == kalman].setting.tolist() == [places(row["setting"]) for row in elsewhere]
+    assert table[table["filter"] == kalman].setting.tolist() == [places(row.setting) for row in elsewhere]
     stress_path(kalman).write_text("{}")
     with pytest.raises(
         IntegrityError, match=rf"^{re.escape(kalman)}\.json is no StressTest: transfer: Field required; "

@@ -12,6 +12,7 @@ from small_runs import QUIET, assert_same, tiny
 
 from assim_lib.setting import Setting
 from assim_lib.storage import IntegrityError, sha256
+from assim_lib.study import benchmark, forecasts, long_runs
 from assim_lib.study import publish as publish_module
 from assim_lib.study.notebook import stored_filter
 from assim_lib.study.publish import best_filter, check_publishable, publish, publish_again
@@ -187,6 +188,24 @@ def test_where_nothing_can_be_stored_nothing_is_trained(home, monkeypatch):
     monkeypatch.setattr(publish_module, "why_not_writable", lambda path: "Read-only file system")
     with pytest.raises(PermissionError, match=r"Read-only file system\); copy .* by the .* ASSIM_DATA"):
         check_publishable(tiny(seed=5))
+
+
+def test_what_names_no_commit_is_not_stored(monkeypatch):
+    """Neither a filter nor the score of a classical method: asked before anything is computed."""
+
+    def refuse():
+        raise PermissionError("not committed")
+
+    for module in (publish_module, benchmark, long_runs, forecasts):
+        monkeypatch.setattr(module, "refuse_uncommitted", refuse)
+    for asked in (
+        partial(check_publishable, tiny(seed=5)),
+        partial(benchmark.compare, None),
+        partial(long_runs.stress_test, "none", None),
+        partial(forecasts.forecast_skill, None),
+    ):
+        with pytest.raises(PermissionError, match="not committed"):
+            asked()
 
 
 def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(published, home, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from small import stored_scores, write_result
 from small_runs import write_learned
 
+from assim_lib.analyses import ANALYSES
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import PACKAGE
 from assim_lib.study import facts, forecasts, summaries
@@ -73,6 +74,11 @@ def test_the_headline_chooses_on_validation_data_alone():
         assert row["difference"] == pytest.approx(row["learned"] - row["rival"], abs=2e-4)  # of five digits each
         checked += 1
     assert checked >= 5
+
+
+def test_a_kalman_part_is_what_must_know_its_instruments():
+    """The table of scores is read without PyTorch, and names these analyses."""
+    assert set(summaries.KALMAN) == {name for name, kind in ANALYSES.items() if kind.needs_operator}
 
 
 def test_settings_of_the_table_have_different_titles():

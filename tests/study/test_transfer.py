@@ -28,7 +28,7 @@ def rows(tmp_path):
         experiment = configure("l96_conv", analysis=analysis, **NETWORK, **options)
         path = checkpoint_path(experiment.name, tmp_path)
         save_checkpoint(build_filter(experiment), path, {"experiment": experiment.model_dump()})
-        return {row["setting"]: row for row in transfer(path, progress=False)}
+        return {row.setting: row for row in transfer(path, progress=False)}
 
     return run
 
@@ -54,18 +54,18 @@ def test_each_setting_is_another_one():
 def test_other_settings_never_crash(rows):
     rows = rows("hybrid", lag=0)
     assert rows.keys() == changes(configure("l96_conv")).keys()
-    assert not any("reason" in row for row in rows.values())
-    assert rows["as trained"]["rmse"] < 0.5 < rows[PARTIAL]["rmse"]
-    assert rows["σ = 0.3"]["rmse"] < rows["σ = 3"]["rmse"]
+    assert not any(row.reason for row in rows.values())
+    assert rows["as trained"].rmse < 0.5 < rows[PARTIAL].rmse
+    assert rows["σ = 0.3"].rmse < rows["σ = 3"].rmse
     # The spread of the climatology grows with the forcing.
-    climatologies = [rows[f"true forcing {forcing}"]["climatology"] for forcing in (6, 7, 9, 10)]
+    climatologies = [rows[f"true forcing {forcing}"].climatology for forcing in (6, 7, 9, 10)]
     assert climatologies == sorted(climatologies)
 
 
 def test_a_setting_that_a_filter_cannot_have_says_why(rows):
     rows = rows("recurrent", m=1, network="ff_per_operator", obs_conf=PARTIAL)
-    assert "ff_per_operator" in rows["full_obs"]["reason"]
-    assert "\n" not in rows["partial_obs"]["reason"]
+    assert "ff_per_operator" in rows["full_obs"].reason
+    assert "\n" not in rows["partial_obs"].reason
 
 
 def test_what_fails_in_a_run_is_no_reason(rows, as_trained, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_growing_lag_has_grown_before_other_settings_count(rows, as_trained, m
         return np.broadcast_to(np.arange(70) >= 30 + 10, ensemble.shape[:2]).astype(float)
 
     monkeypatch.setattr(transfer_module, "rmse", as_old_as_the_filter)
-    assert rows("hybrid", lag=2, lag_warmup=5)["as trained"]["rmse"] == 1.0
+    assert rows("hybrid", lag=2, lag_warmup=5)["as trained"].rmse == 1.0
 
 
 def test_dropout_that_stays_on_stays_on_in_other_settings(rows, as_trained, monkeypatch):

@@ -16,7 +16,7 @@ from assim_lib.setting import Setting
 from assim_lib.study.results import TAUGHT
 from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.experiment import Experiment, ParameterError, allowed, configure, options
-from assim_lib.training.presets import EXPERIMENTS, PRESETS, STARTS
+from assim_lib.training.presets import EXPERIMENTS, PRESETS
 
 UNKNOWN = "unstructured_partial_obs"
 
@@ -287,7 +287,8 @@ def test_every_preset_of_every_analysis_is_its_layers(experiment):
             analysis.defaults,
             analysis.presets.get(preset, {}),
             EXPERIMENTS[experiment],
-            STARTS.get((experiment, name), {}),
+            analysis.experiments.get(experiment, {}),
+            analysis.experiments.get((experiment, preset), {}),
             {"experiment": experiment, "analysis": name, "preset": preset},
         ):
             expected |= layer
@@ -309,7 +310,7 @@ def test_the_experiments_are_those_announced():
     chosen = {name: configure(name) for name in EXPERIMENTS}
     assert all(
         (e.experiment, e.preset) == (name, "quick")
-        and e.model_dump().items() >= (EXPERIMENTS[name] | STARTS.get((name, e.analysis), {})).items()
+        and e.model_dump().items() >= (EXPERIMENTS[name] | ANALYSES.find(e.analysis).experiments.get(name, {})).items()
         for name, e in chosen.items()
     )
     systems = {"l96_ff": "l96", "l96_conv": "l96", "ks": "ks", "misspec": "two_level", "vl20": "vl20"}
@@ -319,8 +320,39 @@ def test_the_experiments_are_those_announced():
     assert chosen["ks"].step_size == 1.0
     assert chosen["vl20"].obs_conf == "every_4th_dim_partial_obs"
     assert chosen["unknown_operators"].obs_conf == UNKNOWN
-    assert {experiment for experiment, _ in STARTS} <= EXPERIMENTS.keys()
-    assert {analysis for _, analysis in STARTS} <= ANALYSES.keys()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "recipe"),
+    [
+        ("l96_conv", {"window": 40, "batch": 64, "lr": 2.15e-3, "dropout": 0.2, "kernel": 5, "memory": 6}),
+        ("ks", {"window": 40, "batch": 32, "lr": 1.34e-3, "dropout": 0.1, "kernel": 7, "memory": 4}),
+        ("l96_ff", {"window": 80, "batch": 128, "lr": 5e-3, "dropout": 0.1, "hidden_size": 250, "memory": 6}),
+    ],
+)
+def test_the_preset_paper_is_what_was_published(experiment, recipe):
+    chosen = configure(experiment, analysis="original", preset="paper")
+    assert chosen.model_dump().items() >= recipe.items()
+    assert (chosen.adamw_lr, chosen.pool, chosen.updates) == (chosen.lr, chosen.batch, 500 * 94)
+
+
+@pytest.mark.usefixtures("readers_cell")
+def test_an_option_that_an_analysis_invents_is_one_sentence():
+    @register_analysis("inventive")
+    class Inventive(RecurrentAnalysis):
+        uses = ("inflation", "strength")
+
+    said = sentence_about(analysis="inventive")
+    assert said.startswith("analysis = 'inventive' uses 'strength', and no option of an experiment is called so; make")
+
+
+def test_an_analysis_names_experiments_and_presets_that_there_are():
+    names = {
+        key if isinstance(key, tuple) else (key, "quick") for kind in ANALYSES.values() for key in kind.experiments
+    }
+    assert names
+    assert names <= set(product(EXPERIMENTS, PRESETS))
+    assert {preset for kind in ANALYSES.values() for preset in kind.presets} <= PRESETS.keys()
 
 
 def test_what_is_asked_for_beats_start_beats_experiment_beats_analysis_beats_preset_beats_default(
@@ -333,6 +365,7 @@ def test_what_is_asked_for_beats_start_beats_experiment_beats_analysis_beats_pre
     class Own(RecurrentAnalysis):
         defaults = {}
         presets = {}
+        experiments = {}
 
     assert width() == Experiment.model_fields["hidden_size"].default
     monkeypatch.setitem(PRESETS["quick"], "hidden_size", 2)
@@ -343,8 +376,9 @@ def test_what_is_asked_for_beats_start_beats_experiment_beats_analysis_beats_pre
     assert (width(), width(preset="cpu")) == (4, 3)
     monkeypatch.setitem(EXPERIMENTS["l96_conv"], "hidden_size", 5)
     assert width() == 5
-    monkeypatch.setitem(STARTS, ("l96_conv", "own"), {"hidden_size": 6})
+    Own.experiments = {"l96_conv": {"hidden_size": 6}, ("l96_conv", "paper"): {"hidden_size": 8}}
     assert width() == width(preset="cpu") == 6
+    assert width(preset="paper") == 8
     assert configure("l96_conv", analysis="hybrid").hidden_size == 5  # where an analysis starts, it alone starts
     assert width(hidden_size=7) == 7
     assert width(hidden_size=None) == 6  # None: whatever the experiment says
