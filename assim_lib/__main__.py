@@ -108,8 +108,8 @@ def _run(name: str, arguments: dict[str, Any]) -> None:
         _refuse(name, error)
     try:
         for path in work():
-            there = os.path.exists(path) and os.path.getmtime(path) < started
-            print("already there:" if there else "wrote", path)
+            kept = os.path.exists(path) and os.path.getmtime(path) < started
+            print("already there:" if kept else "wrote", path)
     except _ACCIDENTS as error:
         _refuse(name, error)
 

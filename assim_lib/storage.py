@@ -186,10 +186,10 @@ def sha256(path: Path | str) -> str:
 
 def verify(path: Path | str, expected: str) -> None:
     """Raise :class:`IntegrityError` unless the file's SHA-256 is ``expected``."""
-    found = sha256(path)
-    if found != expected:
+    checksum = sha256(path)
+    if checksum != expected:
         raise IntegrityError(
-            f"{Path(path).name} is corrupt: its SHA-256 is {found[:12]}…, its manifest says {expected[:12]}…; "
+            f"{Path(path).name} is corrupt: its SHA-256 is {checksum[:12]}…, its manifest says {expected[:12]}…; "
             "delete it to have it made again, or restore it from the repository."
         )
 

@@ -194,15 +194,15 @@ class HybridAnalysis(Analysis):
         return (cross @ torch.cholesky_solve(v.mT, factor)).mT.unflatten(-1, mask.shape[-2:])
 
     def _taper(
-        self, like: Tensor, drift: float = 0.0, shorter: Tensor | None = None, ring: int | None = None
+        self, like: Tensor, shift: float = 0.0, shorter: Tensor | None = None, ring: int | None = None
     ) -> Tensor:
-        """The localization, (…, state, state), of all sites or of some in a row of a longer ``ring``; ``shorter``
-        divides its reach, by filter.
+        """The localization, (…, state, state), of all sites or of some in a row of a longer ``ring``; ``shift``
+        moves its centre, in sites, ``shorter`` divides its reach, by filter.
         """
         sites, ring = like.shape[-1], ring or like.shape[-1]
         index = torch.arange(sites, device=like.device, dtype=self.log_taper_length.dtype)
         # Through the circle and not along it: a Gaussian of the distance along a circle is no covariance.
-        distance = ring / torch.pi * torch.sin((index - index[:, None] - drift) * (torch.pi / ring))
+        distance = ring / torch.pi * torch.sin((index - index[:, None] - shift) * (torch.pi / ring))
         if shorter is not None:
             distance = distance * shorter[..., None, None]
         taper = torch.exp(-0.5 * (distance / self.log_taper_length.exp()) ** 2)

@@ -42,9 +42,9 @@ def positive_seconds(text: str) -> float:
 def writable_folder(text: str) -> Path:
     """A folder that can be written to; it is made where it is missing only when something is written."""
     path = Path(text).expanduser()
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written to: {there} is no folder that can")
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written to: {nearest} is no folder that can")
     return path
 
 

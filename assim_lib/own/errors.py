@@ -27,19 +27,19 @@ def errors_of(
         sizes: (time, channel, site) of the grid.
     """
     if isinstance(error, str):
-        found = open_source(observations, error, "error").values
+        read = open_source(observations, error, "error").values
     elif isinstance(error, xr.DataArray):
-        found = error
-        refuse_no_numbers(found, "error")
+        read = error
+        refuse_no_numbers(read, "error")
     elif error is None:
         if source.error is None:
             return None
-        found = source.error
+        read = source.error
     else:
-        found = _plain_error(error, array, sizes)
-        if not isinstance(found, xr.DataArray):
-            return found
-    return _labelled_error(_aligned(found, source.values, array), sizes)
+        read = _plain_error(error, array, sizes)
+        if not isinstance(read, xr.DataArray):
+            return read
+    return _labelled_error(_aligned(read, source.values, array), sizes)
 
 
 def _plain_error(error: Any, array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors | xr.DataArray:
@@ -99,8 +99,8 @@ def _labelled_error(array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors:
         part = array.isel(time=rows) if timed else array
         return placed(part, sizes[2]) if "site" in part.dims else part
 
-    found = {**arranged(slice(0)).sizes, **({"time": array.sizes["time"]} if timed else {})}
-    if any(size != wanted[str(name)] for name, size in found.items()):
+    came = {**arranged(slice(0)).sizes, **({"time": array.sizes["time"]} if timed else {})}
+    if any(size != wanted[str(name)] for name, size in came.items()):
         raise RecordError(f"error of sizes {dict(array.sizes)} must fit the observations of sizes {wanted}.")
 
     def read(rows: slice) -> np.ndarray:

@@ -103,15 +103,15 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
     scores = []
-    for scored, filter_there in in_settings(experiment, model, scored_settings(experiment)):
+    for scored, scored_filter in in_settings(experiment, model, scored_settings(experiment)):
         skipped = (record.get("history") or [{}])[-1].get("skipped", 0)
-        said: dict[str, Any] = {"validation": _validated(scored, filter_there, skipped)}
+        said: dict[str, Any] = {"validation": _validated(scored, scored_filter, skipped)}
         # What the same filter does before any training: the share of its classical part.
         untrained = build_filter(scored, model.climatology)
         for name, split in (("untrained", "test"), ("untrained_validation", "validation")):
             said[name], _ = score(scored, untrained, split)
         twin = scored.setting.load()
-        ensemble, said["ms_per_cycle"] = run_filter(scored, filter_there, twin, progress=True)
+        ensemble, said["ms_per_cycle"] = run_filter(scored, scored_filter, twin, progress=True)
         said["test"], said["diverged"] = twin.score(ensemble), bool(twin.loses(ensemble))
         ages = twin.by_age(ensemble)
         common = ages["share"] > RAREST_AGE

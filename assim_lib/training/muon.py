@@ -52,10 +52,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrix: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
     r""":math:`U V^T` of a matrix :math:`U S V^T`, nearly: its singular values lie between .5 and 1.5."""
     tall = matrix.shape[0] > matrix.shape[1]
-    found = matrix.T if tall else matrix
-    found = found / found.norm().clamp(min=1e-7)
+    factor = matrix.T if tall else matrix
+    factor = factor / factor.norm().clamp(min=1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
-        gram = found @ found.T
-        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
-    return found.T if tall else found
+        gram = factor @ factor.T
+        factor = torch.addmm(factor, torch.addmm(gram, gram, gram, beta=b, alpha=c), factor, beta=a)
+    return factor.T if tall else factor
