@@ -92,6 +92,12 @@ def test_a_wrong_value_is_one_sentence(line, sentence, monkeypatch):
         begin("05_l96_conv", **yaml.safe_load(line))
 
 
+def test_a_size_that_is_not_tuned_in_a_setting_is_refused(monkeypatch):
+    monkeypatch.chdir(NOTEBOOKS)
+    with pytest.raises(ParameterError, match=r"^m = 5 has no classical methods; take one of \[10, 30\]\.$"):
+        begin("08_baselines", system="two_level", obs_conf="every_4th_dim_partial_obs", m=5)
+
+
 # Expected RMSE and relative tolerance: a short training differs from machine to machine by a few per cent. What is left
 # at its default is run with the comparison of the committed outputs; here trainings are only as long as they need be.
 @pytest.mark.parametrize(
