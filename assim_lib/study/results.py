@@ -7,6 +7,7 @@ how it was trained: options, learning curve, time, package versions, commit.
 Nothing here needs PyTorch.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,6 +115,12 @@ class Result(Record):
     def setting(self) -> Setting:
         """What was observed, how often, how well."""
         return Setting(self.system, self.obs_conf, self.step_size, self.noise)
+
+    @property
+    def largest_bias(self) -> float:
+        """The largest bias of sites of one age, as a share of their RMSE; NaN where none is stored."""
+        ages = self.by_age or {"bias": [], "rmse": []}
+        return max((abs(b) / e for b, e in zip(ages["bias"], ages["rmse"], strict=True)), default=math.nan)
 
 
 class TrainingRecord(Record):

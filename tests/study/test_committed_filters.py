@@ -8,7 +8,7 @@ from assim_lib.assimilation import assimilate_record
 from assim_lib.evaluation import rmse
 from assim_lib.storage import data_dir
 from assim_lib.study.results import load_scores, read_result, results_dir, training_record
-from assim_lib.study.summaries import headline
+from assim_lib.study.summaries import headline, settings_of
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
 from assim_lib.training.validation import run_filter
 
@@ -50,18 +50,29 @@ def test_a_committed_filter_still_finds_the_truth(unchecked_shapes, name):
     assert errors[0] > errors[120:].mean()
 
 
-@pytest.mark.parametrize("role", ["trained", "scratch"])
-def test_the_best_filters_of_moving_masks_are_not_biased_where_they_are_looked_at_next(role):
-    """What a loss of the next observation in a fixed order teaches, see chapter 02; of a large error 9 % are left."""
-    rows = headline().query("noise == 1 and obs_conf.str.contains('partial_obs') and system != 'two_level'")
-    rows = rows[~rows.obs_conf.str.startswith("unstructured")].dropna(subset=f"{role}_file")
-    assert len(rows) >= 2
-    for file in rows[f"{role}_file"]:
-        ages = read_result(results_dir() / file).by_age
-        assert ages is not None, file
-        assert len(ages["age"]) > 1
-        for error, bias in zip(ages["rmse"], ages["bias"], strict=True):
-            assert abs(bias) < 0.05 * error, file
+# Where the best filters are known to be biased, and by how much of their RMSE.
+BIASED = {
+    "l96-every_4th_dim_partial_obs-dt0.1-s2.5": 0.10,
+    "l96-every_4th_fixed-dt0.15-s0.7": 0.08,
+    "l96-every_4th_fixed-dt0.15-s1": 0.16,
+    "l96-full_obs-dt0.1-s2.5": 0.08,
+    "l96-unstructured_known_part-dt0.1-s1": 0.33,
+    "l96-unstructured_partial_obs-dt0.1-s1": 0.15,
+    "two_level-every_4th_dim_partial_obs-dt0.1-s1": 0.13,
+}
+
+
+def test_the_best_filters_are_not_biased_where_they_are_looked_at_next():
+    """What a loss of the next observation in a fixed order teaches, see chapter 02; chapter 09 says where it is so."""
+    largest = {}
+    table = headline()
+    for setting, (_, row) in zip(settings_of(table), table.iterrows(), strict=True):
+        files = [row[f"{role}_file"] for role in ("trained", "scratch")]
+        biases = [read_result(results_dir() / file).largest_bias for file in files if isinstance(file, str)]
+        assert np.isfinite(biases).all(), setting
+        largest[setting.slug] = max(biases, default=0.0)
+    assert {slug for slug, bias in largest.items() if bias > 0.05} == BIASED.keys()
+    assert all(bias < BIASED[slug] for slug, bias in largest.items() if bias > 0.05)
 
 
 @pytest.mark.parametrize("role", ["trained", "scratch"])
