@@ -14,9 +14,12 @@ from assim_lib.training.experiment import Experiment
 from assim_lib.twin import TwinExperiment
 
 FULL = "l96_conv-full_obs-dt0.1-s1"
+QUARTER = "l96_conv-every_4th_dim_partial_obs-dt0.1-s1"
 UPSTREAM = "l96_conv-every_4th_dim_partial_obs_upstream-dt0.1-s1"
 FILTERS = {
     "recurrent": f"{FULL}-recurrent-m1-seed4",
+    "recurrent lag 3": f"{FULL}-recurrent-lag3-m1-seed5-further",
+    "recurrent lag 5, gradient": f"{QUARTER}-recurrent-conv_glu-lag5-gradient-window-m1-seed9-further",
     "original m=5": f"{UPSTREAM}-original-m5-seed0",
     "gated m=10": f"{FULL}-gated-m10-seed4",
     "hybrid lag 3": f"{FULL}-hybrid-lag3-m10-seed0",
