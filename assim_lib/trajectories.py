@@ -82,7 +82,7 @@ def simulate(
 
 
 def _attribute(value: Any) -> str | int | float:
-    """A setting of a system as netCDF can hold it, which knows texts and numbers alone."""
+    """A parameter of a system as netCDF can hold it, which knows texts and numbers alone."""
     plain = isinstance(value, str | int | float) and not isinstance(value, bool)
     return value if plain else json.dumps(value, default=repr)
 

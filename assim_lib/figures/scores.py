@@ -143,19 +143,19 @@ def long_run(
 
 
 def transfer(table: pd.DataFrame) -> Figure:
-    """RMSE in each setting as a share of the climatology's there; below 1 something is known of the truth.
+    """RMSE after each change as a share of the climatology's there; below 1 something is known of the truth.
 
     Args:
-        table: columns ``filter``, ``setting`` (its title), ``rmse``, ``standard_error`` and ``climatology``; settings
+        table: columns ``filter``, ``change``, ``rmse``, ``standard_error`` and ``climatology``; changes
             stand in the order of the rows.
     """
-    settings = list(dict.fromkeys(table.setting))
+    changes = list(dict.fromkeys(table.change))
     groups = table.groupby("filter", sort=False)
-    figure, axis = new_figure(figsize=(8, 1.0 + 0.27 * len(settings) + 0.2 * len(groups)))
+    figure, axis = new_figure(figsize=(8, 1.0 + 0.27 * len(changes) + 0.2 * len(groups)))
     for pen, (name, rows) in told_apart(groups, (RED, BLUE, GREEN, ORANGE, PURPLE, BLACK, SKY)):
         axis.errorbar(
             rows.rmse / rows.climatology,
-            [settings.index(setting) for setting in rows.setting],
+            [changes.index(change) for change in rows.change],
             xerr=2 * rows.standard_error / rows.climatology,
             fmt=pen.marker,
             color=pen.color,
@@ -165,7 +165,7 @@ def transfer(table: pd.DataFrame) -> Figure:
             label=name,
         )
     axis.axvline(1, color=BLACK, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(settings)), settings)
+    axis.set_yticks(range(len(changes)), changes)
     axis.invert_yaxis()
     axis.set(xlabel="RMSE / that of the climatology", xscale="log")
     plain_numbers(axis.xaxis)

@@ -107,11 +107,11 @@ def long_runs_table() -> pd.DataFrame:
 
 
 def transfer_table() -> pd.DataFrame:
-    """What filters do in settings that they were not trained in, one row a filter and setting."""
+    """What filters do in settings that they were not trained in, one row a filter and change."""
     stored = [(name, row) for name, result in stress_tests().items() for row in result.transfer]
     rows = [{"filter": name, **row.model_dump(exclude_unset=True)} for name, row in stored]
-    table = pd.DataFrame(sorted(rows, key=lambda row: place_of(row["setting"])))
-    return table.assign(setting=table.setting.map(places))
+    table = pd.DataFrame(sorted(rows, key=lambda row: place_of(row["change"])))
+    return table.assign(change=table.change.map(places))
 
 
 def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:

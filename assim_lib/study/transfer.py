@@ -50,7 +50,7 @@ class Transferred(Record):
     """What became of a filter in one of :func:`changes`.
 
     Attributes:
-        setting: its name there.
+        change: its name there.
         rmse: the mean after :data:`BURN_IN` cycles.
         standard_error: of that, over independent runs.
         climatology: RMSE of the climatological mean.
@@ -58,7 +58,7 @@ class Transferred(Record):
         reason: why the filter cannot work there; it then has no figures.
     """
 
-    setting: str
+    change: str
     rmse: Number = math.nan
     standard_error: Number = math.nan
     climatology: Number = math.nan
@@ -74,7 +74,7 @@ def transfer(checkpoint: Path, progress: bool = True) -> list[Transferred]:
         try:
             other, model = load_filter(checkpoint, **changed)
         except ParameterError as error:
-            rows.append(Transferred(setting=name, reason=str(error)))
+            rows.append(Transferred(change=name, reason=str(error)))
             continue
         dynamics = replace(system_of(other.system), **true)
         rows.append(_short_runs(name, other, model, dynamics))
@@ -86,7 +86,7 @@ def _short_runs(name: str, experiment: Experiment, model: AmortizedFilter, dynam
     runs = follow(experiment, model, SEGMENTS, CYCLES + model.warmup, STRESS, dynamics)
     error = runs.rmse[:, burn_in:]
     return Transferred(
-        setting=name,
+        change=name,
         rmse=float(error.mean()),
         standard_error=float(error.mean(1).std(ddof=1) / SEGMENTS**0.5),
         climatology=runs.climatology,
@@ -143,10 +143,10 @@ def follow(
     return ShortRuns(truth.numpy(), observations.numpy(), ensemble.numpy(), climatology)
 
 
-def place_of(setting: str) -> tuple[int, float]:
+def place_of(change: str) -> tuple[int, float]:
     """Where one of :func:`changes` stands in a table: as trained, errors, places, intervals, forcings."""
     kinds = ["as", "σ =", "places", "interval", "true forcing"]
-    kind, number = setting.rsplit(" ", 1) if " " in setting else (setting, "")
+    kind, number = change.rsplit(" ", 1) if " " in change else (change, "")
     if kind not in kinds:
         return kinds.index("places"), 0.0
     return kinds.index(kind), float(number) if kind != "as" else 0.0

@@ -45,7 +45,7 @@ def _short(monkeypatch, tmp_path):
 def elsewhere(monkeypatch):
     """What is run in other settings: nothing, and the rows that are stored of it."""
     names = ["as trained", "σ = 0.3", "full_obs", "interval 0.2"]
-    rows = [Transferred(setting=name, rmse=0.5) for name in names]
+    rows = [Transferred(change=name, rmse=0.5) for name in names]
     monkeypatch.setattr(long_runs, "transfer", lambda *_: rows)
     return rows
 
@@ -156,9 +156,9 @@ def test_stressed_filters_stand_in_the_tables(tmp_path, elsewhere):
     assert runs.rmse[kalman] == pytest.approx(np.mean(stored.long.rmse[1]))
     assert runs.worst[kalman] == max(stored.long.worst[1])
     table = transfer_table()
-    order = [place_of(setting) for setting in table.setting]
+    order = [place_of(change) for change in table.change]
     assert order == sorted(order)
-    assert table[table["filter"] == kalman].setting.tolist() == [places(row.setting) for row in elsewhere]
+    assert table[table["filter"] == kalman].change.tolist() == [places(row.change) for row in elsewhere]
     stress_path(kalman).write_text("{}")
     with pytest.raises(
         IntegrityError, match=rf"^{re.escape(kalman)}\.json is no StressTest: transfer: Field required; "

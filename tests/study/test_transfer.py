@@ -28,7 +28,7 @@ def rows(tmp_path):
         experiment = configure("l96_conv", analysis=analysis, **NETWORK, **options)
         path = checkpoint_path(experiment.name, tmp_path)
         save_checkpoint(build_filter(experiment), path, {"experiment": experiment.model_dump()})
-        return {row.setting: row for row in transfer(path, progress=False)}
+        return {row.change: row for row in transfer(path, progress=False)}
 
     return run
 
