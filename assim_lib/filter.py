@@ -176,7 +176,7 @@ class AmortizedFilter(nn.Module):
         stays as it is: its random draws would break it into many small pieces.
 
         Args:
-            whole: compile a cycle as one program, for runs without gradients and without dropout.
+            whole: compile a cycle as one program, for runs without dropout.
         """
         other = self._twin()
         if not can_compile():

@@ -82,6 +82,7 @@ def ring_experiment(name: str = "recurrent", m: int = 4, lag: int = 0, **options
 def ring_filter(chosen: Experiment) -> AmortizedFilter:
     """The filter of an experiment, its weights small random numbers."""
     sizes = {"network": chosen.network, "dropout": chosen.dropout}
+    sizes |= {name: True for name in ("sees_gradient", "sees_window") if getattr(chosen, name)}
     model = small_filter(chosen.analysis, chosen.m, chosen.lag, chosen.obs_conf, noise=chosen.noise, **sizes)
     model.lag_warmup = chosen.lag_warmup
     return shaken(model, size=0.05).float()

@@ -109,6 +109,7 @@ class Analysis(nn.Module, ABC):
         learned: names of the options that only say where training starts: a trained filter has its own.
         needs_operator: whether it must know what every instrument measures.
         weighs_errors: whether it works with other errors of the observations than those it was trained with.
+        sees_gradient: whether it differentiates the model.
         sees_window: whether it asks for the observations since the base.
     """
 
@@ -117,6 +118,7 @@ class Analysis(nn.Module, ABC):
     memory_per_member: ClassVar[bool] = True
     needs_operator: ClassVar[bool] = False
     weighs_errors: bool = False
+    sees_gradient: bool = False
     sees_window: bool = False
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}

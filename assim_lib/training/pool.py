@@ -86,7 +86,8 @@ class FilterPool:
         """Start all filters anew, as copies of this one."""
         self.model = model
         # What starts anew comes in batches of any shape, each of which would have to be compiled.
-        self.unrolled = model.compiled() if self.compiled else model
+        # A cycle that differentiates its model is not faster for faster parts.
+        self.unrolled = model.compiled(whole=model.analysis.sees_gradient) if self.compiled else model
         self.segment, self.position = self._enter(self.experiment.pool)
         # Without a lag base and forecast are one tensor; the pool is written in place, and wants two.
         self.carry = self._cold_start(self.segment, self.position).each(torch.clone)

@@ -20,19 +20,21 @@ def asked_anew():
     can_compile.cache_clear()
 
 
-def trained(compiled: bool):
-    chosen = ring_experiment("recurrent", m=1, lr=1e-3, adamw_lr=1e-3)
+def trained(compiled: bool, **options):
+    chosen = ring_experiment("recurrent", m=1, lr=1e-3, adamw_lr=1e-3, **options)
     model = ring_filter(chosen)
     metrics = advance(Trainer(chosen, model, ring_data(chosen), compiled=compiled), 3)
     return [m["loss"] for m in metrics], [p.detach() for p in model.parameters()]
 
 
 @pytest.mark.usefixtures("unchecked_shapes", "asked_anew")
-def test_updates_of_a_compiled_filter_are_the_same_but_for_rounding(monkeypatch):
+@pytest.mark.filterwarnings("error:Not compiled")
+@pytest.mark.parametrize("options", [{}, {"lag": 2, "first_lag": 1, "sees_gradient": True, "sees_window": True}])
+def test_updates_of_a_compiled_filter_are_the_same_but_for_rounding(monkeypatch, options):
     # Traced as ever, but not turned into C++, which takes most of a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    losses, weights = trained(compiled=True)
-    plain_losses, plain_weights = trained(compiled=False)
+    losses, weights = trained(compiled=True, **options)
+    plain_losses, plain_weights = trained(compiled=False, **options)
     torch._dynamo.reset()
     assert losses == pytest.approx(plain_losses, rel=1e-4)
     for ours, plain in zip(weights, plain_weights, strict=True):
