@@ -238,7 +238,7 @@ def refuse_uncommitted() -> None:
     if not os.environ.get("ASSIM_DATA") and _commit(PACKAGE).endswith("-dirty"):
         raise PermissionError(
             f"assim_lib has changes that are not committed, and what is stored in {data_dir()} names the commit that "
-            "made it; commit them, or name a folder of your own by the environment variable ASSIM_DATA."
+            "made it; commit them, or copy that folder, and name the copy by the environment variable ASSIM_DATA."
         )
 
 

@@ -26,6 +26,7 @@ from assim_lib.networks import TrunkSizes
 from assim_lib.registry import Registry
 
 Options = Mapping[str, Any]
+ByExperiment = Mapping[str | tuple[str, str], Options]  # or by experiment and preset
 
 
 class AnalysisInput(NamedTuple):
@@ -123,7 +124,7 @@ class Analysis(nn.Module, ABC):
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {}
+    experiments: ClassVar[ByExperiment] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     mean: Tensor
     std: Tensor

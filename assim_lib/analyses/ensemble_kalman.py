@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from assim_lib.analyses.base import (
     Analysis,
     AnalysisInput,
+    ByExperiment,
     Corrected,
     Options,
     covariance_band,
@@ -91,7 +92,7 @@ class HybridAnalysis(Analysis):
         "inflation": 1.05,
     }
     presets: ClassVar[Mapping[str, Options]] = {"cpu": {"hidden_size": 96}, "paper": {"hidden_size": 128}}
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+    experiments: ClassVar[ByExperiment] = {
         "l96_conv": {"drift": 0.5},
         "l96_ff": {"drift": 0.5},
         "ks": {"inflation": 1.02, "taper_length": 12.0, "batch": 8},
@@ -232,7 +233,7 @@ class CovariantAnalysis(HybridAnalysis):
         "taper_length": 4.0,
         "lr": 0.001,
     }
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+    experiments: ClassVar[ByExperiment] = {
         "l96_any": {"lag": 1, "inflation": 1.07},
     }
     refits, refit_rate = 5, 0.3

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from assim_lib.analyses.base import AnalysisInput, Options, register_analysis
+from assim_lib.analyses.base import AnalysisInput, ByExperiment, Options, register_analysis
 from assim_lib.analyses.covariances import central_differences, cholesky
 from assim_lib.analyses.ensemble_kalman import CovariantAnalysis, KalmanUpdate, in_windows
 from assim_lib.analyses.windows import Windows
@@ -56,7 +56,7 @@ class ExtendedAnalysis(CovariantAnalysis):
         "m": 1,
     }
     presets: ClassVar[Mapping[str, Options]] = {"cpu": {"updates": 2000}, "paper": {"hidden_size": 128}}
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+    experiments: ClassVar[ByExperiment] = {
         "ks": {"inflation": 1.0, "batch": 6},
         "misspec": {"inflation": 1.3, "lag": 0},
         # Between the lags that are best where much and where little is seen.

@@ -21,6 +21,7 @@ from torch import Tensor
 from assim_lib.analyses.base import (
     Analysis,
     AnalysisInput,
+    ByExperiment,
     Corrected,
     Options,
     covariance_band,
@@ -109,7 +110,7 @@ class OriginalAnalysis(MemberByMember):
             "dropout": 0.2,
         },
     }
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+    experiments: ClassVar[ByExperiment] = {
         # As published; its 250 numbers of memory are six a site here.
         "l96_ff": {"network": "ff_original", "memory": 6},
         ("l96_ff", "paper"): {"window": 80, "batch": 128, "pool": 128, "lr": 5e-3, "adamw_lr": 5e-3, "dropout": 0.1},
@@ -162,7 +163,7 @@ class GatedAnalysis(MemberByMember):
         "cpu": {"updates": 16000, "hidden_size": 64},
         "paper": {"window": 40, "batch": 64, "hidden_size": 64},
     }
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+    experiments: ClassVar[ByExperiment] = {
         "unknown_operators": {"order": "schedule", "noise_draws": "once"},
     }
 
@@ -221,7 +222,7 @@ class RecurrentAnalysis(Analysis):
         "cpu": {"updates": 8000},
         "paper": {"window": 40, "batch": 64},
     }
-    experiments: ClassVar[Mapping[str | tuple[str, str], Options]] = {
+    experiments: ClassVar[ByExperiment] = {
         # Small enough for a browser; few filters in each setting, so that all of them are warm.
         "l96_any": {
             "m": 1,

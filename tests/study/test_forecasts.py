@@ -72,8 +72,8 @@ def test_stored_forecasts_are_those_of_filters_that_are_scored(slug):
         if "displacement" in file:
             assert error > 1.02 * scored[file]
         else:
-            # A run that strays now and then strays otherwise on another machine.
-            assert error == pytest.approx(scored[file], rel=0.03)
+            # With a large error the LETKF strays now and then, and was scored on another processor.
+            assert error == pytest.approx(scored[file], rel=1e-4 if setting.noise == 1 else 0.03)
     assert ((table.rmse_lo <= table.rmse) & (table.rmse <= table.rmse_hi)).all()
     stored = ForecastSkill.read(skill_path(setting))
     assert stored.every == EVERY

@@ -42,6 +42,15 @@ def test_updates_of_a_compiled_filter_are_the_same_but_for_rounding(monkeypatch,
 
 
 @pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize("sees_gradient", [True, False])
+def test_a_cycle_that_differentiates_its_model_is_compiled_as_a_whole(monkeypatch, sees_gradient):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    chosen = ring_experiment("recurrent", m=1, lag=1, sees_gradient=sees_gradient)
+    (pool,) = Trainer(chosen, ring_filter(chosen), ring_data(chosen), compiled=True).pools
+    assert (pool.unrolled._compiled is not None) is sees_gradient
+
+
+@pytest.mark.usefixtures("asked_anew")
 def test_without_a_compiler_the_filter_is_as_it_was_and_a_sentence_says_why(monkeypatch):
     def broken(_function):
         raise RuntimeError("no C++ compiler\nand a long trace")
