@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from assim_lib.twin import BURN_IN, TwinExperiment
 
 # Sums in another order round differently: tests that compare bits need one thread.
 torch.set_num_threads(1)
+
+# A script's background job ignores Ctrl-C, and so would the processes that tests start to stop them by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
