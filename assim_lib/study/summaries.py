@@ -13,6 +13,7 @@ from assim_lib.evaluation import Scores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import data_dir
 from assim_lib.study.results import (
+    COLUMNS,
     TAUGHT,
     best_of,
     load_scores,
@@ -20,6 +21,7 @@ from assim_lib.study.results import (
     results_dir,
 )
 from assim_lib.study.tables import CLASSICAL_MEMBERS, each_kind
+from assim_lib.study.trainings import other_seeds
 
 CLASSICAL_METHODS = ("Climatology", "3D-Var", "4D-Var", "LETKF", "LETKF corrected", "iEnKS", "EnKF-N")
 LEARNED_MEMBERS, REFERENCE_MEMBERS = 10, 100
@@ -115,7 +117,8 @@ def headline() -> pd.DataFrame:
     ``untrained``
         the best of our Kalman parts before any training: a classical filter too.
     ``rival``
-        the better of ``classical`` and ``untrained`` on validation data: what learning has to beat.
+        the better of ``classical`` and ``untrained`` on validation data: what learning has to beat; ``rival_kind``
+        is which of them.
     ``trained``
         the best filter that was trained on a Kalman part. ``helped`` is whether training gained something: the paired
         difference to ``untrained`` lies below zero, interval and all.
@@ -158,13 +161,18 @@ def headline() -> pd.DataFrame:
     alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
     for part in ("", *(f"_{part}" for part in PARTS)):
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
-    stored = list(zip(_best_kinds(rows, THEIRS), rows.to_dict("records"), strict=True))
+    rows["rival_kind"] = _best_kinds(rows, THEIRS)
+    stored = list(zip(rows.rival_kind, rows.to_dict("records"), strict=True))
     rows["rival"] = [row[kind] for kind, row in stored]
+    rows["rival_file"] = [row[f"{kind}_file"] for kind, row in stored]
     rows["rival_label"] = [
         f"{row['untrained_label']}, untrained" if kind == "untrained" else row["classical_label"]
         for kind, row in stored
     ]
-    pairs = [_difference(_scores(row["learned_file"]), _scores(row[f"{kind}_file"], kind)) for kind, row in stored]
+    pairs = [
+        _difference(_scores(row["learned_file"]), _scores(row["rival_file"], row["rival_kind"]))
+        for row in rows.to_dict("records")
+    ]
     rows[["difference", "difference_lo", "difference_hi"]] = pairs
     rows["verdict"] = [_verdict(pair) for pair in pairs]
     rows["ratio"] = rows.learned / rows.rival
@@ -176,6 +184,24 @@ def headline() -> pd.DataFrame:
         for kind, row in stored
     ]
     return by_setting(rows.reset_index())
+
+
+def repeated(table: pd.DataFrame) -> pd.DataFrame:
+    """The learned filters of some settings, trained again with other seeds; by the title of the setting.
+
+    Args:
+        table: rows of :func:`headline`.
+
+    Returns:
+        the rows of the table of scores, and ``verdict`` beside the rival, as there.
+    """
+    again = []
+    for title, row in table.dropna(subset="learned_checkpoint").iterrows():
+        rival = _scores(row.rival_file, row.rival_kind)
+        for other in other_seeds(row.learned_checkpoint).to_dict("records"):
+            again.append({"setting": title, **other, "verdict": _verdict(_difference(_scores(other["file"]), rival))})
+    columns = ["setting", *COLUMNS, "verdict"]
+    return pd.DataFrame(again, columns=columns).set_index("setting")
 
 
 def _best_kinds(rows: pd.DataFrame, kinds: tuple[str, ...]) -> list[str]:

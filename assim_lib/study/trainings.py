@@ -3,6 +3,7 @@
 Everything here is derived from :mod:`assim_lib.study.results`; nothing is stored.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import geometric_mean
@@ -99,12 +100,38 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def other_seeds(checkpoint: str) -> pd.DataFrame:
+    """The scores of the filters that were trained as this one was, but for the seed.
+
+    Of a training that went on from another filter, that one may have had another seed as well, or be the same one.
+
+    Args:
+        checkpoint: file name of its weights, as in the table of scores.
+    """
+    record = training_record(checkpoint)
+    here = {key: record.experiment[key] for key in SETTING_COLUMNS}
+    rows = _learned(**here).query("checkpoint != @checkpoint")
+    same = rows.checkpoint.map(lambda other: _but_for_seeds(training_record(other)) == _but_for_seeds(record))
+    return rows.loc[same.astype(bool)]
+
+
+def _but_for_seeds(record: TrainingRecord) -> dict[str, Any]:
+    options = _completed(record.experiment)
+    return {**options, "seed": None, "pretrained": re.sub(r"-seed\d+", "", options["pretrained"])}
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """All options of an experiment, those included that came after it; wherever it was trained."""
+    from assim_lib.training.experiment import Experiment  # late: tables do not need PyTorch
+
+    return Experiment.model_validate({**stored, "device": "auto"}).model_dump()
+
+
 def _command(stored: dict[str, Any]) -> str:
     """The command that trains an experiment: what differs from its preset, spelled out."""
-    from assim_lib.training.experiment import Experiment, configure  # late: tables do not need PyTorch
+    from assim_lib.training.experiment import configure  # late: tables do not need PyTorch
 
-    # Options that came later included; wherever it was trained, this machine need not have a GPU.
-    experiment = Experiment.model_validate({**stored, "device": "auto"}).model_dump()
+    experiment = _completed(stored)
     base = configure(experiment["experiment"], **{k: experiment[k] for k in ("preset", "analysis")}).model_dump()
     named = ("preset", "analysis") if experiment["n_settings"] else ("preset", "analysis", "obs_conf")
     options = {k: v for k, v in experiment.items() if v != base[k] or k in named}

@@ -155,6 +155,19 @@ def test_a_filter_from_nothing_is_the_learned_one_where_it_is_better_on_validati
     assert l96.difference > 0
 
 
+def test_a_learned_filter_is_shown_with_its_other_seeds(rivals):
+    """Each beside what the chosen one has to beat."""
+    seeded = {"label": "recurrent, lag 0", "m": 1}
+    write_learned(rivals, "scratch", 0.28, **seeded, test=(0.32, 0.50, 0.41))
+    for seed, test in ((1, (0.20, 0.30, 0.25)), (2, (0.62, 0.80, 0.71))):
+        write_learned(rivals, f"seed{seed}", 0.29, **seeded, test=test, options={"seed": seed})
+    write_learned(rivals, "other", 0.29, **seeded, options={"updates": 9})
+    write_scores()
+    again = summaries.repeated(summaries.headline())
+    assert again.index.unique().tolist() == ["L96, all sites, σ\xa0=\xa01"]
+    assert list(zip(again.file, again.verdict, strict=True)) == [("seed1.json", "ahead"), ("seed2.json", "behind")]
+
+
 def test_an_untrained_kalman_part_is_a_classical_filter(rivals):
     """What learned must beat it where it is the better one on validation data; what is ours has DAPPER's to beat."""
     better = {"m": 10, "test": (0.28, 0.48, 0.37), **before(0.25, (0.26, 0.46, 0.36))}

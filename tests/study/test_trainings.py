@@ -37,3 +37,22 @@ def test_a_training_that_went_on_from_a_filter_counts_from_its_first_update(own)
     (last,) = trainings.training_runs().query("name == 'second'").to_dict("records")
     assert (last["updates"], last["cycles_seen"], last["core_minutes"]) == (30, 400, 4.5)
     assert last["pretrained"] == "first"
+
+
+def test_other_seeds_are_trained_alike_and_in_the_same_setting(own):
+    """Where a training went on from a filter, that one may have had another seed; it may be no other filter."""
+    write_learned(own, "begun-seed0", options={"seed": 0})
+    write_learned(own, "begun-seed1", options={"seed": 1})
+    here = {"pretrained": "begun-seed0", "seed": 0}
+    write_learned(own, "further-seed0", options=here)
+    write_learned(own, "further-seed1", options=here | {"pretrained": "begun-seed1", "seed": 1})
+    write_learned(own, "further-seed2", options=here | {"seed": 2})
+    write_learned(own, "longer", options=here | {"updates": 9})
+    write_learned(own, "from another", options=here | {"pretrained": "longer"})
+    write_learned(own, "elsewhere", options=here | {"noise": 2.0}, noise=2.0)
+    assert trainings.other_seeds("further-seed0.safetensors").file.tolist() == [
+        "further-seed1.json",
+        "further-seed2.json",
+    ]
+    assert trainings.other_seeds("begun-seed1.safetensors").file.tolist() == ["begun-seed0.json"]
+    assert trainings.other_seeds("longer.safetensors").empty
