@@ -67,11 +67,13 @@ def scoreboard(table: pd.DataFrame, noise: float) -> Figure:
 def headline(table: pd.DataFrame) -> Figure:
     """Who did what, one row a setting: a Kalman part, its training, learning from nothing; everything by classical.
 
-    An arrow leads from the best Kalman part before any training, hollow, to the best one after it, filled.
+    An arrow leads from the best Kalman part before any training, hollow, to the best one after it, filled; it is dotted
+    where the gain is undecided.
 
     Args:
         table: one row a setting, its title in the index; columns ``letkf10``, ``reference``, ``untrained``, ``trained``
-            and ``scratch``, all RMSE, NaN where there is none, and ``classical``, by which they are divided.
+            and ``scratch``, all RMSE, NaN where there is none, and ``classical``, by which they are divided; ``helped``,
+            whether training gained something.
     """
     figure, axis = new_figure(figsize=(WIDTH, 0.5 * len(table) + 1.8))
     series = {
@@ -88,7 +90,8 @@ def headline(table: pd.DataFrame) -> Figure:
             axis.plot(share, y, marker, color=color, markersize=7, markerfacecolor=face, label=label)
         ends = [(row[column] / row.classical, y) for column in ("untrained", "trained")]
         if abs(ends[1][0] / ends[0][0] - 1) > 0.05:  # a shorter arrow would not be seen
-            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": RED})
+            line = "-" if row.helped else ":"
+            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": RED, "linestyle": line})
     axis.axvline(1.0, color=BLACK, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(table)), table.index[::-1])
     axis.set_xscale("log")

@@ -245,6 +245,6 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("RMSE / best RMSE")
-        axis.set_yticks([1.0, 1.25, 1.5, 1.75, 2.0, lost], ["1", "1.25", "1.5", "1.75", "2", "lost"])
+        axis.set_yticks([1.0, 1.25, 1.5, 1.75, 2.0, lost], ["1", "1.25", "1.5", "1.75", "2 or more", "lost"])
     legend_of_all(figure, loc="outside upper center", ncols=4)
     return figure

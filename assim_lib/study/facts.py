@@ -109,6 +109,7 @@ def facts() -> dict[str, str]:
         "corrected_model_crps": short(corrected.crps),
         "settings": str(len(table)),
         **{verdict: str(int((table.verdict == verdict).sum())) for verdict in VERDICTS},
+        "undecided": str(int((table.verdict == "").sum())),
         **{f"ours_{verdict}": str(int((table.ours_verdict == verdict).sum())) for verdict in VERDICTS},
         "helped": str(int(table.helped.sum())),
         "trained_settings": str(int(table.trained.notna().sum())),

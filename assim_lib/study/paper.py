@@ -34,7 +34,7 @@ EXPERIMENTS = (
 )
 # The paper's network as it is, and the same update with a network that is easier to train.
 ANALYSES = ("original", "gated")
-RIVALS = {"LETKF 5": 5, "LETKF 10": 10, "LETKF 30": 30}
+RIVALS = {f"LETKF {m}": m for m in (5, 10, 20, 30)}
 
 
 def settings() -> list[str]:

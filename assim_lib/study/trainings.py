@@ -23,16 +23,19 @@ def _learned(**wanted: Any) -> pd.DataFrame:
 def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
     """Learning curves of the learned filters in a setting, by label and ensemble size; see :func:`learning_curve`.
 
-    Of several runs that are called the same, the best on validation data is shown. The curve of a filter trained in
-    many settings is a mean over some of them, whatever setting is asked for.
+    Of several runs that are called the same, the best on validation data is shown. A filter that another of them went
+    on from is a part of its curve, and has none of its own. The curve of a filter trained in many settings is a mean
+    over some of them, whatever setting is asked for.
 
     Args:
         wanted: columns of the table of scores and their values, as in :func:`~assim_lib.study.results.load_scores`.
     """
     rows = _learned(**wanted).sort_values("validation_rmse", kind="stable")
     first = rows.drop_duplicates(["label", "m"])
-    names = zip(first.label, first.m, first.checkpoint, strict=True)
-    return {f"{label}, m = {m}": learning_curve(training_record(checkpoint)) for label, m, checkpoint in names}
+    rows = zip(first.label, first.m, first.checkpoint, strict=True)
+    records = {f"{label}, m = {m}": training_record(checkpoint) for label, m, checkpoint in rows}
+    earlier = [leg.experiment for record in records.values() for leg in _legs(record)[:-1]]
+    return {name: learning_curve(record) for name, record in records.items() if record.experiment not in earlier}
 
 
 def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str, int | float]]:

@@ -42,6 +42,7 @@ scores["kind"] = ours.map({True: "ours, with a Kalman part", False: "classical, 
 scores["untrained_rmse"] = 1.1 * scores.rmse
 headline = pd.DataFrame(1.0, ["L96, σ = 1", "KS, σ = 1"], ["classical", "letkf10", "reference", "untrained"])
 headline[["trained", "scratch"]] = 0.8, float("nan")
+headline["helped"] = [True, False]
 history = [{"update": k, "seconds": 9.0 * k, "validation_rmse": 1 / k} for k in range(1, 50)]
 transfer = pd.DataFrame(product("abc", ["as trained", "σ = 2"]), columns=["filter", "change"])
 transfer = transfer.assign(rmse=0.5, standard_error=0.02, climatology=3.6)
