@@ -13,8 +13,10 @@ that it measures most of.
 
 .. math:: J^{-1/2}\, G^\top R^{-1} y = J^{1/2} x + \varepsilon ,
 
-one number at each entry. Of two thermometers at one place that is their mean, weighted by precision. Kalman analyses of
-these numbers are those of :math:`y`, since :math:`J` and :math:`G^\top R^{-1} y` are all that they depend on.
+one number at each entry; the roots are taken in units of each number's error and of what is known of each entry, so
+that temperatures in kelvin may stand beside humidities in kg/kg. Of two thermometers at one place that is their mean,
+weighted by precision. Kalman analyses of these numbers are those of :math:`y`, since :math:`J` and
+:math:`G^\top R^{-1} y` are all that they depend on.
 """
 
 from dataclasses import dataclass
@@ -65,8 +67,10 @@ class LinearInstruments:
         covariance = self.covariance
         if covariance.shape != (count, count):
             raise ValueError(f"covariance of shape {covariance.shape} must be ({count}, {count}), or ({count},).")
-        sound = np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)
-        if not sound or np.linalg.eigvalsh(covariance).min() <= 0:
+        sound = np.isfinite(covariance).all() and (np.diag(covariance) > 0).all()
+        if sound:  # of numbers in other units the variances may differ by any factor: the correlation tells
+            sound = np.allclose(self._correlation, self._correlation.T, atol=1e-6)
+        if not sound or np.linalg.eigvalsh(self._correlation).min() <= NOTHING:
             raise ValueError("covariance must be finite, symmetric and positive definite.")
         if (np.abs(self.matrix).max((1, 2)) == 0).any():
             raise ValueError("matrix must measure something by every number, and has a row of zeros.")
@@ -94,19 +98,32 @@ class LinearInstruments:
         combined[missing | (weights == 0).all(1)] = np.nan
         return combined.reshape(*numbers.shape[:-1], *self.matrix.shape[1:])
 
+    @property
+    def _deviation(self) -> np.ndarray:
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def _correlation(self) -> np.ndarray:
+        return self.covariance / np.outer(self._deviation, self._deviation)
+
     @cached_property
     def _reduced(self) -> _Reduced:
-        measured = self.matrix.reshape(len(self.matrix), -1)
-        place = np.abs(measured).argmax(1)
+        # In units of each number's own error: what is small beside others is not lost for its unit.
+        scaled = self.matrix.reshape(len(self.matrix), -1) / self._deviation[:, None]
+        place = np.abs(scaled).argmax(1)
         if len(set(place.tolist())) == len(place):
-            whitening = _power(self.covariance, -0.5)
-            operator, weights = np.zeros((measured.shape[1],) * 2), np.zeros(measured.T.shape)
-            operator[place], weights[place] = whitening @ measured, whitening
+            whitening = _without_rounding(_power(self._correlation, -0.5))
+            operator, weights = np.zeros((scaled.shape[1],) * 2), np.zeros(scaled.T.shape)
+            operator[place], weights[place] = whitening @ scaled, whitening
         else:
-            precise = np.linalg.solve(self.covariance, measured).T  # Gᵀ R⁻¹
-            information = precise @ measured
-            operator, weights = _power(information, 0.5), _power(information, -0.5) @ precise
-        return _Reduced(_without_rounding(operator), _without_rounding(weights))
+            precise = np.linalg.solve(self._correlation, scaled).T  # Gᵀ R⁻¹
+            information = precise @ scaled
+            known = np.sqrt(np.diag(information))  # of each entry of the state, in its own unit
+            unit = np.divide(1.0, known, out=np.zeros_like(known), where=known > 0)
+            each = unit[:, None] * information * unit
+            operator = _without_rounding(_power(each, 0.5)) * known
+            weights = _without_rounding(_power(each, -0.5) @ (unit[:, None] * precise))
+        return _Reduced(operator, weights / self._deviation)
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:

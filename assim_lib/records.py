@@ -17,7 +17,9 @@ from assim_lib.storage import IntegrityError
 def _with_nan(stored: Any) -> Any:
     """JSON has no NaN: a missing number was written as null."""
     if isinstance(stored, dict):
-        return {name: math.nan if value is None else value for name, value in stored.items()}
+        return {name: _with_nan(value) for name, value in stored.items()}
+    if isinstance(stored, list):
+        return [_with_nan(value) for value in stored]
     return math.nan if stored is None else stored
 
 

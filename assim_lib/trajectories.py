@@ -184,12 +184,13 @@ def cached(
     configuration: dict[str, Any] = {
         **dynamics.describe(),
         "equation": [f"{value:.6g}" for value in torch.cat([part.flatten() for part in answers])],
+        "integrator": dynamics.integrator,
         "start": (dynamics.spinup, dynamics.perturbation),
         "step_size": step_size,
         "cycles": cycles,
         "segments": segments,
         "seed": seed,
-        "format": 3,
+        "format": 4,
     }
     path = cache_dir() / f"{content_key(configuration)}.nc"
     if path.name in read_manifest(path.parent) and path.exists():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from assim_lib.evaluation import Scores, error_by_age, evaluate, lost_truth, rmse
+from assim_lib.evaluation import BLOCK, Scores, error_by_age, evaluate, lost_truth, rmse
 from assim_lib.observations import ObservationModel, observation_model
 from assim_lib.registry import one_of
 from assim_lib.seeds import FROZEN
@@ -106,10 +106,23 @@ class TwinExperiment:
         Raises:
             ValueError: if there are too few cycles for a confidence interval.
         """
+        self._refuse_short(ensemble, 2 * BLOCK)
         return evaluate(ensemble, self.truth[: len(ensemble)], self.burn_in)
 
+    def _refuse_short(self, ensemble: np.ndarray, least: int) -> None:
+        if len(ensemble) < self.burn_in + least:
+            raise ValueError(
+                f"{len(ensemble)} cycles are too few: {self.burn_in} of burn-in, and at least {least} that are scored, "
+                "are needed."
+            )
+
     def loses(self, ensemble: Float[np.ndarray, "cycle member channel site"]) -> bool:
-        """Whether a method with these analysis ensembles loses the truth after the burn-in."""
+        """Whether a method with these analysis ensembles loses the truth after the burn-in.
+
+        Raises:
+            ValueError: if there is nothing after it.
+        """
+        self._refuse_short(ensemble, 1)
         scored = slice(self.burn_in, len(ensemble))
         return bool(lost_truth(rmse(ensemble[scored], self.truth[scored]), self.climatology_rmse[scored]))
 
@@ -173,11 +186,12 @@ def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
             f"{path.name} is missing beside the other truth of its setting; restore it from the repository, or "
             "complete the two with `python -m assim_lib test-sets`."
         )
+    dynamics = system_of(setting.system)
     if frozen:
         dataset = load_trajectories(path)
+        _refuse_other_equation(dataset.truth.values[0], dynamics, setting, path)
     else:
-        cycles = BURN_IN + CYCLES[split]
-        dataset = cached(system_of(setting.system), setting.step_size, cycles, 1, FROZEN[split])
+        dataset = cached(dynamics, setting.step_size, BURN_IN + CYCLES[split], 1, FROZEN[split])
     states = dataset.truth.values[0]
     channels, sites = states.shape[-2:]
     truth, observations = observed(dataset, observation_model(setting.obs_conf, channels, sites, setting.noise))
@@ -189,3 +203,20 @@ def load_twin(setting: Setting, split: str = "test") -> TwinExperiment:
         observations=observations[0].numpy(),
         frozen=frozen,
     )
+
+
+def _refuse_other_equation(states: np.ndarray, dynamics: Dynamics, setting: Setting, path: Path) -> None:
+    """A system that a reader registers may have changed under its name since its truth was frozen."""
+    start = torch.from_numpy(states[0]).double()
+    if start.shape != dynamics.rest().shape:  # a truth is a part of its states, and the others are not known
+        return
+    # What a rounding to single precision grows to in a cycle is what the two may differ by.
+    steps, time = dynamics.steps_per_cycle(setting.step_size), dynamics.cycle_time(-1, setting.step_size)
+    both = torch.stack([start, start * (1 + 1e-6) + 1e-6 * states.std()])
+    here, beside = dynamics.flow(both, steps) if time is None else dynamics.flow(both, steps, time)
+    allowed = 10 * (here - beside).abs().max() + 1e-4 * states.std()
+    if (here - torch.from_numpy(states[1])).abs().max() > allowed:
+        raise IntegrityError(
+            f"{path.name} is no trajectory of system = {setting.system!r} as it is registered now; give the changed "
+            "system another name, or freeze another truth with `python -m assim_lib test-sets --again`."
+        )

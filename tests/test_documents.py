@@ -164,14 +164,15 @@ def test_exercises_of_a_notebook_have_solutions_that_were_executed(path: Path):
 def test_the_readme_says_what_the_scores_say():
     found, readme = facts(), " ".join((ROOT / "README.md").read_text().split())
     counts = (
-        "ahead of the best filter that has learned nothing, DAPPER's tuned ones of at most 30 members and our untrained "
-        "Kalman parts, in {ahead} of {settings} settings, level in {level}, behind in {behind}: there training gained "
-        "nothing measurable over an untrained Kalman part, and what is behind is a network from nothing. "
+        "ahead of the best filter that has learned nothing, DAPPER's tuned ones of at most 30 members and our "
+        "untrained Kalman parts, in {ahead} of {settings} settings, level in {level}, behind in {behind}: there "
+        "training gained nothing measurable over an untrained Kalman part, and what is behind is a network from "
+        "nothing. "
         "In {undecided} a gain is undecided."
     )
     noisy = (
-        "from nothing has an RMSE of {noisy_scratch_short}, the best of DAPPER's tuned filters {noisy_classical_short}; "
-        "by CRPS that one is ahead."
+        "from nothing has an RMSE of {noisy_scratch_short}, the best of DAPPER's tuned filters "
+        "{noisy_classical_short}; by CRPS that one is ahead."
     )
     paper = "The RMSE of {paper_published} that the paper's authors state is {paper_here} here"
     wrong = "an RMSE of {wrong_model_short}, a LETKF whose model was corrected with a truth {corrected_model_short}."

@@ -35,6 +35,13 @@ CASES = {
 }
 
 
+OTHER_UNITS = {
+    "one a site": (rows({1: 1}, {4: 1}, {7: 1}), [[1.0, 3e-6, 0], [3e-6, 1e-10, 0], [0, 0, 0.5]]),
+    "several at one site": (rows({1: 1}, {1: 1e-5}, {7: 1e-6}, {7: 1}), [1.0, 1e-10, 1e-12, 4.0]),
+    "sites of other units": (rows({1: 1}, {1: 1}, {4: 1e6}), [1.0, 2.0, 1e-2]),
+}
+
+
 def analysed(instruments, ensemble, observations):
     """The Kalman part of a hybrid analysis that is not localized."""
     model = instruments.model()
@@ -74,6 +81,24 @@ def test_it_is_the_dense_kalman_update(case):
     dense = x.mean(0) + gain @ (numbers - g @ x.mean(0))
     found = analysed(instruments, ensemble, instruments.on_grid(numbers))
     np.testing.assert_allclose(found[0], dense, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", OTHER_UNITS)
+def test_nothing_is_lost_for_its_unit(case):
+    """Temperatures in kelvin beside humidities in kg/kg: each number counts for what its own error lets it tell."""
+    matrix, covariance = OTHER_UNITS[case]
+    instruments = LinearInstruments(matrix, covariance)
+    x, g, r = climatology().double()[:MEMBERS].numpy()[:, 0], instruments.matrix[:, 0], instruments.covariance
+    numbers, p = RANDOM.standard_normal(len(matrix)) + g.sum(1), np.cov(x.T)
+
+    def updated(g, r, y):
+        return x.mean(0) + p @ g.T @ np.linalg.solve(g @ p @ g.T + r, y - g @ x.mean(0))
+
+    seen = instruments.model().schedule[0, 0].numpy()
+    operator = instruments.model().operator(torch.eye(SITES, dtype=torch.float64)[:, None])[:, 0].T.numpy()[seen]
+    on_grid = instruments.on_grid(numbers)[0, seen]
+    assert np.isfinite(on_grid).all()
+    np.testing.assert_allclose(updated(operator, np.eye(seen.sum()), on_grid), updated(g, r, numbers), atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["correlated", "correlated at some sites", "several at one site", "between sites"])

@@ -177,6 +177,10 @@ class Sooner(Quick):
     spinup = Quick.spinup / 2
 
 
+class Otherwise(Quick):
+    method = "rk4_38"
+
+
 def test_the_second_time_nothing_is_simulated_unless_it_is_another_configuration(cache):
     Counted.simulated.clear()
     xr.testing.assert_identical(*(kept(dynamics=Counted(sites=8)) for _ in range(2)))
@@ -192,6 +196,7 @@ def test_the_second_time_nothing_is_simulated_unless_it_is_another_configuration
         {"cycles": 13},
         {"segments": 3},
         {"dynamics": Sooner(sites=8)},
+        {"dynamics": Otherwise(sites=8)},
     ]
     assert Damped(sites=8).describe() == SMALL.describe()
     starts = [kept(**change).truth.values[0, 1, 0, :8] for change in changes]
@@ -392,8 +397,11 @@ def test_scores_are_those_of_its_first_cycles_without_the_burn_in(twin):
     ensemble = twin.truth[:500, None] + np.random.RandomState(0).standard_normal((500, 4, 1, 40))
     assert twin.score(ensemble) == evaluate(ensemble, twin.truth[:500], BURN_IN)
     assert twin.score(ensemble).cycles == 300
-    with pytest.raises(ValueError, match=r"^100 cycles are too few"):
+    with pytest.raises(ValueError, match=r"^300 cycles are too few: 200 of burn-in, and at least 200 that are scored"):
         twin.score(ensemble[:300])
+    assert not twin.loses(ensemble[:300])
+    with pytest.raises(ValueError, match=r"^200 cycles are too few: 200 of burn-in, and at least 1 that are scored"):
+        twin.loses(ensemble[:200])
 
 
 # ---- systems without a frozen set
@@ -466,6 +474,18 @@ def test_freezing_is_repeatable_and_done_in_the_data_folder(tmp_path, monkeypatc
     assert frozen[0].truth.shape == (1, 207, 1, 40)
     assert frozen[0].attrs["burn_in"] == BURN_IN
     assert Setting("own").load().frozen
+
+
+@pytest.mark.usefixtures("short", "readers_cell")
+def test_a_frozen_truth_is_that_of_the_system_as_it_is_registered(tmp_path, monkeypatch):
+    register_system(type("Own", (Quick,), {"name": "own"}))
+    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
+    for split in ("test", "validation"):
+        freeze(system_of("own"), 0.1, split)
+    assert Setting("own").load().frozen
+    register_system(type("Own", (Quick,), {"name": "own", "tendency": lambda self, x: Quick.tendency(self, x) - 0.1}))
+    with pytest.raises(IntegrityError, match=r"^own-dt0\.1-test\.nc is no trajectory of system = 'own' as it is regis"):
+        Setting("own").load()
 
 
 def test_a_split_is_one_of_two():

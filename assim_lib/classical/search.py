@@ -28,7 +28,7 @@ from assim_lib.classical.contenders import Contender
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
 from assim_lib.records import Number, Record, StoredScores
 from assim_lib.seeds import SEARCH
-from assim_lib.storage import data_dir, provenance, write_json
+from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
 from assim_lib.twin import TwinExperiment
 
 SEARCH_CYCLES = 600
@@ -131,7 +131,13 @@ class Search:
     trials: list[Trial] = field(init=False)
 
     def __post_init__(self):
-        self.trials = load_trials(self.contender)
+        path = trials_path(self.contender)
+        stored = TrialFile.read(path) if path.exists() else None
+        if stored is not None and stored.seed != self.seed:
+            raise OtherRunError(
+                f"{path} holds trials of seed {stored.seed}, not {self.seed}; remove it to begin again."
+            )
+        self.trials = stored.trials if stored else []
 
     def trial(self, hyperparameters: Hyperparameters, cycles: int) -> Trial:
         """The trial with these hyperparameters, made and stored if it is new."""

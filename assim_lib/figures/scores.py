@@ -72,8 +72,8 @@ def headline(table: pd.DataFrame) -> Figure:
 
     Args:
         table: one row a setting, its title in the index; columns ``letkf10``, ``reference``, ``untrained``, ``trained``
-            and ``scratch``, all RMSE, NaN where there is none, and ``classical``, by which they are divided; ``helped``,
-            whether training gained something.
+            and ``scratch``, all RMSE, NaN where there is none; ``classical``, by which they are divided; and
+            ``helped``, whether training gained something.
     """
     figure, axis = new_figure(figsize=(WIDTH, 0.5 * len(table) + 1.8))
     series = {

@@ -22,7 +22,9 @@ between those that are registered here (a notebook can add others, see :data:`NE
 All but the originals are :math:`h^0 = W^0 u`, :math:`h^{b} = h^{b-1} + W^b\,\mathrm{SiLU}(h^{b-1})`, :math:`o =
 V\,\mathrm{SiLU}(h^B)`, with windowed products for ``conv`` and gated ones
 for ``conv_glu``. The last matrix :math:`V` (the ``head``) starts at zero:
-an untrained network changes nothing, and an analysis built on it starts from its classical part.
+an untrained network changes nothing, and an analysis built on it starts from its classical part. A module of that name
+is trained as what reads out, by AdamW; all other matrices are hidden ones, for Muon. A network of your own that calls
+its last layer ``head`` is trained in the same way.
 """
 
 from typing import NamedTuple

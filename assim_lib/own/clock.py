@@ -131,10 +131,15 @@ def _as_numbers(times: np.ndarray) -> tuple[str, np.ndarray]:
     if times.dtype.kind in "mM":
         if np.isnat(times).any():
             raise RecordError(f"time[{int(np.isnat(times).argmax())}] is missing; every time must be known.")
-        date = times.dtype.kind == "M"
-        return "date" if date else "duration", times.astype("datetime64[ns]" if date else "timedelta64[ns]").astype(
-            np.int64
-        )
+        kind, unit = ("date", "datetime64[ns]") if times.dtype.kind == "M" else ("duration", "timedelta64[ns]")
+        counted = times.astype(unit)
+        if (wrong := counted.astype(times.dtype) != times).any():  # 64 bits of nanoseconds are 584 years
+            worst = int(wrong.argmax())
+            raise RecordError(
+                f"time[{worst}] = {_shown(times[worst])} is not one of the years 1678 to 2261 that nanoseconds can "
+                "count; give numbers in place of dates."
+            )
+        return kind, counted.astype(np.int64)
     if not np.isfinite(times).all():
         raise RecordError(f"time[{int((~np.isfinite(times)).argmax())}] is missing; every time must be known.")
     return "number", times.astype(np.float64)

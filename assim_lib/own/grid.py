@@ -59,18 +59,25 @@ def named(array: xr.DataArray, roles: Mapping[str, str]) -> xr.DataArray:
 def placed(array: xr.DataArray, sites: int) -> xr.DataArray:
     """Some sites, or sites in another order, at the places that their whole-number coordinates name.
 
+    Other numbers, degrees say, are those of sites one after another.
+
     Raises:
-        RecordError: if they may be counted from 0 or from 1: neither all are there, nor 0.
+        RecordError: if they name no places and do not increase, or may be counted from 0 or from 1: neither all are
+            there, nor 0.
     """
     if "site" not in array.coords or array["site"].dtype.kind not in "iuf":
         return array
     names = array["site"].to_numpy()
-    if len(set(names)) < len(names) or not (np.isfinite(names) & (names == np.round(names))).all():
-        return array
-    places = names.astype(np.int64)
+    whole = bool((np.isfinite(names) & (names == np.round(names))).all())
+    places = names.astype(np.int64) if whole else np.full(len(names), -1)
     if set(places) == set(range(1, sites + 1)):
         places = places - 1
-    if not ((places >= 0) & (places < sites)).all():
+    if len(set(places)) < len(places) or not ((places >= 0) & (places < sites)).all():
+        if len(names) == sites and not (np.diff(names.astype(float)) > 0).all():
+            raise RecordError(
+                f"sites are called {said(names.tolist())}; numbers that name their places are different whole ones "
+                f"from 0 to {sites - 1}, and others must increase."
+            )
         return array
     if len(places) < sites and len(places) and 0 not in places:
         raise RecordError(

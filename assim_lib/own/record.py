@@ -43,6 +43,7 @@ class OwnRecord:
         label: of its source.
         checksum: of its source.
         units: of the numbers, "" where not known.
+        brought: the cycles that came with a time, and these times.
     """
 
     cycles: int
@@ -52,6 +53,7 @@ class OwnRecord:
     label: str
     checksum: str
     units: str = ""
+    brought: tuple[np.ndarray, np.ndarray] | None = None
 
     def parts(self, length: int = PART) -> Iterator[Part]:
         """All of it, so many cycles at a time."""
@@ -79,8 +81,15 @@ class OwnRecord:
 
     @property
     def times(self) -> np.ndarray:
-        """Of its cycles: dates, durations, numbers in the system's unit, or numbers of cycles."""
-        return self.clock.times(self.cycles)
+        """Of its cycles: dates, durations, numbers in the system's unit, or numbers of cycles.
+
+        Those that were brought are the same to the last bit, so that an analysis is beside its observations.
+        """
+        times = self.clock.times(self.cycles)
+        if self.brought is not None:
+            cycles, brought = self.brought
+            times[cycles] = brought
+        return times
 
 
 def read_record(
@@ -139,7 +148,8 @@ def read_record(
     count = int(cycles[-1]) + 1
     first = int(clock.now) + 1 - count if whole else None
     units = str(source.values.attrs.get("units", ""))
-    record = OwnRecord(count, part, clock, first, source.label, source.checksum, units)
+    brought = None if times is None else (cycles, times)
+    record = OwnRecord(count, part, clock, first, source.label, source.checksum, units, brought)
     for _ in record.parts():  # whatever is wrong is found now
         pass
     return record

@@ -150,7 +150,9 @@ class _Runs:
         self.experiment, self.model, self.device = experiment, model, experiment.torch_device
         self.dynamics = system_of(experiment.system)
         source = torch.Generator().manual_seed(STRESS)
-        self.truth = self.dynamics.on_attractor(starts, source)
+        timed = self.dynamics.depends_on_time
+        until = {"until": -experiment.step_size} if timed else {}  # a cycle before the first observation
+        self.truth = self.dynamics.on_attractor(starts, source, **until)
         self.carry = model.cold_start(starts, generator=source)
         self.blocks: list[dict[str, Any]] = []
         self.latest = np.empty((starts, 0))  # RMSE of the last cycles, for means that begin before a block
@@ -160,21 +162,22 @@ class _Runs:
     @torch.no_grad()
     def advance(self, on_cycle: Callable[[], Any]) -> None:
         steps, starts = self.dynamics.steps_per_cycle(self.experiment.step_size), len(self.truth)
-        states = []
-        for _ in range(SAVED_CYCLES):
-            self.truth = self.dynamics.flow(self.truth, steps)
+        states, begun = [], len(self.blocks) * SAVED_CYCLES
+        for number in range(begun, begun + SAVED_CYCLES):
+            time = self.dynamics.cycle_time(number - 1, self.experiment.step_size)
+            self.truth = self.dynamics.flow(self.truth, steps, time)
             states.append(self.dynamics.resolved(self.truth).float())
         truth = torch.stack(states, 1)
         random = np.random.default_rng([STRESS, len(self.blocks)])
         errors = torch.from_numpy(random.standard_normal(truth.shape, dtype=np.float32))
-        # A block is a whole number of periods of every schedule: its first cycle has the number 0.
-        observations = self.model.observation_model.observe(truth, errors).to(self.device)
+        numbers = begun + torch.arange(SAVED_CYCLES)
+        observations = self.model.observation_model.observe(truth, errors, numbers).to(self.device)
         # Of its own for each block, so that a run that was interrupted goes on as it would have.
         dropout = torch.Generator().manual_seed(STRESS + len(self.blocks)) if self.experiment.test_dropout else None
         series = np.empty((starts, SAVED_CYCLES))
         for k in range(SAVED_CYCLES):
-            age = len(self.blocks) * SAVED_CYCLES + k
-            self.carry, analysis = self.model.cycle(self.carry, observations[:, k], k, dropout, age=age)
+            age = begun + k
+            self.carry, analysis = self.model.cycle(self.carry, observations[:, k], age, dropout, age=age)
             series[:, k] = rmse(analysis.cpu().numpy(), truth[:, k].numpy())
             on_cycle()
         joined = np.concatenate([self.latest, series], 1)

@@ -23,6 +23,9 @@ SHAPING = (
 )
 
 
+UNITS = "units."  # of the network's features: a filter that was trained further may have those of another climatology
+
+
 def checkpoint_path(name: str, folder: Path | None = None) -> Path:
     """Where the weights of a filter are stored."""
     return (folder or data_dir() / "checkpoints") / f"{name}.safetensors"
@@ -34,9 +37,15 @@ def save_checkpoint(model: AmortizedFilter, path: Path, record: dict[str, Any]) 
     The record is renamed into place last: a reader who finds a new one finds its weights.
     """
     with atomic_path(path) as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary)
+        # Weights that a network uses twice are two tensors in a file.
+        tensors = model.state_dict() | {f"{UNITS}{name}": part for name, part in _units_of(model)._asdict().items()}
+        save_file({name: part.detach().cpu().contiguous().clone() for name, part in tensors.items()}, temporary)
         checksum = sha256(temporary)
     write_json(path.with_suffix(".json"), {"sha256": checksum, **record})
+
+
+def _units_of(model: AmortizedFilter) -> Normalization:
+    return Normalization(model.analysis.mean, model.analysis.std)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -147,7 +156,10 @@ def _with_weights(
 ) -> AmortizedFilter:
     """A filter with weights that were read; ``further`` if it may have to learn a displacement yet."""
     trained_in, dynamics = weights.get("climatology"), experiment.forecast_model
-    units = None if trained_in is None else Normalization.of(trained_in)
+    stored = {name.removeprefix(UNITS): part for name, part in weights.items() if name.startswith(UNITS)}
+    weights = {name: part for name, part in weights.items() if not name.startswith(UNITS)}
+    # Older files have none; theirs are those of the climatology.
+    units = Normalization(**stored) if stored else None if trained_in is None else Normalization.of(trained_in)
     same_ring = trained_in is not None and trained_in.shape[1:] == (dynamics.channels, dynamics.sites)
     model = build_filter(experiment, trained_in if same_ring else None, units)
     if further and model.displacement is not None:

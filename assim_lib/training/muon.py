@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ class Muon(torch.optim.Optimizer):
     A step has the size that AdamW's would have (root mean square .2), so that one rate serves both.
 
     Args:
-        matrices: weights of two dimensions.
+        matrices: weights of two dimensions, or groups of them.
         lr: rate.
         weight_decay: decoupled; each step takes ``lr * weight_decay`` of the weights.
 
@@ -30,7 +31,7 @@ class Muon(torch.optim.Optimizer):
         https://arxiv.org/abs/2502.16982.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):
+    def __init__(self, matrices: Iterable[Any], lr: float, weight_decay: float):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
         for weight in (weight for group in self.param_groups for weight in group["params"]):
             if weight.ndim != 2:

@@ -81,17 +81,19 @@ class Trainer:
         ]
         self.ema = AveragedModel(model, avg_fn=_moving_average(experiment.averaging))
         hidden = model.analysis.trunk.named_parameters()
-        matrices = [p for name, p in hidden if p.ndim == 2 and "head" not in name.split(".")]
+        # What is read out is no hidden matrix: of the library's networks it is called head, or heads.
+        matrices = [p for name, p in hidden if p.ndim == 2 and not {"head", "heads"} & set(name.split("."))]
         others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+        hidden_group, other_group = [{"params": matrices}], [{"params": others}]  # either may be empty
         decay = experiment.weight_decay
         hidden_optimizer = (
-            Muon(matrices, lr=experiment.lr, weight_decay=decay)
+            Muon(hidden_group, lr=experiment.lr, weight_decay=decay)
             if experiment.optimizer == "muon"
-            else torch.optim.AdamW(matrices, lr=experiment.lr, weight_decay=decay, betas=(0.9, 0.99))
+            else torch.optim.AdamW(hidden_group, lr=experiment.lr, weight_decay=decay, betas=(0.9, 0.99))
         )
         self.optimizers = {
             "hidden": hidden_optimizer,
-            "others": torch.optim.AdamW(others, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
+            "others": torch.optim.AdamW(other_group, lr=experiment.adamw_lr, weight_decay=0.0, betas=(0.9, 0.99)),
         }
         self.update = self.skipped = 0
         self.weights = list(model.parameters())

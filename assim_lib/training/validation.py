@@ -65,8 +65,9 @@ def run_filter(
     holds the drawing of those members and their forecast over the lag, a quarter to a third of it.
 
     Raises:
-        ValueError: if there are not so many cycles.
+        ValueError: if there are not so many cycles, or filter and observations are not of one setting.
     """
+    _refuse_other_setting(experiment, model, twin)
     if cycles is not None and not 1 <= cycles <= len(twin.observations):
         raise ValueError(f"cycles = {cycles} must be between 1 and the {len(twin.observations)} cycles of {twin.name}.")
     observations, truth = (torch.from_numpy(part[:cycles]) for part in (twin.observations, twin.truth))
@@ -102,3 +103,15 @@ def score(
         raise ValueError(f"cycles = {cycles} must be at least {twin.burn_in + 2 * BLOCK}, burn-in included.")
     ensemble, milliseconds = run_filter(experiment, model, twin, cycles, progress)
     return twin.score(ensemble), milliseconds
+
+
+def _refuse_other_setting(experiment: Experiment, model: AmortizedFilter, twin: TwinExperiment) -> None:
+    """A filter is set for what is observed, how often and how well; other observations would be taken for these."""
+    instruments = twin.observation_model
+    same = model.step_size == twin.setting.step_size and torch.equal(model.schedule.cpu() > 0, instruments.schedule)
+    same = same and torch.allclose(model.error.double().cpu(), instruments.standard_deviation, rtol=1e-5)
+    if experiment.setting != twin.setting or not same:
+        raise ValueError(
+            f"the filter of {experiment.setting.title} cannot run on {twin.setting.title}; load it for that setting: "
+            "load_filter(…, obs_conf=…, noise=…)."
+        )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from assim_lib.classical.search import (
     typical_error,
 )
 from assim_lib.evaluation import Scores
-from assim_lib.storage import IntegrityError
+from assim_lib.storage import IntegrityError, OtherRunError
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,8 @@ def test_every_trial_is_stored_and_a_second_search_runs_nothing(search):
     assert len(valley.calls) == count
     diverged = [trial for trial in stored if trial.diverged]
     assert all(trial.outcome == "stopped" and trial.hyperparameters["infl"] < 1.01 for trial in diverged)
+    with pytest.raises(OtherRunError, match=r"holds trials of seed \d+, not 5; remove it to begin again\.$"):
+        replace(search(valley), seed=5)
     table = trial_table([CONTENDER])
     assert len(table) == count
     assert table.rmse.isna().sum() == len(diverged)

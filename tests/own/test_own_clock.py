@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from assim_lib.own.clock import Clock, cycles_of
 from assim_lib.own.conventions import RecordError
+from assim_lib.own.record import read_record
 
 DATES = pd.to_datetime(["2026-03-01 00", "2026-03-01 06", "2026-03-02 00"]).to_numpy()
 
@@ -109,3 +111,29 @@ def test_times_that_are_no_cycles_are_refused(times, options, sentence):
     with pytest.raises(RecordError, match=f"^{sentence}") as caught:
         cycles(times, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.delete(np.arange(30) * 0.1, [7, 8]),
+        np.float32([0.1, 0.2, 0.3, 0.7]) + np.float32(100),
+        np.datetime64("2026-03-01", "ns") + np.array([0, 3_600_100, 7_199_900, 18_000_000]) * np.timedelta64(1, "ms"),
+        np.array([3, 4, 9]),
+    ],
+    ids=["numbers", "single precision", "jitter", "cycles"],
+)
+def test_times_that_were_brought_stay_what_they_are(times):
+    """An analysis minus its observations is of all cycles; a gap has times of its own."""
+    values = xr.DataArray(np.zeros((len(times), 40)), dims=("time", "site"), coords={"time": times})
+    record = read_record(values, (1, 40), 0.1)
+    assert np.isin(values.time.to_numpy(), record.times).all()
+    assert len(np.unique(record.times)) == record.cycles
+    assert (np.diff(record.times) > np.zeros(1, np.diff(record.times).dtype)).all()
+
+
+@pytest.mark.parametrize("years", ["1000-01-01", "2400-01-01"])
+def test_dates_that_nanoseconds_cannot_count_are_refused(years):
+    times = np.datetime64(years, "s") + np.arange(3) * np.timedelta64(6, "h")
+    with pytest.raises(RecordError, match=r"^time\[0\] = .* is not one of the years 1678 to 2261"):
+        cycles(times)

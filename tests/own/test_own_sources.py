@@ -96,6 +96,11 @@ def test_stations_counted_from_one(tmp_path):
     """All of them are where they are; of some it is not known, and 0 decides."""
     table = pd.DataFrame(VALUES, columns=[2, 1, 3, 4])
     np.testing.assert_array_equal(read(table).values[:, 0, [1, 0, 2, 3]], VALUES)
+    for wrong in ([0, 0, 1, 2], [9, 4, 5, 7], [27.0, 18.0, 9.0, 0.5]):
+        with pytest.raises(RecordError, match=r"^sites are called .*; numbers that name their places are different"):
+            read(xr.DataArray(VALUES, dims=("time", "site"), coords={"site": wrong}))
+    ordered = read(xr.DataArray(VALUES, dims=("time", "site"), coords={"site": [5, 6, 7, 8]}))
+    np.testing.assert_array_equal(ordered.values[:, 0], VALUES)
     with pytest.raises(RecordError, match=r"^sites are numbered 2, 1, 3 without 0, and are 3 of 4: .* name site 0 too"):
         read(table.drop(columns=4))
     known = read(table.drop(columns=4).assign(**{"0": np.nan})).values[:, 0]

@@ -1,12 +1,16 @@
 """Very long runs: here short ones, of filters that were never trained."""
 
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from small import PARTIAL
 from small_runs import NETWORK
 
+from assim_lib.observations import ObservationModel, register_obs_conf
 from assim_lib.setting import places
 from assim_lib.storage import IntegrityError, provenance, sha256, write_json
 from assim_lib.study import long_runs
@@ -23,6 +27,7 @@ from assim_lib.study.long_runs import (
 )
 from assim_lib.study.results import Provenance
 from assim_lib.study.transfer import Transferred, place_of
+from assim_lib.systems import Lorenz96, register_system
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
 from assim_lib.training.experiment import configure
@@ -95,6 +100,38 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, options
     # A shorter one is its beginning.
     again = run(options, 120, state=state)
     assert (again.rmse, again.cycles, len(again.worst)) == (whole.rmse[:1], 120, 1)
+
+
+@pytest.mark.usefixtures("readers_cell")
+def test_a_long_run_of_a_system_and_a_schedule_that_depend_on_time(monkeypatch):
+    """Blocks are no whole number of periods here: their first cycles are not cycle 0."""
+
+    @register_system
+    @dataclass(frozen=True)
+    class Seasonal(Lorenz96):
+        name: ClassVar[str] = "seasonal"
+        spinup: ClassVar[float] = 5.0
+
+        def tendency(self, x, t):
+            return Lorenz96.tendency(self, x) + torch.sin(t)
+
+    @register_obs_conf("every_7th")
+    def every_7th(channels, sites):
+        return ObservationModel(torch.eye(7, dtype=torch.bool).repeat(1, 6)[:, None, :sites])
+
+    monkeypatch.setattr(long_runs, "SAVED_CYCLES", 60)
+    found = run({**FREE, "system": "seasonal", "obs_conf": "every_7th"}, 240)
+    assert np.isfinite(found.rmse).all()
+    runs = long_runs._Runs(*untrained(**FREE, system="seasonal", obs_conf="every_7th"), 2)
+    seen = []
+    observe = type(runs.model.observation_model).observe
+    monkeypatch.setattr(
+        type(runs.model.observation_model), "observe", lambda *given: seen.append(observe(*given)) or seen[-1]
+    )
+    for _ in range(2):
+        runs.advance(lambda: None)
+    places = torch.cat(seen, 1)[0, :, 0].isfinite()
+    assert all(places[k].nonzero()[0].item() == k % 7 for k in range(120))
 
 
 def scripted(monkeypatch, errors):

@@ -207,3 +207,10 @@ def test_tables_are_read_without_torch(module):
     imported = {line.split("|")[-1].strip() for line in run.stderr.splitlines()}
     assert {module, "pandas" if "study" in module else "matplotlib"} <= imported
     assert not {name for name in imported if name.split(".")[0] in ("torch", "dapper", "torchdiffeq")}
+
+
+def test_a_result_whose_run_broke_down_on_the_test_set_can_be_read_again(own):
+    """JSON has no NaN, in a list neither."""
+    write_result(own, "broken", test=(0.2, float("nan"), 0.4))
+    assert np.isnan(read_result(own / "broken.json").test.blocks[1])
+    assert len(collect()) == 1

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,13 +14,14 @@ from safetensors.torch import load_file
 from small import PARTIAL
 from small_runs import QUIET, SIZES, assert_same, tiny
 
+from assim_lib.networks import register_network
 from assim_lib.observations import ObservationModel, register_obs_conf
 from assim_lib.storage import PACKAGE
 from assim_lib.systems import Lorenz96, register_system
 from assim_lib.tracking import assimilate
 from assim_lib.training import run as run_module
 from assim_lib.training.build import build_filter
-from assim_lib.training.checkpoints import checkpoint_path, save_checkpoint
+from assim_lib.training.checkpoints import checkpoint_path, load_filter, save_checkpoint
 from assim_lib.training.experiment import Experiment, ParameterError, configure
 from assim_lib.training.pool import FilterPool
 from assim_lib.training.presets import EXPERIMENTS
@@ -231,6 +234,58 @@ def test_a_published_filter_is_trained_further(whole, home):
     assert record["experiment"]["pretrained"] == name
     for ours, theirs in zip(model.parameters(), whole[0].parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_filter_that_was_trained_further_elsewhere_is_loaded_as_it_was(home):
+    """On another ring, whose climatology is another; its features stay in the units that its weights know."""
+
+    @register_system
+    @dataclass(frozen=True)
+    class Windier(Lorenz96):
+        name: ClassVar[str] = "windier"
+        sites: int = 30
+        forcing: float = 16.0
+
+    first = tiny(**CHOSEN)
+    save_checkpoint(*of_run(first))
+    further = first.changed(system="windier", pretrained=first.name)
+    model, path, record = of_run(further)
+    save_checkpoint(model, path, record)
+    _, loaded = load_filter(path)
+    ensembles = [
+        assimilate(each, torch.full((9, 1, 30), 2.0), torch.Generator().manual_seed(0)) for each in (model, loaded)
+    ]
+    assert torch.equal(*ensembles)
+    assert float(model.analysis.std) < 0.8 * float(model.climatology.std())
+
+
+@pytest.mark.usefixtures("readers_cell")
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_network_without_matrices_whose_weights_are_tied_is_trained_and_kept(home, optimizer):
+    @register_network("convolutions")
+    class Convolutions(torch.nn.Module):
+        def __init__(self, inputs, outputs, sizes):
+            super().__init__()
+            self.embed = torch.nn.Conv1d(inputs, 4, 1)
+            self.first = torch.nn.Conv1d(4, 4, 3, padding="same", padding_mode="circular")
+            self.second = torch.nn.Conv1d(4, 4, 3, padding="same", padding_mode="circular")
+            self.second.weight = self.first.weight
+            self.head = torch.nn.Conv1d(4, outputs, 1)
+
+        def forward(self, features, phase=None, generator=None):
+            h = self.embed(features.flatten(0, -3).transpose(-1, -2))
+            out = self.head(self.second(torch.relu(self.first(h)))).transpose(-1, -2)
+            return out.unflatten(0, features.shape[:-2])
+
+    chosen = tiny(network="convolutions", optimizer=optimizer, updates=2)
+    save_checkpoint(*of_run(chosen))
+    _, loaded = load_filter(checkpoint_path(chosen.name))
+    assert torch.equal(loaded.analysis.trunk.first.weight, loaded.analysis.trunk.second.weight)
+
+
+def of_run(experiment):
+    model, record = train(experiment, **QUIET)
+    return model, checkpoint_path(experiment.name), record
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,15 @@ def test_every_weight_has_one_optimizer_the_hidden_matrices_the_one_that_is_aske
     assert sorted(map(id, held["hidden"] + held["others"])) == sorted(map(id, ours.model.parameters()))
 
 
+def test_what_a_network_reads_out_with_is_no_hidden_matrix():
+    """Of the paper's feed-forward network too, which has two of it."""
+    ours = ring_trainer("original", 4, network="ff_original")
+    hidden = [p for group in ours.optimizers["hidden"].param_groups for p in group["params"]]
+    named = {id(p): name for name, p in ours.model.named_parameters()}
+    assert hidden
+    assert [named[id(p)] for p in hidden if "heads" in named[id(p)]] == []
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_hidden_matrices_decay_as_much_as_is_asked_for(optimizer):
     """In learning rates, before the step that the gradient makes; other weights do not."""

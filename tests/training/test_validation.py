@@ -1,6 +1,7 @@
 """Scores of a filter: each cycle with its own truth, in its place in the schedule, over as much as is asked for."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,18 @@ def test_too_few_cycles_are_refused_before_anything_is_run(filters, asked, cycle
     for number in (0, 401):
         with pytest.raises(ValueError, match=rf"^cycles = {number} must be between 1 and the 400 cycles of l96-dt0\.1"):
             run_filter(*filters, filters[0].setting.load(), cycles=number)
+    assert asked == []
+
+
+@pytest.mark.parametrize("changed", [{"noise": 2.0}, {"obs_conf": "every_4th_fixed"}, {"step_size": 0.2}])
+def test_a_filter_runs_on_what_it_is_set_for_and_on_nothing_else(filters, asked, changed):
+    experiment, model = filters
+    twin = experiment.setting.load()
+    other = replace(twin, setting=replace(twin.setting, **changed))
+    with pytest.raises(ValueError, match=r"^the filter of L96, .* cannot run on L96, .*; load it for that setting"):
+        run_filter(experiment, model, other)
+    with pytest.raises(ValueError, match="cannot run on"):
+        run_filter(experiment.changed(**changed), model, other)
     assert asked == []
 
 
