@@ -22,7 +22,13 @@ from assim_lib.own.remarks import INSTEAD, Outliers, remark_on_innovations, rema
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state, save_state
 from assim_lib.tracking import DRAWS
-from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
+from assim_lib.training.checkpoints import (
+    checkpoint_record,
+    known_filter,
+    load_filter,
+    refuse_renamed,
+    stored_experiment,
+)
 from assim_lib.training.experiment import Experiment, ParameterError, refuse_unknown
 
 MOST = 2**32 - 1  # of seeds, and of numbers of cycles
@@ -110,8 +116,7 @@ def prepare_record(
     path = known_filter(name, checkpoints)
     stored = checkpoint_record(path)
     trained = stored_experiment(stored)
-    if trained.name != path.stem:
-        raise ParameterError(f"{path.name} holds the filter {trained.name!r}; a filter has the name of its file.")
+    refuse_renamed(path, trained)
     changed = {option: value for option, value in changed.items() if value is not None}
     several = {"n_settings": 0} if trained.n_settings else {}
     experiment, model = load_filter(path, **several, **changed)
@@ -129,6 +134,8 @@ def prepare_record(
     kept = _kept_state(state, path.stem, stored["sha256"], asked)
     if kept and first_cycle is not None:
         raise ParameterError(f"first_cycle = {first_cycle} would be ignored: {state} says which cycle is the next.")
+    if kept and seed is not None:
+        raise ParameterError(f"seed = {seed} would be ignored: {state} holds the members that go on.")
     shape = model.climatology.shape[-2:]
     record = read_record(
         observations,

@@ -22,7 +22,7 @@ def refuse_other(what: str, came: Any, shape: Sequence[int], dtype: Any) -> None
         raise Mistake(f"{what} holds NaN or infinity; it must be of finite numbers.")
 
 
-def tried(what: str | Callable[[], str], call: Callable[[], Any]) -> Any:
+def tried(what: str | Callable[[], str], call: Callable[[], Any], when: str = "on a first, small call") -> Any:
     """What a call of a reader's own code returns; if it fails, a sentence that says whose it is."""
     try:
         return call()
@@ -31,4 +31,4 @@ def tried(what: str | Callable[[], str], call: Callable[[], Any]) -> Any:
     except Exception as error:
         said = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
         what = what if isinstance(what, str) else what()
-        raise Mistake(f"{what} fails on a first, small call: {type(error).__name__}: {said}.") from error
+        raise Mistake(f"{what} fails {when}: {type(error).__name__}: {said}.") from error

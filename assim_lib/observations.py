@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from assim_lib.mistakes import tried
 from assim_lib.registry import Registry
 
 
@@ -67,13 +68,19 @@ class ObservationModel:
             raise ValueError(
                 f"unknown = {sorted(self.unknown)} must be some of the {self.period} entries of the schedule, not all."
             )
+        grid = tuple(self.schedule.shape[1:])
         try:
+            if not isinstance(self.error, int | float | Tensor):
+                object.__setattr__(self, "error", torch.as_tensor(self.error, dtype=torch.float64))
             sound = bool((self.standard_deviation > 0).all() and self.standard_deviation.isfinite().all())
-        except RuntimeError:
+        except (RuntimeError, TypeError, ValueError):
             sound = False
         if not sound:
-            grid = tuple(self.schedule.shape[1:])
             raise ValueError(f"error = {self.error} must be positive, and broadcast to (channel, site) = {grid}.")
+        if self.unknown:
+            size = grid[0] * grid[1]
+            matrices = {entry: _matrix(f"unknown[{entry}]", given, size) for entry, given in self.unknown.items()}
+            object.__setattr__(self, "unknown", matrices)
 
     @property
     def standard_deviation(self) -> Float[Tensor, "channel site"]:
@@ -137,6 +144,17 @@ class ObservationModel:
         return torch.where(self.schedule[phase], clean + self.standard_deviation.to(unit_noise) * unit_noise, torch.nan)
 
 
+def _matrix(name: str, given: Any, size: int) -> Float[Tensor, "entry state"]:
+    """What an instrument measures at all entries, in double precision."""
+    try:
+        matrix = torch.as_tensor(given, dtype=torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"{name} of type {type(given).__name__} must be a matrix of numbers.") from None
+    if matrix.shape != (size, size):
+        raise ValueError(f"{name} of shape {tuple(matrix.shape)} must be of shape ({size}, {size}), (entry, state).")
+    return matrix
+
+
 OBS_CONFS: Registry[Callable[[int, int], ObservationModel]] = Registry("obs_conf")
 register_obs_conf = OBS_CONFS.register
 
@@ -150,7 +168,11 @@ def observation_model(obs_conf: str, channels: int, sites: int, noise: float = 1
     Raises:
         ValueError: if there is none of that name (the sentence lists those there are), or if it is of other states.
     """
-    registered = OBS_CONFS.find(obs_conf)(channels, sites)
+    make = OBS_CONFS.find(obs_conf)
+    if getattr(make, "__module__", "").startswith("assim_lib."):
+        registered = make(channels, sites)
+    else:
+        registered = tried(f"obs_conf = {obs_conf!r}", lambda: make(channels, sites), f"for ({channels}, {sites})")
     if not isinstance(registered, ObservationModel):
         raise ValueError(
             f"obs_conf = {obs_conf!r} returns a {type(registered).__name__}; it must return an ObservationModel."

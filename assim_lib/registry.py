@@ -4,13 +4,14 @@ Experiments refer to all of these by name. The library registers its own where t
 registers more from a notebook, and every name that works for the library's works for the reader's.
 """
 
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -21,11 +22,12 @@ class Registry(dict[str, T]):
 
     Args:
         kind: what is registered, as the parameter that takes its names is called.
+        base: class that all of them are derived from; None: they are callable.
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, base: type | None = None):
         super().__init__()
-        self.kind = kind
+        self.kind, self.base = kind, base
 
     def register(self, name: str) -> Callable[[U], U]:
         """Decorator: make what it decorates known under ``name``.
@@ -33,14 +35,20 @@ class Registry(dict[str, T]):
         Running a notebook's cell again replaces what it registered before; the library's own names are taken.
 
         Raises:
-            ValueError: if the name is one of the library's own.
+            ValueError: if the name is one of the library's own, or none; or if what is decorated cannot be it.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"{self.kind} is registered by a name: @register_{self.kind}('…'), with parentheses.")
 
-        def add(item):
-            taken = self.get(name)
+        def add(item: Any) -> Any:
+            taken: Any = self.get(name)
             if taken is not None and getattr(taken, "__module__", "").startswith("assim_lib."):
                 raise ValueError(f"{self.kind} = {name!r} is the library's own already; choose another name.")
-            self[name] = item
+            derived = self.base is None or (inspect.isclass(item) and issubclass(item, self.base))
+            if not (callable(item) and derived):
+                wanted = "callable" if self.base is None else f"a class derived from {self.base.__name__}"
+                raise ValueError(f"{self.kind} = {name!r} is {item!r}; it must be {wanted}.")
+            self[name] = cast(T, item)
             return item
 
         return add

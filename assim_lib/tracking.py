@@ -52,7 +52,7 @@ def assimilate(
     first_cycle = torch.as_tensor(first_cycle, device=device).expand(batch)
     carry = model.cold_start(*batch, generator=generator, near=near, number=first_cycle)
     observations = observations.to(model.climatology)
-    remark_on_what_is_far(model, observations)
+    remark_on_what_is_far(model, observations, first_cycle)
     sample = None
     if draws and carry.covariance is not None:
         sample = partial(model.analysis.sample_members, members=draws, generator=generator)
@@ -65,17 +65,20 @@ def assimilate(
     return torch.stack(analyses, -4)
 
 
-def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor) -> None:
+def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor, first_cycle: Tensor | int = 0) -> None:
     """Warn of numbers more than :data:`OUTLIER` expected deviations off the climatology: fill values, most often.
 
     Args:
         observations: (…, cycle, channel, site); NaN where nothing was received.
+        first_cycle: number of the first one in the observation schedule.
     """
     if model.observation_model.unknown:  # what such an instrument shows may be of any size
         return
     expected = model.observation_model.operator(model.climatology)
     width = (expected.var(0) + model.error.square()).sqrt()
-    far = observations.isfinite() & ((observations - expected.mean(0)).abs() > OUTLIER * width)
+    numbers = torch.as_tensor(first_cycle)[..., None] + torch.arange(observations.shape[-3])
+    expects = model.schedule[(numbers % len(model.schedule)).to(model.schedule.device)] > 0
+    far = expects & observations.isfinite() & ((observations - expected.mean(0)).abs() > OUTLIER * width)
     if far.any():
         where = tuple(far.nonzero()[0].tolist())
         warnings.warn(

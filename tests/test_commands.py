@@ -231,6 +231,7 @@ def test_a_training_that_learns_nothing_is_one_sentence(command, monkeypatch, tm
         raise NothingLearnedError("no update was of use.")
 
     monkeypatch.setattr("assim_lib.training.run.train", train)
+    monkeypatch.setattr("assim_lib.study.publish.refuse_uncommitted", lambda: None)  # of whoever is at work on it
     code, _, said = command(f"train l96_conv --seed 77 --runs {tmp_path}")
     assert (code, said) == (2, "assim_lib train: no update was of use.\n")
 

@@ -120,7 +120,7 @@ def test_a_name_that_leads_out_of_the_project_is_not_followed(home, command, unc
     try:
         for name, said in [
             ("../../../x", "experiment = '../../../x' "),
-            ("losses", f"{chosen.name}.json is the record of"),
+            ("losses", f"{chosen.name}.safetensors holds the filter"),
         ]:
             write_json(
                 path.with_suffix(".json"), {**record, "experiment": {**record["experiment"], "experiment": name}}

@@ -270,6 +270,7 @@ def test_without_its_unknown_instruments_every_other_cycle_sees_nothing():
 
 ERROR = r"^error = (?s:.+) must be positive, and broadcast to \(channel, site\) = \(1, 3\)\.$"
 UNKNOWN = r"^unknown = \[.*\] must be some of the 1 entries of the schedule, not all\.$"
+TWICE = torch.ones(2, 1, 3, dtype=torch.bool)
 SCHEDULE = r"^schedule of shape .* must be boolean, .* and observe something\.$"
 
 
@@ -278,7 +279,12 @@ SCHEDULE = r"^schedule of shape .* must be boolean, .* and observe something\.$"
     ("wrong", "sentence"),
     [
         *(({"error": error}, ERROR) for error in (0.0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0, 1.0]))),
-        *(({"error": error}, ERROR) for error in (torch.ones(4), torch.ones(2, 1, 3))),
+        *(({"error": error}, ERROR) for error in (torch.ones(4), torch.ones(2, 1, 3), "0.5", [0.5, None, 1.0])),
+        (
+            {"unknown": {0: torch.eye(2)}, "schedule": TWICE},
+            r"^unknown\[0\] of shape \(2, 2\) must be of shape \(3, 3\)",
+        ),
+        ({"unknown": {0: "eye"}, "schedule": TWICE}, r"^unknown\[0\] of type str must be a matrix of numbers\.$"),
         *(({"unknown": dict.fromkeys(entries, torch.eye(3))}, UNKNOWN) for entries in ((0,), (1,), (-1,))),
         *(({"schedule": of}, SCHEDULE) for of in (ALL_OF_THREE[0], ALL_OF_THREE.float(), ~ALL_OF_THREE)),
     ],
@@ -287,6 +293,13 @@ SCHEDULE = r"^schedule of shape .* must be boolean, .* and observe something\.$"
 def test_senseless_observations_are_refused(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         ObservationModel(**{"schedule": ALL_OF_THREE, **wrong})
+
+
+def test_errors_and_matrices_may_be_what_numpy_and_lists_are(unchecked_shapes):
+    model = ObservationModel(TWICE, unknown={1: np.eye(3)}, error=[0.5, 1.0, 2.0])
+    assert model.scaled(2.0).standard_deviation.tolist() == [[1.0, 2.0, 4.0]]
+    truth = torch.ones(2, 1, 3)
+    assert model.observe(truth, torch.zeros_like(truth)).tolist() == truth.tolist()
 
 
 @pytest.mark.usefixtures("readers_cell")

@@ -232,7 +232,7 @@ class Analysis(nn.Module, ABC):
         return mean + self.inflation * (ensemble - mean)
 
 
-ANALYSES: Registry[type[Analysis]] = Registry("analysis")
+ANALYSES: Registry[type[Analysis]] = Registry("analysis", Analysis)
 register_analysis = ANALYSES.register
 
 

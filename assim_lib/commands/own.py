@@ -71,7 +71,9 @@ def said_in_a_line() -> Iterator[None]:
     """Warnings as sentences, without the place in the code that they come from."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        if warning.category is UserWarning:
-            print(f"assim_lib: {warning.message}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                if warning.category is UserWarning:
+                    print(f"assim_lib: {warning.message}", file=sys.stderr)

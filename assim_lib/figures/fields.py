@@ -42,7 +42,8 @@ def hovmoller(fields: dict[str, Field], step_size: float, limit: float | None = 
     figure, axes = new_figure(1, len(fields), figsize=(min(2.6 * len(fields), WIDTH), 3.4), sharey=True, squeeze=False)
     errors = [field for title, field in fields.items() if title.startswith("error")]
     values = [field for title, field in fields.items() if not title.startswith("error")]
-    low, high = min(np.nanmin(f) for f in values), max(np.nanmax(f) for f in values)
+    low = min((np.nanmin(field) for field in values), default=0.0)
+    high = max((np.nanmax(field) for field in values), default=0.0)
     bound = limit or max((float(np.nanmax(np.abs(f))) for f in errors), default=1.0)
     for axis, (title, field) in zip(axes[0], fields.items(), strict=True):
         scale = (
@@ -288,7 +289,8 @@ def tracking(
     size = min(6.4 * len(ensembles), WIDTH), 3.2
     figure, axes = new_figure(1, len(ensembles), figsize=size, sharey=True, squeeze=False, layout="none")
     figure.subplots_adjust(left=0.09, right=0.98, top=0.83, bottom=0.31, wspace=0.06)
-    site = np.arange(truth.shape[1])
+    site, margin = np.arange(truth.shape[1]), 0.15 * np.ptp(truth)
+    span = truth.min() - margin, truth.max() + margin
     moved: list[tuple[Line2D, Field]] = []
     for axis, ensemble in zip(axes[0], ensembles.values(), strict=True):
         several = ensemble.shape[1] > 1
@@ -301,7 +303,7 @@ def tracking(
             ("observations", observations, {"color": BLUE, "marker": "o", "markersize": 5, "linestyle": "none"}),
         ):
             moved += [(line, field) for line in axis.plot(site, field[0], label=label, **style)]
-        axis.set(xlabel="site", ylim=(-12, 18))
+        axis.set(xlabel="site", ylim=span)
     axes[0, 0].set_ylabel("value")
     legend_of_all(figure, loc="lower center", ncols=3 if len(ensembles) > 1 else 2)
 

@@ -11,7 +11,7 @@ from assim_lib.networks.base import RingConv, TrunkSizes, drop_channels, dropped
 
 
 class ResidualTrunk(nn.Module):
-    """The residual network that all trunks are; they differ in their layers."""
+    """The residual network that the trunks of this module are; they differ in their layers."""
 
     def __init__(self, embed: nn.Module, blocks: list[nn.Module], head: nn.Linear, dropout: float):
         super().__init__()

@@ -16,17 +16,22 @@ ROW_NUMBERS = "Unnamed: 0"  # what pandas calls the first column of a table that
 
 
 def read_table(path: Path) -> xr.Dataset:
-    """A CSV file as a record. Columns end with a comma, or with a semicolon where commas are decimal; ``-`` is none.
+    """A CSV file as a record. Columns end with a comma, a tab, or a semicolon, where commas are decimal; ``-`` is none.
+
+    Lines before the first row that begin with ``#`` are comments.
 
     Raises:
         RecordError: if it is none.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            names, first = file.readline(), file.readline()
-        separator = ";" if ";" in names else ","
-        decimal = "," if separator == ";" and "," in first else "."
-        table = pd.read_csv(path, sep=separator, decimal=decimal, na_values=["-"])
+            comments, names = 0, file.readline()
+            while names.startswith("#"):
+                comments, names = comments + 1, file.readline()
+            separator = next((mark for mark in ";\t" if mark in names), ",")
+            # Any row may be the first with a fraction.
+            decimal = "," if separator != "," and any(re.search(r"\d,\d", row) for row in file) else "."
+        table = pd.read_csv(path, sep=separator, decimal=decimal, na_values=["-"], skiprows=comments)
     except pd.errors.ParserError:
         raise RecordError("its rows have more columns than the first, which names them.") from None
     except ValueError:  # no text, or nothing but empty lines

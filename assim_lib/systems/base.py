@@ -17,14 +17,15 @@ The tendency may **depend on time**, as under seasons or tides: ``tendency(self,
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from assim_lib.mistakes import refuse_other, tried
+from assim_lib.mistakes import Mistake, refuse_other, tried
 from assim_lib.registry import Registry
 from assim_lib.systems.integrators import at_time, integrate
 
@@ -178,9 +179,9 @@ class Dynamics(ABC):
         refuse_other(what, came, x.shape, dtype)
 
     def refuse_unbounded(self, states: Float[Tensor, "*batch channel site"]) -> None:
-        """Raise :class:`ValueError` if some states of the system are not finite."""
+        """Raise :class:`~assim_lib.mistakes.Mistake` if some states of the system are not finite."""
         if not states.isfinite().all():
-            raise ValueError(
+            raise Mistake(
                 f"dt = {self.dt} lets states of system = {self.name!r} grow without bounds; take a shorter "
                 "integration step."
             )
@@ -202,6 +203,8 @@ def register_system(system: System) -> System:
     Raises:
         ValueError: if it has no name, or one of the library's own.
     """
+    if not (isinstance(system, type) and issubclass(system, Dynamics)):
+        raise ValueError(f"what is registered as a system is {system!r}; it must be a class derived from Dynamics.")
     if not hasattr(system, "name"):
         raise ValueError(f"{system.__name__} needs a class attribute `name` that experiments can call it by.")
     return SYSTEMS.register(system.name)(system)
@@ -216,7 +219,8 @@ def system_of(name: str, dt: float | None = None) -> Dynamics:
     Raises:
         ValueError: if there is no such system, or ``dt`` is not positive.
     """
-    system = SYSTEMS.find(name)()  # pyright: ignore[reportCallIssue] -- every registered system has standard settings
+    make = cast(Callable[[], Dynamics], SYSTEMS.find(name))
+    system = tried(f"system = {name!r}, a @dataclass(frozen=True) with all methods and defaults,", make, "to be made")
     if dt is None:
         return system
     if not 0 < dt < math.inf:

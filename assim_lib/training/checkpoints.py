@@ -16,9 +16,9 @@ from assim_lib.tensor_files import load_tensors
 from assim_lib.training.build import build_filter
 from assim_lib.training.experiment import Experiment, ParameterError, validated
 
-# Options that the shapes of a filter's weights follow from.
+# Options that the shapes of a filter's weights may follow from.
 SHAPING = (
-    *("analysis", "network", "hidden_size", "blocks", "kernel", "memory"),
+    *("analysis", "network", "hidden_size", "blocks", "kernel", "memory", "lag", "obs_conf"),
     *("band", "tendency", "sees_error", "sees_gradient", "sees_window"),
 )
 
@@ -26,9 +26,9 @@ SHAPING = (
 UNITS = "units."  # of the network's features: a filter that was trained further may have those of another climatology
 
 
-def checkpoint_path(name: str, folder: Path | None = None) -> Path:
+def checkpoint_path(name: str, folder: Path | str | None = None) -> Path:
     """Where the weights of a filter are stored."""
-    return (folder or data_dir() / "checkpoints") / f"{name}.safetensors"
+    return Path(folder or data_dir() / "checkpoints") / f"{name}.safetensors"
 
 
 def save_checkpoint(model: AmortizedFilter, path: Path, record: dict[str, Any]) -> None:
@@ -93,6 +93,8 @@ def known_filter(name: str | Path, folder: str | Path | None = None) -> Path:
     Raises:
         ParameterError: if there is no such filter.
     """
+    if not isinstance(name, str | Path):
+        raise ParameterError(f"name = {name!r} of type {type(name).__name__} must be that of a filter, or a path.")
     if isinstance(name, Path) or "/" in name or name.endswith(".safetensors"):
         name = Path(name).expanduser()
         if name.suffix != ".safetensors":
@@ -117,14 +119,12 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
 
     Raises:
         ParameterError: if there is no filter of that name, or it cannot have them.
-        IntegrityError: if the weights are damaged, or the record is that of another filter.
+        IntegrityError: if the weights are damaged.
     """
-    path = known_filter(path) if isinstance(path, str) else path
+    path = known_filter(path)
     weights, record = load_checkpoint(path)
     trained = stored_experiment(record)
-    # Files of results are called after it.
-    if trained.name != path.stem:
-        raise IntegrityError(f"{path.stem}.json is the record of {trained.name}; restore it from the repository.")
+    refuse_renamed(path, trained)
     for option in ANALYSES[trained.analysis].learned:
         if changed.get(option, (theirs := getattr(trained, option))) != theirs:
             raise ParameterError(
@@ -134,6 +134,12 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
     experiment = trained.changed(**changed)
     asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
     return experiment, _with_weights(experiment, weights, f"{asked or experiment.name}: the weights of {path.stem}")
+
+
+def refuse_renamed(path: Path, experiment: Experiment) -> None:
+    """Raise :class:`ParameterError` unless a filter has the name of its file: files of results are called after it."""
+    if experiment.name != path.stem:
+        raise ParameterError(f"{path.name} holds the filter {experiment.name!r}; a filter has the name of its file.")
 
 
 def pretrained_filter(experiment: Experiment) -> AmortizedFilter:

@@ -9,6 +9,7 @@ computed before the whole object is valid, and every mistake is answered by one 
 from difflib import get_close_matches
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -296,7 +297,11 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     """
     if experiment not in EXPERIMENTS:
         raise ParameterError(f"experiment = {experiment!r} is not known; known: {', '.join(EXPERIMENTS)}.")
-    requested = {name: value for name, value in requested.items() if value is not None}
+    requested = {
+        name: value.item() if isinstance(value, np.generic) else value  # as pandas and NumPy hand them out
+        for name, value in requested.items()
+        if value is not None
+    }
     refuse_unknown(requested, options())
     own = {"experiment": experiment, **EXPERIMENTS[experiment]}
     # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.

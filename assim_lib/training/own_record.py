@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
@@ -105,7 +106,7 @@ def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) ->
             f"{record.label} has errors that are not those of obs_conf = {experiment.obs_conf!r} times one number; "
             "register an obs_conf with these errors, and give no error (--error): the record's are then its own."
         )
-    return round(float(factors.mean()), 6)
+    return float(f"{factors.mean():.6g}")
 
 
 def _check(data: OwnData, experiment: Experiment, remark: bool) -> None:
@@ -128,7 +129,9 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
     observations = held_out[: segments * length].unflatten(0, (segments, length))
     number = data.first + data.trained + length * torch.arange(segments, device=held_out.device)
     source = torch.Generator().manual_seed(SHORT_RUNS)
-    carry = model.cold_start(segments, generator=source, number=number)
+    carry = model.cold_start(
+        segments, generator=source, near=_near(experiment, model, observations[:, 0], number), number=number
+    )
     dropout = source if experiment.test_dropout else None
     squares, count = 0.0, 0
     for k in range(length):
@@ -141,11 +144,17 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
     return (squares / count) ** 0.5 if count else float("nan")
 
 
+def _near(experiment: Experiment, model: AmortizedFilter, first: Tensor, number: Tensor) -> Tensor | None:
+    """What filters start from that start at their first observation: then it is one of the state itself."""
+    if experiment.start != "first_observation":
+        return None
+    return model.observation_model.usable(first.cpu(), number.cpu())
+
+
 def held_out_scores(experiment: Experiment, model: AmortizedFilter, data: OwnData) -> InnovationScores:
     """Scores of a filter along what is held out, from a cold start."""
-    near, number = None, data.first + data.trained
-    if experiment.start == "first_observation":  # then what is observed is the state itself
-        near = model.observation_model.usable(torch.from_numpy(data.held_out[0]), number)
+    number = data.first + data.trained
+    near = _near(experiment, model, torch.from_numpy(data.held_out[0]), torch.tensor(number))
     start = cold_state(model, experiment.seed, number, near)
     cycled = run_along(model, data.held_out, start, dropout=experiment.test_dropout)
     settled = min(SETTLING + model.warmup, len(data.held_out) // 2)

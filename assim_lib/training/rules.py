@@ -134,6 +134,11 @@ def _of_time(options: "Experiment") -> Iterator[str]:
         yield f"lag_warmup · lag = {warmup} must be at most {BURN_IN}, the cycles that are not scored."
     if options.lag and options.first_lag is not None and options.first_lag > options.lag:
         yield f"first_lag = {options.first_lag} must be at most lag = {options.lag}."
+    elif options.first_lag is not None and options.updates <= options.lag - options.first_lag:
+        yield (
+            f"updates = {options.updates} are too few for the lag to grow from first_lag = {options.first_lag} to "
+            f"lag = {options.lag}; take more than {options.lag - options.first_lag}."
+        )
     if options.start != "climatology" and options.lag > 0:
         yield (
             f"start = {options.start!r} knows the state at the observation only, and lag = {options.lag} starts before "

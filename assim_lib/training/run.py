@@ -44,7 +44,7 @@ class _Clock:
 
 def train(
     experiment: Experiment,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     curve_points: int = 40,
     save_every: float = 60.0,
     progress: bool = True,
@@ -83,6 +83,10 @@ def train(
         FileNotFoundError, ParameterError: if ``experiment.pretrained`` names no filter, or one of another shape.
         RecordError: if ``observations`` cannot be used.
     """
+    if not isinstance(experiment, Experiment):
+        raise ParameterError(
+            f"experiment = {experiment!r} of type {type(experiment).__name__} must be one that configure(…) returns."
+        )
     check_ways(experiment, graphed, recompute)
     processes = Processes.met()
     processes.check(experiment)
@@ -95,7 +99,7 @@ def train(
         raise ParameterError(
             f"record = {experiment.record!r} is trained on again with its observations, none are given."
         )
-    state = folder / "state.safetensors" if folder else None
+    state = Path(folder) / "state.safetensors" if folder else None
     # The units of the features come from the climatology; on another machine the same seed makes another one.
     climatology = read_state(state, experiment)[1]["model.climatology"] if state and state.exists() else None
     model = pretrained_filter(experiment) if experiment.pretrained else build_filter(experiment, climatology)

@@ -68,8 +68,10 @@ def run_filter(
         ValueError: if there are not so many cycles, or filter and observations are not of one setting.
     """
     _refuse_other_setting(experiment, model, twin)
-    if cycles is not None and not 1 <= cycles <= len(twin.observations):
-        raise ValueError(f"cycles = {cycles} must be between 1 and the {len(twin.observations)} cycles of {twin.name}.")
+    if cycles is not None and not (isinstance(cycles, int) and 1 <= cycles <= len(twin.observations)):
+        raise ValueError(
+            f"cycles = {cycles} must be a whole number from 1 to {len(twin.observations)}, the cycles of {twin.name}."
+        )
     observations, truth = (torch.from_numpy(part[:cycles]) for part in (twin.observations, twin.truth))
     clock = time.process_time if experiment.torch_device.type == "cpu" else time.monotonic
     started = clock()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_runs import assert_same
 
+from assim_lib.analyses import Normalization
 from assim_lib.assimilation import assimilate_record
 from assim_lib.evaluation import rmse
 from assim_lib.storage import data_dir
@@ -30,7 +31,11 @@ RUN = [
 def test_every_committed_filter_is_built_as_its_record_says(name):
     experiment, model = load_filter(checkpoint_path(name))
     assert experiment.name == name
-    assert_same(model.state_dict(), load_checkpoint(checkpoint_path(name))[0])
+    weights = load_checkpoint(checkpoint_path(name))[0]
+    units = {part: weights.pop(f"units.{part}", None) for part in ("mean", "std")}
+    assert_same(model.state_dict(), weights)
+    usual = Normalization.of(weights["climatology"])._asdict()
+    assert_same({part: getattr(model.analysis, part) for part in usual}, usual if units["mean"] is None else units)
     assert training_record(f"{name}.safetensors").history
 
 

@@ -525,6 +525,7 @@ def test_the_name_in_a_record_cannot_lead_out_of_the_project():
     """Files are named after it."""
     with pytest.raises(ParameterError, match=r"^experiment = '\.\./x' is not known; known: l96_ff, "):
         configure().changed(experiment="../x")
+    assert sentence_about(lag=5, first_lag=1, updates=4).startswith("updates = 4 are too few for the lag to grow from ")
     assert sentence_about(pretrained="../x").startswith("pretrained = '../x' (of type str) is not allowed; ")
 
 
