@@ -21,7 +21,7 @@ from assim_lib.study.trainings import histories, training_runs
 from assim_lib.systems import Lorenz96
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import checkpoint_path, load_filter
-from assim_lib.training.experiment import Experiment
+from assim_lib.training.experiment import Experiment, ParameterError
 from assim_lib.training.many_settings import scored_settings
 from assim_lib.training.run import train
 from assim_lib.training.validation import score
@@ -104,7 +104,7 @@ def test_the_record_of_another_filter_is_not_believed(published, home):
     for file in (path, path.with_suffix(".json")):
         (file.parent / f"another{file.suffix}").write_bytes(file.read_bytes())
     try:
-        with pytest.raises(IntegrityError, match=rf"^another\.json is the record of {path.stem}; restore it"):
+        with pytest.raises(ParameterError, match=rf"^another\.safetensors holds the filter '{path.stem}'; a filter has"):
             publish_again("another")
     finally:
         for suffix in (".safetensors", ".json"):
