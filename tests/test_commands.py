@@ -236,6 +236,19 @@ def test_a_training_that_learns_nothing_is_one_sentence(command, monkeypatch, tm
     assert (code, said) == (2, "assim_lib train: no update was of use.\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("most", "own = 'most' must be NAME=VALUE\n"),
+        ("most=0.5", "own = 'most' is no option of analysis = 'hybrid', which has none of its own.\n"),
+    ],
+)
+def test_an_option_of_an_analysis_of_ones_own_is_named_with_its_value(command, given, said):
+    code, _, error = command(f"train l96_conv --analysis hybrid --own {given}")
+    assert code == 2
+    assert error.endswith(said)
+
+
 def test_baselines_without_dapper_are_one_sentence(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "dapper.da_methods", None)
     code, _, said = command("baselines --system ks")

@@ -104,6 +104,7 @@ class Analysis(nn.Module, ABC):
         maximum_members: the largest.
         memory_per_member: whether each member has a memory of its own.
         uses: names of the options of an experiment that are passed to the constructor, beyond those above.
+        own: options that it alone has, by name, with their defaults; they are passed to the constructor as well.
         defaults: options that it trains well with, by name.
         presets: what these are in a preset, if not what that says.
         experiments: what these are in an experiment, or in an experiment and a preset; untrained, it tracks well so.
@@ -122,6 +123,7 @@ class Analysis(nn.Module, ABC):
     sees_gradient: bool = False
     sees_window: bool = False
     uses: ClassVar[tuple[str, ...]] = ("inflation",)
+    own: ClassVar[Options] = {}
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}
     experiments: ClassVar[ByExperiment] = {}

@@ -1,9 +1,11 @@
 """What arguments of commands have in common: numbers within bounds, folders, how a record is read."""
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 # Each command finds its arguments right before anything is computed, and returns what then writes files, one by one.
 Work = Callable[[], Iterable[Path | str]]
@@ -69,6 +71,17 @@ def with_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--error", help="their standard deviation, a number or the name of a variable")
     parser.add_argument("--fill-value", type=float, help="a number that stands for none")
     parser.add_argument("--interval", help="between two cycles, e.g. 6h: of dates by default the smallest difference")
+
+
+def own_option(text: str) -> tuple[str, Any]:
+    """A name and its value: true, false, a number or a text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"own = {text!r} must be NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def number_or_name(text: str | None) -> float | str | None:

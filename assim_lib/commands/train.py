@@ -11,6 +11,7 @@ from assim_lib.commands.arguments import (
     Work,
     count,
     number_or_name,
+    own_option,
     set_threads,
     with_plugins,
     with_reading,
@@ -75,8 +76,11 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints", type=writable_folder, help="folder for a filter of your own (data/checkpoints)"
     )
+    parser.add_argument(
+        "--own", type=own_option, action="append", metavar="NAME=VALUE", help="an option of an analysis of your own"
+    )
     for name, field in Experiment.model_fields.items():
-        if name in ("experiment", "record"):
+        if name in ("experiment", "record", "own"):
             continue
         words = allowed(name).replace("%", "%%")  # which argparse would fill in
         if field.annotation is bool:
@@ -112,6 +116,7 @@ def train(
     set_threads(threads)
     import_plugins(plugins)
     reading = {name: options.pop(name) for name in READING}
+    options["own"] = dict(options["own"] or ())
     configured, processes = configure(experiment, **options), Processes.launched()
     check_ways(configured, graphed, recompute)
     processes.check(configured)

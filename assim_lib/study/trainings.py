@@ -140,6 +140,7 @@ def _command(stored: dict[str, Any]) -> str:
     options = {k: v for k, v in experiment.items() if v != base[k] or k in named}
     if options.get("training_m", 1) is None:  # which a command cannot say: there, None is what the preset has
         options["training_m"] = experiment["m"]
+    own = [f"--own {name}={value}" for name, value in options.pop("own", {}).items() if value != base["own"][name]]
     words = ["python -m assim_lib train", experiment["experiment"]]
     words += [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k} {v}" for k, v in options.items()]
-    return " ".join(words)
+    return " ".join([*words, *own])

@@ -1,5 +1,7 @@
 """An untrained filter, from the experiment that describes it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,7 @@ def build_filter(
     )
     kind = ANALYSES[experiment.analysis]
     options = experiment.model_dump() | {OF_THE_MASKS: _mask_features(instruments.schedule)}
+    passed: dict[str, Any] = {**{name: options[name] for name in kind.uses}, **experiment.own}
     with torch.random.fork_rng():
         # torch initializes layers from its global generator: seed it here, and put it back.
         torch.manual_seed(seed_for(Purpose.WEIGHTS, experiment.seed))
@@ -57,7 +60,7 @@ def build_filter(
             sizes=sizes,
             memory=experiment.memory,
             lag=experiment.lag,
-            **{name: options[name] for name in kind.uses},
+            **passed,
         )
         channels, sites, kernel = dynamics.channels, dynamics.sites, experiment.kernel
         displacement = Displacement(channels, sites, kernel) if experiment.displacement else None

@@ -134,6 +134,7 @@ class Experiment(BaseModel):
         False,
         "True or False: whether it is learned how far a wrong model keeps the analyses off the truth",
     )
+    own: dict[str, bool | int | float | str] = option({}, "options of an analysis of your own, by name")
     start: Literal["climatology", "first_observation", "truth"] = option(
         "climatology", "'climatology', 'first_observation' or 'truth': what a filter's members start around"
     )
@@ -221,7 +222,9 @@ class Experiment(BaseModel):
         Raises:
             ParameterError: as :func:`configure` does.
         """
-        return validated({**self.model_dump(), **options})
+        options = {"own": self.own, **options}
+        own = {**options.pop("own"), **{name: options.pop(name) for name in self.own if name in options}}
+        return validated({**self.model_dump(), **options, "own": own})
 
     @property
     def forecast_model(self) -> Dynamics:
@@ -302,19 +305,22 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
         for name, value in requested.items()
         if value is not None
     }
-    refuse_unknown(requested, options())
-    own = {"experiment": experiment, **EXPERIMENTS[experiment]}
+    named = {"experiment": experiment, **EXPERIMENTS[experiment]}
     # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.
     name, preset = (
-        str({**own, **requested}.get(option, Experiment.model_fields[option].default))
+        str({**named, **requested}.get(option, Experiment.model_fields[option].default))
         for option in ("analysis", "preset")
     )
     analysis = ANALYSES.get(name, Analysis)
+    refuse_unknown(requested, [*options(), *analysis.own])
+    own = {name: requested.pop(name) for name in analysis.own if name in requested}
+    if own:
+        requested["own"] = {**requested.get("own", {}), **own}
     layers = (
         PRESETS.get(preset, {}),
         analysis.defaults,
         analysis.presets.get(preset, {}),
-        own,
+        named,
         analysis.experiments.get(experiment, {}),
         analysis.experiments.get((experiment, preset), {}),
         requested,
@@ -343,6 +349,10 @@ def validated(values: dict[str, Any]) -> Experiment:
         ParameterError: as :func:`configure` does.
     """
     refuse_unknown(values, list(Experiment.model_fields))
+    analysis, own = ANALYSES.get(str(values.get("analysis")), Analysis), values.get("own", {})
+    if isinstance(own, dict):  # all of them are in a record, and 1 is a number where 1.0 is
+        whole = {name: float(v) for name, v in own.items() if type(v) is int and type(analysis.own.get(name)) is float}
+        values = {**values, "own": {**analysis.own, **own, **whole}}
     try:
         return Experiment(**values)
     except ValidationError as error:

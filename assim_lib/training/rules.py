@@ -111,9 +111,22 @@ def _idle_options(options: "Experiment", analysis: type[Analysis]) -> Iterator[s
     known = set(type(options).model_fields)
     for name in sorted(set(analysis.uses) - known - {OF_THE_MASKS}):
         yield (
-            f"analysis = {options.analysis!r} uses {name!r}, and no option of an experiment is called so; make it an "
-            "attribute of the class."
+            f"analysis = {options.analysis!r} uses {name!r}, and no option of an experiment is called so; name it in "
+            "its own, with a default."
         )
+    for name in sorted(set(analysis.own) & known):
+        yield f"analysis = {options.analysis!r} has {name!r} of its own, which every experiment has; call it otherwise."
+    for name, value in options.own.items():
+        if name not in analysis.own:
+            yield (
+                f"own = {name!r} is no option of analysis = {options.analysis!r}, which has "
+                f"{one_of(analysis.own) if analysis.own else 'none of its own'}."
+            )
+        elif type(value) is not type(analysis.own[name]):
+            yield (
+                f"{name} = {value!r} (of type {type(value).__name__}) is not allowed; {name} is of type "
+                f"{type(analysis.own[name]).__name__}."
+            )
     others = {name for kind in ANALYSES.values() for name in kind.uses} - set(analysis.uses)
     for name in sorted(others & known):
         default = type(options).model_fields[name].default

@@ -104,7 +104,9 @@ def test_the_record_of_another_filter_is_not_believed(published, home):
     for file in (path, path.with_suffix(".json")):
         (file.parent / f"another{file.suffix}").write_bytes(file.read_bytes())
     try:
-        with pytest.raises(ParameterError, match=rf"^another\.safetensors holds the filter '{path.stem}'; a filter has"):
+        with pytest.raises(
+            ParameterError, match=rf"^another\.safetensors holds the filter '{path.stem}'; a filter has"
+        ):
             publish_again("another")
     finally:
         for suffix in (".safetensors", ".json"):

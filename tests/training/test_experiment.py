@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from assim_lib.observations import OBS_CONFS, ObservationModel, register_obs_con
 from assim_lib.setting import Setting
 from assim_lib.study.results import TAUGHT
 from assim_lib.systems import Lorenz96, register_system
+from assim_lib.training.build import build_filter
 from assim_lib.training.experiment import Experiment, ParameterError, allowed, configure, options
 from assim_lib.training.presets import EXPERIMENTS, PRESETS
 
@@ -343,7 +345,7 @@ def test_an_option_that_an_analysis_invents_is_one_sentence():
         uses = ("inflation", "strength")
 
     said = sentence_about(analysis="inventive")
-    assert said.startswith("analysis = 'inventive' uses 'strength', and no option of an experiment is called so; make")
+    assert said.startswith("analysis = 'inventive' uses 'strength', and no option of an experiment is called so; name")
 
 
 def test_an_analysis_names_experiments_and_presets_that_there_are():
@@ -469,6 +471,56 @@ def test_every_preset_sizes_an_analysis_that_a_reader_registers(own_analysis, pr
 )
 def test_what_an_analysis_says_of_itself_decides_what_is_refused(own_analysis, requested, sentence):
     assert sentence_about(analysis="own", **requested) == sentence
+
+
+@pytest.fixture
+def with_options(readers_cell):
+    @register_analysis("mine")
+    class Mine(RecurrentAnalysis):
+        own: ClassVar[dict] = {"most": 1.0, "ways": 2, "kind": "soft"}
+
+        def __init__(self, *args, most, ways, kind, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.told = most, ways, kind
+
+
+def test_an_analysis_has_options_of_its_own(with_options):
+    """Asked for like any other, complete in the record, and passed to its constructor."""
+    chosen = configure(analysis="mine", m=1, most=0.5, kind="hard")
+    assert chosen.own == {"most": 0.5, "ways": 2, "kind": "hard"}
+    assert build_filter(chosen).analysis.told == (0.5, 2, "hard")
+    assert chosen.changed(ways=3).own == {"most": 0.5, "ways": 3, "kind": "hard"}
+    assert configure(analysis="mine", m=1, own={"most": 2}).own == {"most": 2.0, "ways": 2, "kind": "soft"}
+    assert Experiment.model_validate_json(chosen.model_dump_json()) == chosen
+    assert configure(analysis="recurrent", m=1).own == {}
+
+
+@pytest.mark.parametrize(
+    ("requested", "sentence"),
+    [
+        ({"analysis": "mine", "most": "much"}, "most = 'much' (of type str) is not allowed; most is of type float."),
+        ({"analysis": "mine", "ways": True}, "ways = True (of type bool) is not allowed; ways is of type int."),
+        (
+            {"analysis": "mine", "own": {"mst": 1.0}},
+            "own = 'mst' is no option of analysis = 'mine', which has 'most', '",
+        ),
+        ({"own": {"most": 1.0}}, "own = 'most' is no option of analysis = 'recurrent', which has none of its own."),
+        ({"most": 1.0}, "Unknown parameter `most`: "),
+        ({"own": 3}, "own = 3 (of type int) is not allowed; own is options of an analysis of your own, by name."),
+    ],
+    ids=str,
+)
+def test_options_of_its_own_that_cannot_be_are_one_sentence(with_options, requested, sentence):
+    assert sentence_about(**{"analysis": "recurrent", "m": 1, **requested}).startswith(sentence)
+
+
+def test_options_of_its_own_have_names_of_their_own(readers_cell):
+    @register_analysis("taken")
+    class Taken(RecurrentAnalysis):
+        own: ClassVar[dict] = {"lag": 3}
+
+    said = sentence_about(analysis="taken", m=1)
+    assert said == "analysis = 'taken' has 'lag' of its own, which every experiment has; call it otherwise."
 
 
 # ---- the object
