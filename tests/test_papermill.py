@@ -124,10 +124,10 @@ def test_a_papermill_run_writes_metrics_within_tolerance(name, parameters, expec
     assert [name for name in given.keys() & used.keys() if str(used[name]) != given[name]] == []
 
 
-def test_a_setting_without_a_learned_filter_can_be_looked_at_too(tmp_path):
-    run = papermill("09_results", tmp_path, "setting=two_level-full_obs-dt0.1-s2.5", "metrics=m.json")
+def test_a_setting_without_a_filter_of_ten_members_can_be_looked_at_too(tmp_path):
+    run = papermill("09_results", tmp_path, "setting=ks-full_obs-dt1-s2.5", "metrics=m.json")
     assert run.returncode == 0, run.stderr[-2000:]
-    assert json.loads((tmp_path / "m.json").read_text())["ranks"] == {}
+    assert json.loads((tmp_path / "m.json").read_text())["rmse_by_label_and_members"] == {}
 
 
 def test_a_notebook_runs_alone_in_an_empty_folder(tmp_path):
