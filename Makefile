@@ -79,7 +79,7 @@ train: ## train one experiment, publish its checkpoint and its scores: ARGS="l96
 baselines: ## score the classical methods on the frozen test sets
 scores: ## collect all results into data/results/scores.csv
 bench: ## measure what cycles, rings, simulations and trainings cost: ARGS="cycles --compiled"
-verify: ## score every published filter again, and name what has drifted: an hour; ARGS="--cycles 500" takes minutes
+verify: ## score every stored filter again, and name what has drifted: an hour; ARGS="--cycles 500" takes minutes
 test-sets train baselines scores bench verify: | $(INSTALLED)
 	$(BIN)/python -m assim_lib $@ $(ARGS)
 

@@ -2,10 +2,10 @@
 
 test-sets   simulate and freeze the truth that everything is scored on
 train       train an experiment, resuming an unfinished run; publish its checkpoint and scores
-assimilate  run a published filter along observations of your own
-score       score published filters again, after a change of the library
-verify      score published filters again, and compare with what is stored; exit status 1 where one has drifted
-stress      run a published filter for very long, and in settings it was not trained on
+assimilate  run a stored filter along observations of your own
+score       score stored filters again, after a change of the library
+verify      score stored filters again, and compare with what is stored; exit status 1 where one has drifted
+stress      run a stored filter for very long, and in settings it was not trained on
 ablate      train variants of the recipe under one budget, one thing changed in each
 bench       measure what a cycle, a larger ring, a simulation and a training cost
 baselines   tune DAPPER's methods and score them on the frozen test sets; what is stored is not run again

@@ -45,7 +45,7 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
 def assimilate(
     name: str, observations: Path, analysis: Path, error: str | None, threads: int, plugins: str, **options: Any
 ) -> Work:
-    """Run a published filter along observations of one's own."""
+    """Run a stored filter along observations of one's own."""
     import torch
 
     from assim_lib.assimilation import prepare_record

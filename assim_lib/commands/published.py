@@ -17,7 +17,7 @@ def score_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def score(name: list[str], plugins: str) -> Work:
-    """Score published filters again."""
+    """Score stored filters again."""
     from assim_lib.study.publish import publish_again, published_filter
 
     set_threads(1)
@@ -36,7 +36,7 @@ def verify_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(name: list[str], cycles: int | None, plugins: str) -> Work:
-    """Score published filters again, and compare with what is stored."""
+    """Score stored filters again, and compare with what is stored."""
     from assim_lib.study.verify import HEADER, to_verify, verify
 
     set_threads(1)
@@ -63,7 +63,7 @@ def stress_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def stress(name: str, runs: Path, threads: int, plugins: str) -> Work:
-    """Run a published filter for very long, and in settings it was not trained on."""
+    """Run a stored filter for very long, and in settings it was not trained on."""
     from assim_lib.study.long_runs import stress_test
     from assim_lib.training.checkpoints import checkpoint_path, load_filter
 

@@ -115,7 +115,7 @@ def transfer_table() -> pd.DataFrame:
 
 
 def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = True) -> Path:
-    """Long run and other settings of a published filter; store both.
+    """Long run and other settings of a stored filter; store both.
 
     Args:
         folder: for the state of the long run, which goes on from there after an interruption.

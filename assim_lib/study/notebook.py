@@ -59,7 +59,7 @@ class NotebookParameters:
 
 
 class StoredFilter(NamedTuple):
-    """A published filter: its experiment, itself, and its row of the table of scores."""
+    """A stored filter: its experiment, itself, and its row of the table of scores."""
 
     experiment: Experiment
     model: AmortizedFilter
@@ -73,7 +73,7 @@ class StoredFilter(NamedTuple):
 
 
 def stored_filter(setting: Setting, **wanted: Any) -> StoredFilter | None:
-    """The published filter that is best on validation data in exactly this setting; says which, or that there is none.
+    """The stored filter that is best on validation data in exactly this setting; says which, or that there is none.
 
     Args:
         wanted: other columns of the table of scores and their values, e.g. ``method="amortized"``.

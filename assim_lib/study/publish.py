@@ -174,7 +174,7 @@ def published_filter(name: str) -> tuple[Experiment, AmortizedFilter]:
 
 
 def publish_again(name: str) -> Path:
-    """Score a published filter as the library is now, and store that; its weights stay as they are.
+    """Score a stored filter as the library is now, and store that; its weights stay as they are.
 
     Raises:
         FileNotFoundError: if there is no checkpoint of that name.
@@ -188,11 +188,11 @@ def publish_again(name: str) -> Path:
 
 
 class NothingPublishedError(LookupError):
-    """No published filter is what was wanted."""
+    """No stored filter is what was wanted."""
 
 
 def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
-    """The published filter that is best on validation data in a setting, and its row of the table of scores.
+    """The stored filter that is best on validation data in a setting, and its row of the table of scores.
 
     A filter that was trained in many settings comes in that of the row.
 
@@ -205,7 +205,7 @@ def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
     rows = load_scores(**wanted)
     rows = rows.loc[rows.checkpoint.notna()]
     if rows.empty:
-        raise NothingPublishedError(f"no published filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
+        raise NothingPublishedError(f"no stored filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
     row = best_of(rows, ["system"]).iloc[0]
     path = checkpoint_path(row.checkpoint.removesuffix(".safetensors"))
     scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}

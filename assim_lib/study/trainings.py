@@ -45,7 +45,7 @@ def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str,
     was trained in another setting are left out, for they are no errors in this one; its cycles count.
 
     Args:
-        record: of a published filter, or as :func:`~assim_lib.training.run.train` returns it.
+        record: of a stored filter, or as :func:`~assim_lib.training.run.train` returns it.
     """
     record = record if isinstance(record, TrainingRecord) else TrainingRecord.model_validate(dict(record))
     legs = _legs(record)

@@ -66,7 +66,7 @@ HEADER = f"{'result':<80}  cycles   stored    found  difference allowed"
 
 
 def to_verify(names: Iterable[str] = ()) -> list[tuple[str, Result]]:
-    """The results of published filters, by name; of all filters unless some are named.
+    """The results of stored filters, by name; of all filters unless some are named.
 
     Raises:
         LookupError: if a filter has no result.
@@ -76,7 +76,7 @@ def to_verify(names: Iterable[str] = ()) -> list[tuple[str, Result]]:
     wanted = {f"{name}.safetensors": name for name in names}
     for file, name in wanted.items():
         if all(result.checkpoint != file for _, result in learned):
-            raise LookupError(f"name = {name!r} is no published filter with a score.")
+            raise LookupError(f"name = {name!r} is no stored filter with a score.")
     return [(name, result) for name, result in learned if not wanted or result.checkpoint in wanted]
 
 

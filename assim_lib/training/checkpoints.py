@@ -113,7 +113,7 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
     """A trained filter and its experiment, from a checkpoint, on the CPU or the GPU that is there.
 
     Args:
-        path: of the weights; or, as a text, the name of a published filter.
+        path: of the weights; or, as a text, the name of a stored filter.
         changed: options that differ from those it was trained with, e.g. ``noise=2.0``. With a ``system`` of another
             number of sites, the climatology is simulated again; networks that treat all sites alike can have one.
 

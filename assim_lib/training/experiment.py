@@ -198,7 +198,7 @@ class Experiment(BaseModel):
     )
     pretrained: str = option(
         "",
-        "the name of a published filter whose weights are trained further, or '' to start from nothing",
+        "the name of a stored filter whose weights are trained further, or '' to start from nothing",
         pattern=r"^(\w[\w.-]*)?$",
     )
     record: str = option(

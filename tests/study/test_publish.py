@@ -1,4 +1,4 @@
-"""A published filter: its weights, its scores, and whoever asks for it."""
+"""A stored filter: its weights, its scores, and whoever asks for it."""
 
 from functools import partial
 
@@ -291,7 +291,7 @@ def test_the_best_filter_of_a_setting_is_chosen_on_validation_data(published, ho
     said = capsys.readouterr().out
     assert f"stored for {chosen.setting.title}: hybrid, lag 1, m = 3" in said
     assert "intervals of both scores overlap: True" in said
-    with pytest.raises(LookupError, match=r"^no published filter has system = 'ks', noise = 3\.0\.$"):
+    with pytest.raises(LookupError, match=r"^no stored filter has system = 'ks', noise = 3\.0\.$"):
         best_filter(system="ks", noise=3.0)
     assert stored_filter(Setting("ks", step_size=1.0)) is None
     with pytest.raises(KeyError, match="methd"):  # a column that is not there does not say that nothing is stored

@@ -1,4 +1,4 @@
-"""A published filter still has the score that is stored, or that is said."""
+"""A stored filter still has the score that is stored, or that is said."""
 
 import json
 from dataclasses import replace
@@ -76,4 +76,4 @@ def test_a_score_without_blocks_cannot_be_compared_in_part(stored, name):
 
 def test_what_is_not_published_is_said(command, home):
     code, _, said = command("verify nothing")
-    assert (code, said) == (2, "assim_lib verify: name = 'nothing' is no published filter with a score.\n")
+    assert (code, said) == (2, "assim_lib verify: name = 'nothing' is no stored filter with a score.\n")

@@ -1,4 +1,4 @@
-"""What a cycle costs: published filters, eager and compiled, beside classical methods."""
+"""What a cycle costs: stored filters, eager and compiled, beside classical methods."""
 
 from collections.abc import Callable
 from functools import partial
