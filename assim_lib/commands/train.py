@@ -69,7 +69,9 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in runs of an hour")
     parser.add_argument("--graphed", action="store_true", help="launch an update as one CUDA graph, on a GPU")
-    parser.add_argument("--recompute", action="store_true", help="hold one cycle in memory at a time: a third slower")
+    parser.add_argument(
+        "--recompute", action="store_true", help="hold one cycle in memory at a time, in up to twice the time"
+    )
     with_plugins(parser)
     parser.add_argument("--record", type=Path, help="observations of your own to train on (.nc, .zarr, .csv)")
     with_reading(parser)
@@ -116,7 +118,7 @@ def train(
     set_threads(threads)
     import_plugins(plugins)
     reading = {name: options.pop(name) for name in READING}
-    options["own"] = dict(options["own"] or ())
+    options["own"] = dict(options["own"]) if options["own"] else None
     configured, processes = configure(experiment, **options), Processes.launched()
     check_ways(configured, graphed, recompute)
     processes.check(configured)

@@ -222,9 +222,7 @@ class Experiment(BaseModel):
         Raises:
             ParameterError: as :func:`configure` does.
         """
-        options = {"own": self.own, **options}
-        own = {**options.pop("own"), **{name: options.pop(name) for name in self.own if name in options}}
-        return validated({**self.model_dump(), **options, "own": own})
+        return validated({**self.model_dump(), **options})
 
     @property
     def forecast_model(self) -> Dynamics:
@@ -313,9 +311,6 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     )
     analysis = ANALYSES.get(name, Analysis)
     refuse_unknown(requested, [*options(), *analysis.own])
-    own = {name: requested.pop(name) for name in analysis.own if name in requested}
-    if own:
-        requested["own"] = {**requested.get("own", {}), **own}
     layers = (
         PRESETS.get(preset, {}),
         analysis.defaults,
@@ -348,11 +343,14 @@ def validated(values: dict[str, Any]) -> Experiment:
     Raises:
         ParameterError: as :func:`configure` does.
     """
+    analysis, given = ANALYSES.get(str(values.get("analysis")), Analysis), values.get("own", {})
+    named = {name: value for name, value in values.items() if name in analysis.own}
+    values = {name: value for name, value in values.items() if name not in named}
     refuse_unknown(values, list(Experiment.model_fields))
-    analysis, own = ANALYSES.get(str(values.get("analysis")), Analysis), values.get("own", {})
-    if isinstance(own, dict):  # all of them are in a record, and 1 is a number where 1.0 is
+    if isinstance(given, dict):  # all of them are in a record, and 1 is a number where 1.0 is
+        own = {**analysis.own, **given, **named}
         whole = {name: float(v) for name, v in own.items() if type(v) is int and type(analysis.own.get(name)) is float}
-        values = {**values, "own": {**analysis.own, **own, **whole}}
+        values["own"] = {**own, **whole}
     try:
         return Experiment(**values)
     except ValidationError as error:

@@ -65,7 +65,7 @@ def train(
         curve_points: how many times the averaged weights are scored on validation data (0: never).
         compiled: whether to compile the filter: updates of a small network take two thirds of the time, after a minute.
         graphed: whether to launch an update as one, on a GPU: a quarter of the time for filters without Kalman algebra.
-        recompute: whether to hold one cycle at a time in memory: a third more time, and a fraction of the memory.
+        recompute: whether to hold one cycle at a time in memory, a fraction of it, for up to twice the time.
         on_metrics: called after every update.
         observations: a record of one's own to train on in place of simulated ones: a path, numbers in memory, or what
             :func:`~assim_lib.own.record.read_record` returns. Its last fifth is held out; the ``history`` then has

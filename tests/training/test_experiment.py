@@ -478,6 +478,7 @@ def with_options(readers_cell):
     @register_analysis("mine")
     class Mine(RecurrentAnalysis):
         own: ClassVar[dict] = {"most": 1.0, "ways": 2, "kind": "soft"}
+        presets: ClassVar[dict] = {"cpu": {"ways": 5}}
 
         def __init__(self, *args, most, ways, kind, **kwargs):
             super().__init__(*args, **kwargs)
@@ -492,6 +493,7 @@ def test_an_analysis_has_options_of_its_own(with_options):
     assert chosen.changed(ways=3).own == {"most": 0.5, "ways": 3, "kind": "hard"}
     assert configure(analysis="mine", m=1, own={"most": 2}).own == {"most": 2.0, "ways": 2, "kind": "soft"}
     assert Experiment.model_validate_json(chosen.model_dump_json()) == chosen
+    assert configure(analysis="mine", m=1, preset="cpu", most=3).own == {"most": 3.0, "ways": 5, "kind": "soft"}
     assert configure(analysis="recurrent", m=1).own == {}
 
 
@@ -506,6 +508,7 @@ def test_an_analysis_has_options_of_its_own(with_options):
         ),
         ({"own": {"most": 1.0}}, "own = 'most' is no option of analysis = 'recurrent', which has none of its own."),
         ({"most": 1.0}, "Unknown parameter `most`: "),
+        ({"analysis": "mine", "own": 3, "most": 0.5}, "own = 3 (of type int) is not allowed; own is options of"),
         ({"own": 3}, "own = 3 (of type int) is not allowed; own is options of an analysis of your own, by name."),
     ],
     ids=str,
