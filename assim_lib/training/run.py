@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,63 @@ from assim_lib.training.trainer import Trainer
 from assim_lib.training.validation import validation_rmse
 
 
-class _Clock:
-    """Adds the time between start and stop to a record, that of the processor times the number of processes; stopped
-    while validating and saving.
+@dataclass
+class _Run:
+    """A training while it goes on, with the record of how it came about.
+
+    Attributes:
+        trainer: what is trained.
+        judged: what the learning curve shows beside the loss, and what finds it.
+        note: the record; its ``seconds`` and ``core_seconds`` are those between start and stop.
+        state: file where trainer and record are kept; None: nowhere.
+        processes: number of those that train it together.
+        losses: since the last point of the learning curve.
     """
 
-    def __init__(self, record: dict[str, Any], processes: int):
-        self.record, self.processes = record, processes
-        self.start()
+    trainer: Trainer
+    judged: tuple[str, Callable[[AmortizedFilter], float]]
+    note: dict[str, Any]
+    state: Path | None
+    processes: int
+    losses: list[float] = field(default_factory=list)
+    since: tuple[float, float] | None = None
 
     def start(self) -> None:
-        self.since: tuple[float, float] | None = (time.monotonic(), time.process_time())
+        self.since = (time.monotonic(), time.process_time())
 
     def stop(self) -> None:
         if self.since:
-            self.record["seconds"] += time.monotonic() - self.since[0]
-            self.record["core_seconds"] += self.processes * (time.process_time() - self.since[1])
+            self.note["seconds"] += time.monotonic() - self.since[0]
+            self.note["core_seconds"] += self.processes * (time.process_time() - self.since[1])
         self.since = None
+
+    def resume(self) -> None:
+        """Go on from the file of an unfinished run, if there is one."""
+        if not (self.state and self.state.exists()):
+            return
+        now, self.note = self.note["provenance"], self.trainer.load(self.state)
+        self.losses = self.note.pop("losses", [])
+        if now not in (self.note["provenance"], *self.note.get("resumed", [])):
+            self.note.setdefault("resumed", []).append(now)
+
+    def save(self) -> None:
+        if self.state:
+            self.trainer.save(self.state, {**self.note, "losses": self.losses})
+
+    def look(self) -> dict[str, str]:
+        """Add a point to the learning curve; its last numbers, in words."""
+        name, judge = self.judged
+        point = {
+            "update": self.trainer.update,
+            "seconds": round(self.note["seconds"], 1),
+            "core_seconds": round(self.note["core_seconds"], 1),
+            "loss": sum(self.losses) / len(self.losses) if self.losses else math.nan,
+            name: judge(self.trainer.averaged),
+            "skipped": self.trainer.skipped,
+        }
+        self.note["history"].append(point)
+        self.losses = []
+        return {number: f"{point[number]:.3f}" for number in ("loss", name)}
 
 
 def train(
@@ -91,7 +132,6 @@ def train(
     processes = Processes.met()
     processes.check(experiment)
     first = processes.rank == 0
-    progress = progress and first
     own = None
     if observations is not None:
         experiment, own = on_record(experiment, observations)
@@ -105,12 +145,12 @@ def train(
     model = pretrained_filter(experiment) if experiment.pretrained else build_filter(experiment, climatology)
     if own:
         data = [own.training_data(experiment)]
+        judged = "innovation_rmse", partial(innovation_rmse, experiment, data=own)
     else:
-        data = [training_data(setting, progress) for setting in training_settings(experiment)]
-    judged, judge = "validation_rmse", partial(validation_rmse, experiment)
-    if own:
-        judged, judge = "innovation_rmse", partial(innovation_rmse, experiment, data=own)
-    trainer = Trainer(experiment, model, *data, compiled=compiled, graphed=graphed, recompute=recompute)
+        data = [training_data(setting, progress and first) for setting in training_settings(experiment)]
+        judged = "validation_rmse", partial(validation_rmse, experiment)
+    how = {"compiled": compiled, "graphed": graphed, "recompute": recompute}
+    trainer = Trainer(experiment, model, *data, **how)
     several = {"processes": processes.world} if processes.world > 1 else {}
     note: dict[str, Any] = {
         "experiment": experiment.model_dump(),
@@ -119,56 +159,54 @@ def train(
         "core_seconds": 0.0,
         "history": [],
     }
-    losses: list[float] = []  # since the last point of the history
-    if state and state.exists():
-        now, note = note["provenance"], trainer.load(state)
-        losses = note.pop("losses", losses)
-        if now not in (note["provenance"], *note.get("resumed", [])):
-            note.setdefault("resumed", []).append(now)
-    how = {"compiled": compiled, "graphed": graphed, "recompute": recompute}
-    note |= {name: True for name, chosen in how.items() if chosen}
+    run = _Run(trainer, judged, note, state, processes.world)
+    run.resume()
+    run.note |= {name: True for name, chosen in how.items() if chosen}
     processes.agree(trainer.update)
     if not first:
-        state, curve_points = None, 0
-    every = max(1, experiment.updates // curve_points) if curve_points else experiment.updates + 1
-    clock, saved = _Clock(note, processes.world), time.monotonic()
+        run.state, curve_points = None, 0
     bar = tqdm(
         total=experiment.updates,
         initial=trainer.update,
         desc=f"train {experiment.name}",
         unit="update",
-        disable=not progress,
+        disable=not (progress and first),
     )
+    _go_on(run, bar, curve_points, save_every, on_metrics)
+    run.save()
+    processes.wait()  # for what the first has written
+    return trainer.averaged, run.note
+
+
+def _go_on(
+    run: _Run,
+    bar: tqdm,
+    curve_points: int,
+    save_every: float,
+    on_metrics: Callable[[dict[str, int | float]], None] | None,
+) -> None:
+    """Train to the last update; the clock stands still while a run is validated and saved."""
+    updates = run.trainer.experiment.updates
+    every = max(1, updates // curve_points) if curve_points else updates + 1
+    saved = time.monotonic()
+    run.start()
     try:
-        for metrics in trainer.fit():
+        for metrics in run.trainer.fit():
             if math.isfinite(metrics["loss"]):  # an update that is skipped has no loss to speak of
-                losses.append(metrics["loss"])
+                run.losses.append(metrics["loss"])
             bar.update()
             if on_metrics:
                 on_metrics(metrics)
-            if trainer.update % every == 0 or (curve_points and trainer.update == experiment.updates):
-                clock.stop()
-                point = {
-                    "update": trainer.update,
-                    "seconds": round(note["seconds"], 1),
-                    "core_seconds": round(note["core_seconds"], 1),
-                    "loss": sum(losses) / len(losses) if losses else math.nan,
-                    judged: judge(trainer.averaged),
-                    "skipped": trainer.skipped,
-                }
-                note["history"].append(point)
-                bar.set_postfix({name: f"{point[name]:.3f}" for name in ("loss", judged)})
-                losses = []
-                clock.start()
-            if state and time.monotonic() - saved > save_every:
-                clock.stop()
-                trainer.save(state, {**note, "losses": losses})
+            update = run.trainer.update
+            if update % every == 0 or (curve_points and update == updates):
+                run.stop()
+                bar.set_postfix(run.look())
+                run.start()
+            if run.state and time.monotonic() - saved > save_every:
+                run.stop()
+                run.save()
                 saved = time.monotonic()
-                clock.start()
+                run.start()
     finally:  # not the place to save: a run is stopped in the middle of an update, most often
         bar.close()
-        clock.stop()
-    if state:
-        trainer.save(state, {**note, "losses": losses})
-    processes.wait()  # for what the first has written
-    return trainer.averaged, note
+        run.stop()
