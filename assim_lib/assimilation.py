@@ -1,7 +1,6 @@
 """Observations of one's own, assimilated by a trained filter: :func:`assimilate_record`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -9,19 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
-from tqdm import tqdm
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.observations import identity
-from assim_lib.own.cycling import cold_state, members_of, run_along
-from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
-from assim_lib.own.output import check_destination, layout, opened, read_back, refuse_same_files, written
-from assim_lib.own.record import OwnRecord, read_record
-from assim_lib.own.remarks import INSTEAD, Outliers, remark_on_innovations, remark_on_mask, usable_error
+from assim_lib.own.cycling import cold_state, first_guess
+from assim_lib.own.output import check_destination, refuse_same_files
+from assim_lib.own.record import read_record
+from assim_lib.own.remarks import INSTEAD, remark_on_mask, usable_error
+from assim_lib.own.run import Assimilated, AssimilationRun
 from assim_lib.own.sources import PART
-from assim_lib.own.state import FilterState, load_state, save_state
-from assim_lib.tracking import DRAWS
+from assim_lib.own.state import FilterState, load_state
 from assim_lib.training.checkpoints import (
     checkpoint_record,
     known_filter,
@@ -33,16 +28,6 @@ from assim_lib.training.experiment import Experiment, ParameterError, refuse_unk
 
 MOST = 2**32 - 1  # of seeds, and of numbers of cycles
 CHANGED = ("obs_conf", "step_size", "noise")  # options of a filter that may be other than in training
-
-
-class Assimilated(NamedTuple):
-    """What comes of a record: ``analysis``, a dataset with mean, spread and innovations (of a file, read when
-    it is looked at); ``scores`` of the innovations
-    (without the first cycles after a cold start); ``state``, where the filter stands at the end."""
-
-    analysis: xr.Dataset
-    scores: InnovationScores
-    state: FilterState
 
 
 def assimilate_record(
@@ -83,8 +68,8 @@ def prepare_record(
     checkpoints: str | Path | None = None,
     chunk: int | None = None,
     **changed: Any,
-) -> Callable[[bool], Assimilated]:
-    """Check everything that can be checked; what is returned (of ``progress``) then does it.
+) -> AssimilationRun:
+    """Check everything that can be checked; what is returned then does it.
 
     Args:
         state: a file from which the filter goes on, if there is one, and where it is kept at the end.
@@ -101,23 +86,69 @@ def prepare_record(
         changed: options of the filter that differ from those it was trained with: ``obs_conf``, ``step_size``,
             ``noise``.
     """
-    own = [
-        option.name for option in signature(prepare_record).parameters.values() if option.kind is option.KEYWORD_ONLY
-    ]
+    own = [one.name for one in signature(prepare_record).parameters.values() if one.kind is one.KEYWORD_ONLY]
     refuse_unknown(changed, [*own, *CHANGED])
-    for option, value, least, most in (
-        ("first_cycle", first_cycle, 0, MOST),
-        ("seed", seed, 0, MOST),
-        ("chunk", chunk, 1, 10**6),
-    ):
-        _refuse_out_of_bounds(option, value, least, most)
+    _refuse_out_of_bounds("first_cycle", first_cycle, 0, MOST)
+    _refuse_out_of_bounds("seed", seed, 0, MOST)
+    _refuse_out_of_bounds("chunk", chunk, 1, 10**6)
     read = {"observations": observations} if isinstance(observations, str | Path) else {}
     refuse_same_files({**read, "state": state, "output": output})
+    changed = {option: value for option, value in changed.items() if value is not None}
+    chosen = _chosen_filter(name, checkpoints, any_mask, changed)
+    for where, destination in {"output": output, "state": state}.items():
+        if destination is not None:
+            check_destination(_path(destination), where)
+    asked = json.dumps({**changed, "any_mask": any_mask}, sort_keys=True)
+    kept = _kept_state(state, chosen, asked, {"first_cycle": first_cycle, "seed": seed})
+    experiment, model = chosen.experiment, chosen.model
+    record = read_record(
+        observations,
+        tuple(model.climatology.shape[-2:]),
+        experiment.step_size,
+        variable=variable,
+        error=error,
+        fill_value=fill_value,
+        interval=interval,
+        since=kept.clock if kept else None,
+    )
+    weighs = usable_error(record, model, experiment.analysis)
+    number = record.begins(model.dynamics.depends_on_time) if first_cycle is None else first_cycle
+    number = kept.number if kept else number
+    remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
+    start = kept
+    if start is None:
+        near = first_guess(experiment.start, model, record.part(0, 1).values[0], number)
+        start = cold_state(model, experiment.seed if seed is None else seed, number, near)
+    return AssimilationRun(
+        model.compiled(whole=not experiment.test_dropout) if compiled else model,
+        record,
+        replace(start, filter=chosen.name, weights=chosen.sha256, options=asked),
+        weighs=weighs,
+        dropout=experiment.test_dropout,
+        members=members,
+        drop_outliers=drop_outliers,
+        output=None if output is None else _path(output),
+        state=None if state is None else _path(state),
+        chunk=chunk or PART,
+    )
+
+
+class _Chosen(NamedTuple):
+    """A stored filter, as it is used."""
+
+    name: str
+    sha256: str
+    experiment: Experiment
+    model: AmortizedFilter
+
+
+def _chosen_filter(
+    name: str | Path, checkpoints: str | Path | None, any_mask: bool, changed: dict[str, Any]
+) -> _Chosen:
     path = known_filter(name, checkpoints)
     stored = checkpoint_record(path)
     trained = stored_experiment(stored)
     refuse_renamed(path, trained)
-    changed = {option: value for option, value in changed.items() if value is not None}
     several = {"n_settings": 0} if trained.n_settings else {}
     experiment, model = load_filter(path, **several, **changed)
     if experiment.noise != trained.noise and not several and not model.analysis.weighs_errors:
@@ -127,73 +158,11 @@ def prepare_record(
         )
     if any_mask:
         model = _of_any_mask(model, experiment)
-    for where, destination in {"output": output, "state": state}.items():
-        if destination is not None:
-            check_destination(Path(destination).expanduser(), where)
-    asked = json.dumps({**changed, "any_mask": any_mask}, sort_keys=True)
-    kept = _kept_state(state, path.stem, stored["sha256"], asked)
-    if kept and first_cycle is not None:
-        raise ParameterError(f"first_cycle = {first_cycle} would be ignored: {state} says which cycle is the next.")
-    if kept and seed is not None:
-        raise ParameterError(f"seed = {seed} would be ignored: {state} holds the members that go on.")
-    shape = model.climatology.shape[-2:]
-    record = read_record(
-        observations,
-        tuple(shape),
-        experiment.step_size,
-        variable=variable,
-        error=error,
-        fill_value=fill_value,
-        interval=interval,
-        since=kept.clock if kept else None,
-    )
-    weighed = usable_error(record, model, experiment.analysis)
-    first = record.begins(model.dynamics.depends_on_time) if first_cycle is None else first_cycle
-    number = kept.number if kept else first
-    remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
+    return _Chosen(path.stem, stored["sha256"], experiment, model)
 
-    if compiled:
-        model = model.compiled(whole=not experiment.test_dropout)
 
-    def run(progress: bool = False) -> Assimilated:
-        at = kept or cold_state(
-            model, experiment.seed if seed is None else seed, number, _near(experiment, model, record, number)
-        )
-        about = {"filter": path.stem, "filter_sha256": stored["sha256"], "ensemble": _ensemble(model)}
-        about["observation_error"] = _assumed(model, record)
-        planned = layout(record, number, tuple(shape), members_of(at.carry) if members else 0, about)
-        destination = None if output is None else Path(output).expanduser()
-        if destination is None:
-            planned = planned.copy(deep=True)
-        sums, outliers = InnovationSums(), Outliers()
-        with (
-            opened(planned, destination) as sink,
-            tqdm(total=record.cycles, desc="assimilate", unit="cycle", disable=not progress) as bar,
-        ):
-            for first, values, own_error in record.parts(chunk or PART):
-                counted = slice(max(0, SETTLING + model.warmup - at.age), None)
-                cycled = run_along(
-                    model,
-                    values,
-                    at,
-                    own_error if weighed else None,
-                    experiment.test_dropout,
-                    members,
-                    drop_outliers,
-                    bar.update,
-                )
-                at = cycled.state
-                sums.add(cycled.innovation[counted], cycled.expected[counted])
-                outliers.add(first, cycled.outlier)
-                sink.write(first, written(cycled))
-            sink.finish(sums.scores)
-        remark_on_innovations(outliers, sums.scores, model, drop_outliers)
-        end = replace(at, clock=record.clock, filter=path.stem, weights=stored["sha256"], options=asked)
-        if state is not None:  # last: a run that is stopped before it begins again where it began
-            save_state(end, Path(state).expanduser())
-        return Assimilated(planned if destination is None else read_back(destination), sums.scores, end)
-
-    return run
+def _path(name: str | Path) -> Path:
+    return Path(name).expanduser()
 
 
 def _refuse_out_of_bounds(name: str, value: Any, least: int, most: int) -> None:
@@ -214,36 +183,21 @@ def _of_any_mask(model: AmortizedFilter, experiment: Experiment) -> AmortizedFil
     return model.with_observations(everywhere, experiment.step_size).eval()
 
 
-def _kept_state(state: str | Path | None, name: str, weights: str, asked: str) -> FilterState | None:
-    if state is None or not Path(state).expanduser().exists():
+def _kept_state(
+    state: str | Path | None, chosen: _Chosen, asked: str, ignored: dict[str, int | None]
+) -> FilterState | None:
+    """Where the filter goes on, if it does; then it knows by itself what would be ``ignored``."""
+    if state is None or not _path(state).exists():
         return None
-    kept = load_state(Path(state).expanduser())
-    other = (kept.filter, kept.weights) != (name, weights)
+    kept = load_state(_path(state))
+    other = (kept.filter, kept.weights) != (chosen.name, chosen.sha256)
     if other or kept.options != asked:
         what = f"another filter, {kept.filter}" if other else f"other options, {kept.options}"
         raise ParameterError(
             f"state = {str(state)!r} belongs to {what}; take another file, or remove it to begin again."
         )
+    knows = {"first_cycle": "says which cycle is the next", "seed": "holds the members that go on"}
+    for option, value in ignored.items():
+        if value is not None:
+            raise ParameterError(f"{option} = {value} would be ignored: {state} {knows[option]}.")
     return kept
-
-
-def _near(experiment: Experiment, model: AmortizedFilter, record: OwnRecord, number: int) -> torch.Tensor | None:
-    """Filters that start around the truth know the first observation at best; ``number`` is that of its cycle."""
-    instruments = model.observation_model
-    if experiment.start == "climatology" or instruments.operator is not identity:
-        return None
-    return instruments.usable(torch.from_numpy(record.part(0, 1).values[0]), number)
-
-
-def _assumed(model: AmortizedFilter, record: OwnRecord) -> str:
-    """What the errors of the observations are taken for."""
-    if record.part(0, 1).error is not None:
-        return "that of the record"
-    sizes = sorted({f"{float(size):.4g}" for size in (model.error.min(), model.error.max())}, key=float)
-    return f"{' … '.join(sizes)}, the filter's own; the record has none"
-
-
-def _ensemble(model: AmortizedFilter) -> str:
-    if model.analysis.maximum_members == 1:
-        return f"{DRAWS} members drawn from a covariance"
-    return f"{model.analysis.members} members"

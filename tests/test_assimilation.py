@@ -17,7 +17,7 @@ import xarray as xr
 from small import PARTIAL
 from small_runs import tiny
 
-from assim_lib import assimilate, assimilate_record, assimilation
+from assim_lib import assimilate, assimilate_record
 from assim_lib.assimilation import prepare_record
 from assim_lib.mistakes import Mistake
 from assim_lib.own.innovations import InnovationScores
@@ -270,7 +270,7 @@ def test_what_cannot_be_is_one_sentence_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     np.savetxt("in.csv", values, delimiter=",", header=",".join(f"s{i}" for i in range(40)), comments="")
     (tmp_path / "narrow.csv").write_text("a,b\n1,2\n3,4\n5,6\n")
-    monkeypatch.setattr("assim_lib.assimilation.run_along", None)
+    monkeypatch.setattr("assim_lib.own.run.run_along", None)
     code, out, error = command("assimilate " + arguments.format(**names))
     assert (code, out) == (2, "")
     assert error.startswith(f"assim_lib assimilate: {sentence}")
@@ -325,7 +325,6 @@ def test_a_filter_has_the_name_of_its_file(names, values, home, tmp_path):
 def test_weights_are_read_once(names, values, monkeypatch):
     read, load = [], checkpoints.load_checkpoint
     monkeypatch.setattr(checkpoints, "load_checkpoint", lambda path: read.append(path) or load(path))
-    monkeypatch.setattr(assimilation, "load_checkpoint", checkpoints.load_checkpoint, raising=False)
     prepare_record(names["recurrent"], values)
     assert len(read) == 1
 
@@ -376,7 +375,7 @@ def test_states_know_where_they_are(names, values):
 @pytest.mark.parametrize("ending", ["nc", "zarr"])
 def test_chunks_of_any_length_are_the_whole(names, values, tmp_path, monkeypatch, case, ending):
     """From file to file; with dates, a gap, errors and members."""
-    monkeypatch.setattr(assimilation, "SETTLING", 2)
+    monkeypatch.setattr("assim_lib.own.run.SETTLING", 2)
     dates = np.datetime64("2026-01-01", "ns") + np.delete(np.arange(CYCLES + 1), 7) * np.timedelta64(6, "h")
     error = ("time", np.linspace(0.5, 2, CYCLES))
     record = xr.Dataset({"wind": (("time", "site"), values), "error": error}, {"time": dates})

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter, Carry
+from assim_lib.observations import identity
 from assim_lib.own.state import FilterState
 from assim_lib.tracking import DRAWS, OUTLIER
 
@@ -34,6 +35,22 @@ class Cycled(NamedTuple):
     expected: Float[np.ndarray, "cycle channel site"]
     outlier: Bool[np.ndarray, "cycle channel site"]
     state: FilterState
+
+
+def first_guess(
+    start: str, model: AmortizedFilter, values: Float[np.ndarray, "*batch channel site"], number: Tensor | int
+) -> Float[Tensor, "*batch channel site"] | None:
+    """What members start around, NaN where nothing is known; None: the climatology.
+
+    Args:
+        start: option of the filter's training. One that then started around the truth starts around the next best.
+        values: the first observations.
+        number: of their cycle.
+    """
+    instruments = model.observation_model
+    if start == "climatology" or instruments.operator is not identity:
+        return None
+    return instruments.usable(torch.from_numpy(values), number)
 
 
 def cold_state(

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
 from assim_lib.own.conventions import RecordError
-from assim_lib.own.cycling import cold_state, run_along
+from assim_lib.own.cycling import cold_state, first_guess, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import SAME, remark_on_mask
@@ -129,9 +128,8 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
     observations = held_out[: segments * length].unflatten(0, (segments, length))
     number = data.first + data.trained + length * torch.arange(segments, device=held_out.device)
     source = torch.Generator().manual_seed(SHORT_RUNS)
-    carry = model.cold_start(
-        segments, generator=source, near=_near(experiment, model, observations[:, 0], number), number=number
-    )
+    near = first_guess(experiment.start, model, observations[:, 0].cpu().numpy(), number.cpu())
+    carry = model.cold_start(segments, generator=source, near=near, number=number)
     dropout = source if experiment.test_dropout else None
     squares, count = 0.0, 0
     for k in range(length):
@@ -144,17 +142,10 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
     return (squares / count) ** 0.5 if count else float("nan")
 
 
-def _near(experiment: Experiment, model: AmortizedFilter, first: Tensor, number: Tensor) -> Tensor | None:
-    """What filters start from that start at their first observation: then it is one of the state itself."""
-    if experiment.start != "first_observation":
-        return None
-    return model.observation_model.usable(first.cpu(), number.cpu())
-
-
 def held_out_scores(experiment: Experiment, model: AmortizedFilter, data: OwnData) -> InnovationScores:
     """Scores of a filter along what is held out, from a cold start."""
     number = data.first + data.trained
-    near = _near(experiment, model, torch.from_numpy(data.held_out[0]), torch.tensor(number))
+    near = first_guess(experiment.start, model, data.held_out[0], number)
     start = cold_state(model, experiment.seed, number, near)
     cycled = run_along(model, data.held_out, start, dropout=experiment.test_dropout)
     settled = min(SETTLING + model.warmup, len(data.held_out) // 2)
