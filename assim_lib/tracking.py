@@ -74,11 +74,7 @@ def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor, first_cy
     """
     if model.observation_model.unknown:  # what such an instrument shows may be of any size
         return
-    expected = model.observation_model.operator(model.climatology)
-    width = (expected.var(0) + model.error.square()).sqrt()
-    numbers = torch.as_tensor(first_cycle)[..., None] + torch.arange(observations.shape[-3])
-    expects = model.schedule[(numbers % len(model.schedule)).to(model.schedule.device)] > 0
-    far = expects & observations.isfinite() & ((observations - expected.mean(0)).abs() > OUTLIER * width)
+    far = far_off(model, observations, first_cycle)
     if far.any():
         where = tuple(far.nonzero()[0].tolist())
         warnings.warn(
@@ -87,6 +83,16 @@ def remark_on_what_is_far(model: AmortizedFilter, observations: Tensor, first_cy
             "assimilate_record(…, fill_value=…, drop_outliers=True).",
             stacklevel=4,
         )
+
+
+def far_off(model: AmortizedFilter, observations: Tensor, first_cycle: Tensor | int) -> Tensor:
+    """Which observations are; on the filter's device, as they are."""
+    expected = model.observation_model.operator(model.climatology)
+    width = (expected.var(0) + model.error.square()).sqrt()
+    device = model.schedule.device
+    first = torch.as_tensor(first_cycle, device=device)[..., None]
+    expects = model.schedule[(first + torch.arange(observations.shape[-3], device=device)) % len(model.schedule)] > 0
+    return expects & observations.isfinite() & ((observations - expected.mean(0)).abs() > OUTLIER * width)
 
 
 def mean_gain(
@@ -104,7 +110,14 @@ def mean_gain(
 
     Returns:
         Entry (i, j) says how the analysis at i answers to the observation at j, channels and sites flattened.
+
+    Raises:
+        ValueError: if there are fewer.
     """
+    if len(observations) < burn_in + cycles:
+        raise ValueError(
+            f"observations of {len(observations)} cycles are fewer than burn_in + cycles = {burn_in + cycles}."
+        )
     record = torch.from_numpy(observations[: burn_in + cycles]).to(model.climatology.device)
     carry = model.cold_start(generator=torch.Generator().manual_seed(seed))
     jacobians = []

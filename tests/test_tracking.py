@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from small import CASES, PARTIAL, SITES, generator, record, shaken, small_filter
 
-from assim_lib.tracking import assimilate, mean_gain
+from assim_lib.tracking import assimilate, far_off, mean_gain
 
 BATCHES = [(), (64,)]
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -36,6 +36,20 @@ def test_assimilation_is_a_loop_of_cycles(model, batch):
     torch.testing.assert_close(ensembles, torch.stack(by_hand, -4), **EXACT)
     # A number that nobody expects is not used.
     assert torch.equal(assimilate(model, observations.nan_to_num(99.0), generator(5)), ensembles)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] != "extended"])  # whose derivatives need numbers
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_filter_on_another_device_computes_there(case, lag):
+    """On that of tensors without numbers: as on a GPU, nothing may meet what was left on the processor."""
+    model = small_filter(*case, lag, PARTIAL)
+    observations, first = record(model, (64,)).to("meta"), torch.zeros(64, dtype=torch.long, device="meta")
+    model = model.to("meta")
+    assert far_off(model, observations, first).device.type == "meta"
+    carry = model.cold_start(64, generator=generator(5), number=first)
+    for k in range(4):
+        carry, analysis = model.cycle(carry, observations[..., k, :, :], first + k, age=k)
+        assert analysis.device.type == "meta"
 
 
 def test_each_trajectory_may_stand_elsewhere_in_the_schedule():
@@ -157,6 +171,11 @@ def test_a_record_of_anything_else_is_refused_in_one_sentence(brought):
     model = small_filter()
     with pytest.raises(ValueError, match=r"^observations of type \w+.* must be .*numbers[^\n]*\.$"):
         assimilate(model, brought(record(model)), generator())
+
+
+def test_too_short_a_record_has_no_gain():
+    with pytest.raises(ValueError, match=r"^observations of 7 cycles are fewer than burn_in \+ cycles = 120\.$"):
+        mean_gain(small_filter(), np.zeros((7, 1, SITES)))
 
 
 def test_a_fill_value_is_spoken_of():
