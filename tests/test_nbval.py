@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 OTHER_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "1"}
 
@@ -22,14 +20,9 @@ def nbval(name: str, folder: Path, old: str = "", new: str = "", **environment: 
     return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
 
 
-# One that simulates, one that trains, with Fourier transforms, and one with runs of many filters: nbval itself runs all
-# of them, here as elsewhere. No output that is compared depends on how long the live training is.
-@pytest.mark.parametrize(
-    ("name", "committed", "shorter"),
-    [("01_data", "", ""), ("06_ks", "updates: int = 40", "updates: int = 10"), ("10_robustness", "", "")],
-)
-def test_committed_outputs_hold_on_another_processor(name, committed, shorter, tmp_path):
-    run = nbval(name, tmp_path, committed, shorter, **OTHER_PROCESSOR)
+def test_committed_outputs_hold_on_another_processor(tmp_path):
+    """Those of runs of many chaotic filters; `.github/workflows/newest.yml` does it with all notebooks."""
+    run = nbval("10_robustness", tmp_path, **OTHER_PROCESSOR)
     assert run.returncode == 0, run.stdout[-3000:]
 
 
