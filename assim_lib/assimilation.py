@@ -6,11 +6,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.own.cycling import cold_state, first_guess
+from assim_lib.mistakes import is_whole
+from assim_lib.own.cycling import cold_state, known_at_first
 from assim_lib.own.output import check_destination, refuse_same_files
 from assim_lib.own.record import read_record
 from assim_lib.own.remarks import INSTEAD, remark_on_mask, usable_error
@@ -117,7 +117,7 @@ def prepare_record(
     remark_on_mask(record, model.observation_model.schedule.cpu().numpy(), experiment.obs_conf, number)
     start = kept
     if start is None:
-        near = first_guess(experiment.start, model, record.part(0, 1).values[0], number)
+        near = known_at_first(experiment.start, model, record.part(0, 1).values[0], number)
         start = cold_state(model, experiment.seed if seed is None else seed, number, near)
     return AssimilationRun(
         model.compiled(whole=not experiment.test_dropout) if compiled else model,
@@ -166,8 +166,7 @@ def _path(name: str | Path) -> Path:
 
 
 def _refuse_out_of_bounds(name: str, value: Any, least: int, most: int) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if value is not None and not (whole and least <= value <= most):
+    if value is not None and not is_whole(value, least, most):
         raise ParameterError(
             f"{name} = {value!r} (of type {type(value).__name__}) must be a whole number from {least} to {most}."
         )

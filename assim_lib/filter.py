@@ -114,7 +114,7 @@ class AmortizedFilter(nn.Module):
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
         self.displacement = displacement
         self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
-        self._steps = dynamics.flow
+        self._steps = dynamics.flow_at
         self._compiled: Callable[..., Any] | None = None
         self.lag, self.lag_warmup, self.clamp = analysis.lag, lag_warmup, clamp
         self.register_buffer("climatology", climatology)
@@ -131,7 +131,7 @@ class AmortizedFilter(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def with_observations(self, observation_model: ObservationModel, step_size: float) -> "AmortizedFilter":
-        """The same filter of other observations. Its weights are shared: what trains one trains the other.
+        """The same filter, not compiled, of other observations. Its weights are shared: training one trains both.
 
         Args:
             step_size: observation interval; the lag stays the same number of cycles.
@@ -184,7 +184,7 @@ class AmortizedFilter(nn.Module):
         if whole:
             other._compiled = Compiled(other._advance)
             return other
-        other._steps = torch.compile(self.dynamics.flow)
+        other._steps = torch.compile(self.dynamics.flow_at)
         # A network of a reader's own need not know of dropout.
         if not getattr(self.analysis.trunk, "dropout", 0.0):
             other.analysis._modules = dict(self.analysis._modules)
@@ -218,7 +218,7 @@ class AmortizedFilter(nn.Module):
         """
         for cycle in range(cycles):
             time = self._time(None if number is None else number + cycle)
-            states = self._bounded(self._steps(states, self.steps, *(() if time is None else (time,))))
+            states = self._bounded(self._steps(states, self.steps, time))
         return states
 
     def _time(self, number: Int[Tensor, "*batch"] | int | None) -> Tensor | None:

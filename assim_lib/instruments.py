@@ -90,11 +90,16 @@ class LinearInstruments:
         """The observations that :meth:`model` is of.
 
         Args:
-            numbers: NaN where nothing was received; whatever depends on one of them is NaN as well.
+            numbers: not finite where nothing was received; whatever depends on one of them is NaN.
+
+        Raises:
+            ValueError: if there are not as many as the instruments report.
         """
         weights, numbers = self._reduced.weights, np.asarray(numbers, np.float64)
-        missing = np.isnan(numbers).astype(float) @ (weights != 0).T > 0
-        combined = np.nan_to_num(numbers, nan=0.0) @ weights.T
+        if numbers.shape[-1:] != weights.shape[1:]:
+            raise ValueError(f"numbers of shape {numbers.shape} must end in the {weights.shape[1]} of the instruments.")
+        missing = (~np.isfinite(numbers)).astype(float) @ (weights != 0).T > 0
+        combined = np.where(np.isfinite(numbers), numbers, 0.0) @ weights.T
         combined[missing | (weights == 0).all(1)] = np.nan
         return combined.reshape(*numbers.shape[:-1], *self.matrix.shape[1:])
 

@@ -1,6 +1,7 @@
 """What is answered with a sentence: one base class, and the refusal of what code of one's own returns."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 
@@ -20,6 +21,11 @@ def refuse_other(what: str, came: Any, shape: Sequence[int], dtype: Any) -> None
         raise Mistake(f"{what} is {described}; it must be a tensor of shape {tuple(shape)} and {dtype}.")
     if not came.isfinite().all():
         raise Mistake(f"{what} holds NaN or infinity; it must be of finite numbers.")
+
+
+def is_whole(value: Any, least: int, most: int) -> bool:
+    """Whether it is a whole number within bounds, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def tried(what: str | Callable[[], str], call: Callable[[], Any], when: str = "on a first, small call") -> Any:

@@ -34,7 +34,7 @@ VERSIONED = ("torch", "numpy", "scipy", "torchdiffeq", "dapper", "safetensors")
 
 
 class IntegrityError(RuntimeError):
-    """A stored file is not what its checksum says it should be."""
+    """A stored file is missing, damaged, or not what it is called."""
 
 
 class OtherRunError(Mistake):
@@ -184,13 +184,13 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def verify(path: Path | str, expected: str) -> None:
-    """Raise :class:`IntegrityError` unless the file's SHA-256 is ``expected``."""
+def verify(path: Path | str, expected: str, instead: str = "restore it from the repository") -> None:
+    """Raise :class:`IntegrityError` unless the file's SHA-256 is ``expected``; it says what to do ``instead``."""
     checksum = sha256(path)
     if checksum != expected:
         raise IntegrityError(
             f"{Path(path).name} is corrupt: its SHA-256 is {checksum[:12]}…, its manifest says {expected[:12]}…; "
-            "delete it to have it made again, or restore it from the repository."
+            f"{instead}."
         )
 
 

@@ -51,14 +51,12 @@ def simulate(
     steps = dynamics.steps_per_cycle(step_size)
     # The first observation is of cycle 0; the state before it is that of one interval earlier.
     source = torch.Generator().manual_seed(seed)
-    timed = dynamics.depends_on_time
-    x = dynamics.on_attractor(segments, source, until=-step_size) if timed else dynamics.on_attractor(segments, source)
+    x = dynamics.states_at(segments, source, until=-step_size)
     resolved = dynamics.resolved(x).shape[-2:]
     truth = np.empty((segments, cycles + 1, *resolved), dtype=np.float32)
     for k in tqdm(range(cycles + 1), desc=f"simulate {dynamics.name}", disable=not progress):
         truth[:, k] = dynamics.resolved(x).numpy()
-        time = dynamics.cycle_time(k - 1, step_size)
-        x = dynamics.flow(x, steps) if time is None else dynamics.flow(x, steps, time)
+        x = dynamics.flow_at(x, steps, dynamics.cycle_time(k - 1, step_size))
     dynamics.refuse_unbounded(x)  # what is not finite once remains so
     random = np.random.RandomState(seed if seed < 2**32 else [seed >> 32, seed % 2**32])
     noise = random.standard_normal((segments, cycles, *resolved)).astype(np.float32)
@@ -146,7 +144,7 @@ def load_trajectories(path: Path) -> xr.Dataset:
     checksum = read_manifest(path.parent).get(path.name)
     if checksum is None or not path.exists():
         raise FileNotFoundError(f"{path.name} is not among the trajectory files of {path.parent.name}/{MANIFEST}.")
-    verify(path, checksum)
+    verify(path, checksum, "delete it to have it made again, or restore it from the repository")
     with xr.open_dataset(path) as dataset:
         return dataset.load()
 
@@ -179,8 +177,7 @@ def cached(
     answers: list[Tensor] = []
     for number in PROBED if dynamics.depends_on_time else (0,):
         time = dynamics.cycle_time(number, step_size)
-        advanced = dynamics.flow(probe, 1) if time is None else dynamics.flow(probe, 1, time)
-        answers += [dynamics.tendency_at(probe, time), dynamics.resolved(advanced)]
+        answers += [dynamics.tendency_at(probe, time), dynamics.resolved(dynamics.flow_at(probe, 1, time))]
     configuration: dict[str, Any] = {
         **dynamics.describe(),
         "equation": [f"{value:.6g}" for value in torch.cat([part.flatten() for part in answers])],

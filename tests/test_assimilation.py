@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from small import PARTIAL
+from small import PARTIAL, SITES, small_filter
 from small_runs import tiny
 
 from assim_lib import assimilate, assimilate_record
 from assim_lib.assimilation import prepare_record
 from assim_lib.mistakes import Mistake
+from assim_lib.own.clock import Clock
 from assim_lib.own.innovations import InnovationScores
-from assim_lib.own.record import RecordError
-from assim_lib.own.remarks import Outliers, remark_on_innovations
+from assim_lib.own.record import OwnRecord, Part, RecordError
+from assim_lib.own.remarks import Outliers, remark_on_innovations, usable_error
 from assim_lib.own.state import load_state
 from assim_lib.storage import IntegrityError, provenance, sha256
 from assim_lib.training import checkpoints
@@ -417,7 +418,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np, xarray as xr
 from assim_lib.own.clock import Clock
-from assim_lib.own.output import layout, opened
+from assim_lib.own.output import layout, sink_of
 from assim_lib.own.record import OwnRecord
 record = OwnRecord(4000, None, Clock("cycle", 3999, 1), None, "a", "b")
 planned = layout(record, 0, (1, 40), 0, {})
@@ -425,7 +426,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 part = np.ones((500, 1, 40), np.float32)
 try:
-    with opened(planned, Path(sys.argv[1])) as sink:
+    with sink_of(planned, Path(sys.argv[1])) as sink:
         for first in range(0, 4000, 500):
             sink.write(first, {name: part for name in planned.data_vars})
 except OSError as error:
@@ -440,3 +441,12 @@ def test_a_full_disk_in_the_middle_leaves_nothing_and_ends_in_a_sentence(tmp_pat
     )
     assert made.stdout == "OSError 27\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_looked_at_until_one_is_another():
+    def part(first, last):
+        assert first == 0, "all parts would be in memory at once"
+        return Part(first, np.zeros((last, 1, SITES)), np.full((1, 1, SITES), 3.0))
+
+    record = OwnRecord(5000, part, Clock("cycle", 0.0, 1.0), None, "a record", "")
+    assert usable_error(record, small_filter("hybrid"), "hybrid")

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -11,6 +12,7 @@ from small import write_result
 from small_runs import tiny
 
 from assim_lib import __main__ as commands
+from assim_lib.commands.own import said_in_a_line
 from assim_lib.commands.train import folder_of
 from assim_lib.storage import OtherRunError, data_dir
 from assim_lib.study import long_runs
@@ -133,6 +135,15 @@ def test_an_interrupted_command_is_one_sentence(command, monkeypatch):
         "",
         "assim_lib scores: interrupted; what is finished is kept, the same command goes on.\n",
     )
+
+
+def test_warnings_are_lines_as_they_come(capsys):
+    with said_in_a_line():
+        warnings.warn("That is strange.", stacklevel=1)
+        before = capsys.readouterr().err
+    assert before == "assim_lib: That is strange.\n"
+    with pytest.warns(RuntimeWarning, match="numbers"), said_in_a_line():
+        warnings.warn("Strange numbers.", RuntimeWarning, stacklevel=1)
 
 
 def test_what_was_there_before_was_not_written(command, monkeypatch, tmp_path):

@@ -121,9 +121,11 @@ def test_each_number_stays_where_it_was():
 
 def test_what_depends_on_a_missing_number_is_missing():
     instruments = LinearInstruments(*CASES["correlated at some sites"])
-    numbers = np.array([[1.0, 2.0, 3.0], [np.nan, 2.0, 3.0], [1.0, 2.0, np.nan]])
+    numbers = np.array([[1.0, 2.0, 3.0], [np.nan, 2.0, 3.0], [1.0, 2.0, np.inf]])
     seen = np.isfinite(instruments.on_grid(numbers)[:, 0])
     assert [np.flatnonzero(row).tolist() for row in seen] == [[1, 2, 7], [7], [1, 2]]
+    with pytest.raises(ValueError, match=r"^numbers of shape \(5, 4\) must end in the 3 of the instruments\.$"):
+        instruments.on_grid(np.ones((5, 4)))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,3 @@ def test_what_is_allowed_runs(chosen):
     observations = 3 * torch.randn((5, 1, 40), generator=generator())
     with torch.no_grad():
         assert assimilate(model, observations, generator()).isfinite().all()
-
-
-def test_every_option_is_among_them():
-    assert {name for name in Experiment.model_fields if name != "experiment"} == set(options())

@@ -108,7 +108,7 @@ class Analysis(nn.Module, ABC):
         defaults: options that it trains well with, by name.
         presets: what these are in a preset, if not what that says.
         experiments: what these are in an experiment, or in an experiment and a preset; untrained, it tracks well so.
-        learned: names of the options that only say where training starts: a trained filter has its own.
+        kept: names of the options that say what training starts with: a trained filter keeps its own, learned or not.
         needs_operator: whether it must know what every instrument measures.
         weighs_errors: whether it works with other errors of the observations than those it was trained with.
         sees_gradient: whether it differentiates the model.
@@ -127,7 +127,7 @@ class Analysis(nn.Module, ABC):
     defaults: ClassVar[Options] = {}
     presets: ClassVar[Mapping[str, Options]] = {}
     experiments: ClassVar[ByExperiment] = {}
-    learned: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ()
     mean: Tensor
     std: Tensor
 

@@ -66,7 +66,7 @@ class HybridAnalysis(Analysis):
     :attr:`largest_inflation` bounds what the network may add to the latter at a site.
 
     From :attr:`local_from` sites on the gain is that of windows (:mod:`~assim_lib.analyses.windows`), whose margins are
-    so wide that nothing of the localization is lost.
+    so wide that nothing of the localization is lost, at the taper length that training starts with.
 
     Args:
         band: covariances between a site and its neighbours from distance 1 up to this one are features.
@@ -82,7 +82,7 @@ class HybridAnalysis(Analysis):
     local_from: ClassVar[int] = 200
     core, reaches = 40, 10  # sites, and taper lengths
     uses = ("inflation", "band", "taper_length", "drift")
-    learned = ("inflation", "taper_length")
+    kept = ("inflation", "taper_length")
     defaults: ClassVar[Options] = {
         "hidden_size": 64,
         "blocks": 4,

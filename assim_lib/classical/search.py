@@ -153,10 +153,6 @@ class Search:
         write_json(trials_path(self.contender), stored.model_dump())
         return trial
 
-    def best(self) -> Trial:
-        """Search, and return the trial over the whole validation set that did best."""
-        return self.finalists()[0]
-
     def finalists(self) -> list[Trial]:
         """Search, and return the trials over the whole validation set, the best first."""
         whole = len(self.validation_set.observations)

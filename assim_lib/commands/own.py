@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from assim_lib.commands.arguments import Work, chunk, count, number_or_name, positive, with_plugins, with_reading
 
 
@@ -69,11 +71,15 @@ def assimilate(
 @contextmanager
 def said_in_a_line() -> Iterator[None]:
     """Warnings as sentences, without the place in the code that they come from."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                if warning.category is UserWarning:
-                    print(f"assim_lib: {warning.message}", file=sys.stderr)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if category is UserWarning:
+                tqdm.write(f"assim_lib: {message}", file=sys.stderr)  # above a bar that is under way
+            else:
+                usual(message, category, *place, **options)
+
+        warnings.showwarning = show
+        yield

@@ -149,8 +149,9 @@ def _interval(
     kind: str, numbers: np.ndarray, times: np.ndarray, step_size: float, interval: Any, since: Clock | None
 ) -> float | int:
     if since is not None and since.kind != kind:
-        known = "without times" if since.kind == "cycle" else f"with times of kind {since.kind!r}"
-        raise RecordError(f"the record has times of kind {kind!r}, and its state comes from one {known}.")
+        known = "that counts its cycles" if since.kind == "cycle" else f"with times of kind {since.kind!r}"
+        instead = "; leave interval out" if since.kind == "cycle" and times.dtype.kind in "iu" else ""
+        raise RecordError(f"the record has times of kind {kind!r}, and its state comes from one {known}{instead}.")
     length = _given(kind, interval) if interval is not None else None
     if since is not None:
         if length is not None and abs(length - since.interval) > 1e-6 * since.interval:

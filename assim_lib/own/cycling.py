@@ -37,7 +37,7 @@ class Cycled(NamedTuple):
     state: FilterState
 
 
-def first_guess(
+def known_at_first(
     start: str, model: AmortizedFilter, values: Float[np.ndarray, "*batch channel site"], number: Tensor | int
 ) -> Float[Tensor, "*batch channel site"] | None:
     """What members start around, NaN where nothing is known; None: the climatology.

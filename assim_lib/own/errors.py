@@ -45,7 +45,10 @@ def errors_of(
 def _plain_error(error: Any, array: xr.DataArray, sizes: tuple[int, int, int]) -> Errors | xr.DataArray:
     if isinstance(error, torch.Tensor):
         error = error.detach().cpu().numpy()
-    plain = without_mask(error)
+    try:
+        plain = without_mask(error)
+    except ValueError:  # rows of several lengths
+        plain = np.empty(0, object)
     if plain.dtype.kind not in "iuf":
         raise RecordError(f"error = {error!r} must be a number, an array of numbers, or the name of a variable.")
     plain = plain.astype(np.float64)

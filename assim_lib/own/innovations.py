@@ -48,6 +48,8 @@ class InnovationScores:
             )
         counted = f"{self.numbers} numbers in {self.cycles} cycles"
         white = f"autocorrelation {self.autocorrelation:+.3f} (0)"
+        if np.isinf(self.rmse):
+            return f"no scores: a forecast of {counted} is not finite"
         if np.isnan(self.expected):
             return f"innovation RMSE {self.rmse:.3f} (a single member expects nothing), {white}; {counted}"
         size = f"innovation RMSE {self.rmse:.3f} (expected {self.expected:.3f}), χ² {self.chi2:.3f} (1)"

@@ -89,7 +89,7 @@ def written(cycled: Cycled) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def opened(planned: xr.Dataset, path: Path | None) -> Iterator[Sink]:
+def sink_of(planned: xr.Dataset, path: Path | None) -> Iterator[Sink]:
     """A file, or a dataset in memory, that is filled part by part. A file takes its name when the block is left.
 
     Args:

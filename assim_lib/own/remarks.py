@@ -28,14 +28,14 @@ def usable_error(record: OwnRecord, model: AmortizedFilter, analysis: str) -> bo
     """
     trained = model.error.cpu().numpy()
     errors = (part.error for part in record.parts())
-    other = [error for error in errors if error is not None and not _close(error, trained)][:1]
-    if other and not model.analysis.weighs_errors:
-        values = np.unique(other[0][np.isfinite(other[0])])
+    other = next((error for error in errors if error is not None and not _close(error, trained)), None)
+    if other is not None and not model.analysis.weighs_errors:
+        values = np.unique(other[np.isfinite(other)])
         raise RecordError(
             f"error = {values[0]:g} … {values[-1]:g} cannot be weighed by analysis = {analysis!r}, which "
             f"has learned errors of {trained.min():g} … {trained.max():g}; {INSTEAD}"
         )
-    return bool(other)
+    return other is not None
 
 
 def _close(given: np.ndarray, trained: np.ndarray) -> bool:

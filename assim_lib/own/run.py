@@ -10,7 +10,7 @@ from tqdm import tqdm
 from assim_lib.filter import AmortizedFilter
 from assim_lib.own.cycling import members_of, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
-from assim_lib.own.output import layout, opened, read_back, written
+from assim_lib.own.output import layout, read_back, sink_of, written
 from assim_lib.own.record import OwnRecord
 from assim_lib.own.remarks import Outliers, remark_on_innovations
 from assim_lib.own.sources import PART
@@ -66,7 +66,7 @@ class AssimilationRun:
         at = self.start
         sums, outliers = InnovationSums(), Outliers()
         with (
-            opened(planned, self.output) as sink,
+            sink_of(planned, self.output) as sink,
             tqdm(total=self.record.cycles, desc="assimilate", unit="cycle", disable=not progress) as bar,
         ):
             for first, values, error in self.record.parts(self.chunk):

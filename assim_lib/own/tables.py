@@ -73,7 +73,10 @@ def of_table(table: Any) -> xr.Dataset:
     coordinates: dict[str, Any] = {"time": table[time].to_numpy()} if time else {}
     if all(name.isdecimal() for name in sites.columns):
         coordinates["site"] = sites.columns.astype(int)
-    return xr.Dataset({"observations": (("time", "site"), sites.to_numpy())}, coordinates)
+    numbers = sites.to_numpy()
+    if numbers.dtype == object:  # columns that know of missing values
+        numbers = sites.to_numpy(np.float64, na_value=np.nan)
+    return xr.Dataset({"observations": (("time", "site"), numbers)}, coordinates)
 
 
 def _with_index(table: Any) -> Any:

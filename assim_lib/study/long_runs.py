@@ -150,9 +150,8 @@ class _Runs:
         self.experiment, self.model, self.device = experiment, model, experiment.torch_device
         self.dynamics = system_of(experiment.system)
         source = torch.Generator().manual_seed(STRESS)
-        timed = self.dynamics.depends_on_time
-        until = {"until": -experiment.step_size} if timed else {}  # a cycle before the first observation
-        self.truth = self.dynamics.on_attractor(starts, source, **until)
+        # A cycle before the first observation.
+        self.truth = self.dynamics.states_at(starts, source, until=-experiment.step_size)
         self.carry = model.cold_start(starts, generator=source)
         self.blocks: list[dict[str, Any]] = []
         self.latest = np.empty((starts, 0))  # RMSE of the last cycles, for means that begin before a block
@@ -165,7 +164,7 @@ class _Runs:
         states, begun = [], len(self.blocks) * SAVED_CYCLES
         for number in range(begun, begun + SAVED_CYCLES):
             time = self.dynamics.cycle_time(number - 1, self.experiment.step_size)
-            self.truth = self.dynamics.flow(self.truth, steps, time)
+            self.truth = self.dynamics.flow_at(self.truth, steps, time)
             states.append(self.dynamics.resolved(self.truth).float())
         truth = torch.stack(states, 1)
         random = np.random.default_rng([STRESS, len(self.blocks)])

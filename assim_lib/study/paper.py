@@ -56,7 +56,7 @@ def _row(experiment: PaperExperiment) -> dict[str, Any]:
     published = select(load_published(), **setting, method="amortized_original").rmse
     row: dict[str, Any] = {"experiment": experiment.title}
     row["published"] = float("nan") if experiment.feed_forward or published.empty else published.iloc[0]
-    learned = best_of_each(experiment)
+    learned = best_of_each_analysis(experiment)
     for analysis in ANALYSES:
         best = learned.loc[analysis] if analysis in learned.index else None
         names = {"": "rmse", "_lo": "rmse_lo", "_hi": "rmse_hi", "_checkpoint": "checkpoint"}
@@ -65,7 +65,7 @@ def _row(experiment: PaperExperiment) -> dict[str, Any]:
     return row | {name: rivals.get(m, float("nan")) for name, m in RIVALS.items()}
 
 
-def best_of_each(experiment: PaperExperiment) -> pd.DataFrame:
+def best_of_each_analysis(experiment: PaperExperiment) -> pd.DataFrame:
     """The scores of the filters of the paper's method, by analysis: of each the best on validation data.
 
     A lag, a displacement and gated convolutions are additions of ours: filters that have one are not of it.
@@ -82,7 +82,7 @@ def trainings() -> pd.DataFrame:
     """What each of these filters cost, and the command that trains it again, by experiment and analysis."""
     runs, rows = training_runs().set_index("name"), []
     for experiment in EXPERIMENTS:
-        for analysis, best in best_of_each(experiment).iterrows():
+        for analysis, best in best_of_each_analysis(experiment).iterrows():
             run = runs.loc[best.checkpoint.removesuffix(".safetensors")]
             rows.append({"experiment": experiment.title, "analysis": analysis, "m": best.m, **run})
     columns = ["experiment", "analysis", "m", "updates", "cycles_seen", "core_minutes", "gpu_minutes", "command"]

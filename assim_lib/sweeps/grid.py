@@ -150,9 +150,9 @@ def _values(name: str, stated: list[Any] | dict[str, Any]) -> list[Any]:
         raise ParameterError(f"{name} has more than {MOST_POINTS:,} values.")
     if steps < 0 or abs(steps - round(steps)) > 1e-6:
         raise wrong
-    whole = "step" in stated and all(type(value) is int for value in stated.values())
     # Twelve digits: 0.1 + 2 · 0.1 is meant to be 0.3.
     values = [
         float(f"{start + (stop - start) * index / max(round(steps), 1):.12g}") for index in range(round(steps) + 1)
     ]
+    whole = all(type(value) is int for value in stated.values()) and all(value.is_integer() for value in values)
     return [round(value) for value in values] if whole else values

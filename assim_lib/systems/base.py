@@ -113,6 +113,20 @@ class Dynamics(ABC):
         """
         return integrate(self.tendency, x, self.dt, steps, self.method, self.adjoint, start=self._start(time))
 
+    def flow_at(
+        self, x: Float[Tensor, "*batch channel site"], steps: int, time: Float[Tensor, "..."] | None
+    ) -> Float[Tensor, "*batch channel site"]:
+        """:meth:`flow`, whose own version in a system that does not depend on time need not take a time."""
+        return self.flow(x, steps) if time is None else self.flow(x, steps, time)
+
+    def states_at(
+        self, batch: int, generator: torch.Generator, until: float | Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channel site"]:
+        """:meth:`on_attractor`, whose own version in such a system need not take the time of its states either."""
+        if not self.depends_on_time:
+            return self.on_attractor(batch, generator)
+        return self.on_attractor(batch, generator, until=until)
+
     def _start(self, time: Tensor | None) -> Tensor | None:
         if not self.depends_on_time:
             return None
@@ -159,11 +173,8 @@ class Dynamics(ABC):
         noise = torch.randn((batch, *start.shape), generator=generator, dtype=torch.float64)
         steps = round((self.spinup if spinup is None else spinup) / self.dt)
         first = start + self.perturbation * noise
-        if self.depends_on_time:
-            end = torch.as_tensor(until, dtype=torch.float64)[..., None, None]
-            states = self.flow(first, steps, end - steps * self.dt)
-        else:
-            states = self.flow(first, steps)
+        end = torch.as_tensor(until, dtype=torch.float64)[..., None, None]
+        states = self.flow_at(first, steps, end - steps * self.dt if self.depends_on_time else None)
         self.refuse_unbounded(states)
         return states
 

@@ -80,10 +80,8 @@ def build_filter(
 
 def _climatology(dynamics: Dynamics, source: torch.Generator) -> Tensor:
     states = max(FEWEST_STATES, min(CLIMATOLOGY_STATES, CLIMATOLOGY_NUMBERS // (dynamics.channels * dynamics.sites)))
-    if not dynamics.depends_on_time:
-        return dynamics.on_attractor(states, source)
     past = dynamics.spinup * torch.arange(states) / states
-    return dynamics.on_attractor(states, source, until=-past)
+    return dynamics.states_at(states, source, until=-past)
 
 
 def _mask_features(schedule: Tensor) -> int:

@@ -125,11 +125,11 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
     weights, record = load_checkpoint(path)
     trained = stored_experiment(record)
     refuse_renamed(path, trained)
-    for option in ANALYSES[trained.analysis].learned:
+    for option in ANALYSES[trained.analysis].kept:
         if changed.get(option, (theirs := getattr(trained, option))) != theirs:
             raise ParameterError(
-                f"{option} = {changed[option]!r} is what analysis = {trained.analysis!r} starts its training from, and "
-                f"{path.stem} has learned its own; leave it out."
+                f"{option} = {changed[option]!r} is what analysis = {trained.analysis!r} starts its training with, and "
+                f"{path.stem} has come out of it with its own; leave it out."
             )
     experiment = trained.changed(**changed)
     asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())

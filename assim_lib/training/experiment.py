@@ -277,7 +277,9 @@ class Experiment(BaseModel):
     @property
     def name(self) -> str:
         """A file name for this run's checkpoint and results."""
-        setting = f"{self.n_settings}settings" if self.n_settings else self.setting.observing
+        usual = EXPERIMENTS[self.experiment].get("system", Experiment.model_fields["system"].default)
+        setting = "" if self.system == usual else f"{self.system}-"
+        setting += f"{self.n_settings}settings" if self.n_settings else self.setting.observing
         setting += "" if self.dt is None else f"-model{self.dt:g}"
         setting += "" if self.start == "climatology" else f"-{self.start}"
         network = f"-{self._unusual_network}" if self._unusual_network else ""
@@ -298,11 +300,7 @@ def configure(experiment: str = "l96_conv", /, **requested: Any) -> Experiment:
     """
     if experiment not in EXPERIMENTS:
         raise ParameterError(f"experiment = {experiment!r} is not known; known: {', '.join(EXPERIMENTS)}.")
-    requested = {
-        name: value.item() if isinstance(value, np.generic) else value  # as pandas and NumPy hand them out
-        for name, value in requested.items()
-        if value is not None
-    }
+    requested = {name: value for name, value in requested.items() if value is not None}
     named = {"experiment": experiment, **EXPERIMENTS[experiment]}
     # A wrong analysis or preset has no defaults; the validation below then says what is wrong with it.
     name, preset = (
@@ -343,6 +341,8 @@ def validated(values: dict[str, Any]) -> Experiment:
     Raises:
         ParameterError: as :func:`configure` does.
     """
+    # As pandas and NumPy hand them out.
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
     analysis, given = ANALYSES.get(str(values.get("analysis")), Analysis), values.get("own", {})
     named = {name: value for name, value in values.items() if name in analysis.own}
     values = {name: value for name, value in values.items() if name not in named}

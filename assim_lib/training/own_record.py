@@ -14,12 +14,11 @@ from jaxtyping import Float
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
 from assim_lib.own.conventions import RecordError
-from assim_lib.own.cycling import cold_state, first_guess, run_along
+from assim_lib.own.cycling import cold_state, known_at_first, run_along
 from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import SAME, remark_on_mask
 from assim_lib.seeds import SHORT_RUNS
-from assim_lib.storage import IntegrityError
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import save_checkpoint
 from assim_lib.training.data import TrainingData
@@ -128,7 +127,7 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
     observations = held_out[: segments * length].unflatten(0, (segments, length))
     number = data.first + data.trained + length * torch.arange(segments, device=held_out.device)
     source = torch.Generator().manual_seed(SHORT_RUNS)
-    near = first_guess(experiment.start, model, observations[:, 0].cpu().numpy(), number.cpu())
+    near = known_at_first(experiment.start, model, observations[:, 0].cpu().numpy(), number.cpu())
     carry = model.cold_start(segments, generator=source, near=near, number=number)
     dropout = source if experiment.test_dropout else None
     squares, count = 0.0, 0
@@ -145,7 +144,7 @@ def innovation_rmse(experiment: Experiment, model: AmortizedFilter, data: OwnDat
 def held_out_scores(experiment: Experiment, model: AmortizedFilter, data: OwnData) -> InnovationScores:
     """Scores of a filter along what is held out, from a cold start."""
     number = data.first + data.trained
-    near = first_guess(experiment.start, model, data.held_out[0], number)
+    near = known_at_first(experiment.start, model, data.held_out[0], number)
     start = cold_state(model, experiment.seed, number, near)
     cycled = run_along(model, data.held_out, start, dropout=experiment.test_dropout)
     settled = min(SETTLING + model.warmup, len(data.held_out) // 2)
@@ -158,11 +157,11 @@ def save_on_record(
     """Store a filter that was trained on a record, with its scores there; the same filter untrained, for comparison.
 
     Raises:
-        IntegrityError: if its forecasts are not finite: it is not stored.
+        FloatingPointError: if its forecasts are not finite: it is not stored.
     """
     scores = held_out_scores(experiment, model, data)
     if scores.numbers and not np.isfinite(scores.rmse):
-        raise IntegrityError(f"{experiment.name} forecasts what is not finite, and is not stored; take a lower lr.")
+        raise FloatingPointError(f"{experiment.name} forecasts what is not finite, and is not stored; take a lower lr.")
     untrained = held_out_scores(experiment, build_filter(experiment, model.climatology), data)
     said = {"held_out": scores.as_dict(), "untrained": untrained.as_dict()}
     origin = {"source": data.record.label, "sha256": data.record.checksum, "cycles": len(data.record.values)}

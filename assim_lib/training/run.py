@@ -187,7 +187,6 @@ def _go_on(
 ) -> None:
     """Train to the last update; the clock stands still while a run is validated and saved."""
     updates = run.trainer.experiment.updates
-    every = max(1, updates // curve_points) if curve_points else updates + 1
     saved = time.monotonic()
     run.start()
     try:
@@ -198,7 +197,7 @@ def _go_on(
             if on_metrics:
                 on_metrics(metrics)
             update = run.trainer.update
-            if update % every == 0 or (curve_points and update == updates):
+            if update * curve_points // updates > (update - 1) * curve_points // updates:
                 run.stop()
                 bar.set_postfix(run.look())
                 run.start()

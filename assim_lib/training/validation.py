@@ -8,6 +8,7 @@ import torch
 
 from assim_lib.evaluation import BLOCK, Scores, rmse
 from assim_lib.filter import AmortizedFilter
+from assim_lib.mistakes import is_whole
 from assim_lib.seeds import SHORT_RUNS
 from assim_lib.tracking import DRAWS, assimilate
 from assim_lib.training.data import starting_points
@@ -68,7 +69,7 @@ def run_filter(
         ValueError: if there are not so many cycles, or filter and observations are not of one setting.
     """
     _refuse_other_setting(experiment, model, twin)
-    if cycles is not None and not (isinstance(cycles, int) and 1 <= cycles <= len(twin.observations)):
+    if cycles is not None and not is_whole(cycles, 1, len(twin.observations)):
         raise ValueError(
             f"cycles = {cycles} must be a whole number from 1 to {len(twin.observations)}, the cycles of {twin.name}."
         )

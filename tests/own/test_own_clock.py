@@ -103,6 +103,11 @@ def test_a_later_part_goes_on_where_the_state_is(times):
             {"since": Clock("number", 0.1, 0.1)},
             "the record has times of kind 'date', and its state comes from one",
         ),
+        (
+            [8, 9],
+            {"since": Clock("cycle", 7.0, 1.0), "interval": 1},
+            "the record has times of kind 'number', and its state comes from one that counts its cycles; leave inter",
+        ),
         ([0.2], {"since": Clock("number", 0.1, 0.1), "interval": 0.2}, "interval = 0.2 is not that of the state, 0.1"),
     ],
     ids=str,

@@ -43,7 +43,9 @@ def test_what_is_not_known_or_not_there():
     assert single.rmse == pytest.approx(1, rel=0.02)
     lost = drawn()
     lost[7] = np.inf
-    assert innovation_scores(lost, np.ones_like(lost)).rmse == np.inf
+    of_lost = innovation_scores(lost, np.ones_like(lost))
+    assert of_lost.rmse == np.inf
+    assert str(of_lost) == "no scores: a forecast of 20000 numbers in 4000 cycles is not finite"
 
 
 def test_parts_add_up_to_the_whole():

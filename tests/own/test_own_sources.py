@@ -128,6 +128,12 @@ def test_some_rows_of_a_table():
     np.testing.assert_array_equal(read(rows[SITES:]).values[:, 0], VALUES[1:])
 
 
+def test_what_pandas_knows_to_be_missing_was_not_received():
+    table = pd.DataFrame(VALUES).convert_dtypes()
+    table.iloc[1, 2] = pd.NA
+    np.testing.assert_array_equal(np.argwhere(np.isnan(read(table).values)), [[1, 0, 2]])
+
+
 def test_what_numpy_masks_was_not_received():
     mask = VALUES == 5
     record = read(np.ma.array(VALUES, mask=mask), error=np.ma.array(np.ones((3, SITES)), mask=mask))
@@ -250,6 +256,7 @@ def rows(**columns):
         (VALUES, {"error": np.nan}, "error = nan at"),
         (VALUES, {"error": [1.0, 2.0]}, r"error of shape \(2,\) must broadcast to .* = \(3, 1, 4\)"),
         (VALUES, {"error": True}, "error = True must be a number"),
+        (VALUES, {"error": [[1.0, 2.0], [3.0]]}, r"error = \[\[1.0, 2.0\], \[3.0\]\] must be a number, an array"),
         (VALUES, {"error": xr.DataArray([1.0], dims="height")}, r"error of dimensions \('height',\) must have some of"),
         (VALUES, {"error": xr.DataArray([1.0], dims="time")}, "error of sizes {'time': 1} must fit"),
         (

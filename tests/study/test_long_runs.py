@@ -119,7 +119,21 @@ def test_a_long_run_of_a_system_and_a_schedule_that_depend_on_time(monkeypatch):
     def every_7th(channels, sites):
         return ObservationModel(torch.eye(7, dtype=torch.bool).repeat(1, 6)[:, None, :sites])
 
+    @register_system
+    @dataclass(frozen=True)
+    class Shortest(Lorenz96):
+        """Its own flow and attractor know nothing of time, which it does not depend on."""
+
+        name: ClassVar[str] = "shortest"
+
+        def flow(self, x, steps=1):
+            return Lorenz96.flow(self, x, steps)
+
+        def on_attractor(self, batch, generator, spinup=5.0):
+            return Lorenz96.on_attractor(self, batch, generator, spinup)
+
     monkeypatch.setattr(long_runs, "SAVED_CYCLES", 60)
+    assert np.isfinite(run({**FREE, "system": "shortest"}, 60).rmse).all()
     found = run({**FREE, "system": "seasonal", "obs_conf": "every_7th"}, 240)
     assert np.isfinite(found.rmse).all()
     runs = long_runs._Runs(*untrained(**FREE, system="seasonal", obs_conf="every_7th"), 2)

@@ -95,7 +95,7 @@ def test_a_filter_comes_back_in_its_own_units_and_in_other_settings(tmp_path, ho
     [
         ({"hidden_size": 7}, "hidden_size = 7: the weights of {name} are of another shape; train one from nothing."),
         ({"nois": 2.0}, "Unknown parameter `nois`: did you mean `noise`?"),
-        ({"inflation": 1.9}, "inflation = 1.9 is what analysis = 'hybrid' starts its training from, and {name} has"),
+        ({"inflation": 1.9}, "inflation = 1.9 is what analysis = 'hybrid' starts its training with, and {name} has"),
         ({"noise": -1.0}, "noise = -1.0 (of type float) is not allowed; noise is "),
         (
             {"analysis": "extended", "m": 1, "drift": 0.0, "lag": 0},

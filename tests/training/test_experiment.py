@@ -538,6 +538,7 @@ def test_an_experiment_survives_json_and_does_not_change(analysis):
     with pytest.raises(ValidationError):
         chosen.noise = 1.0
     assert chosen.changed(noise=1).noise == 1.0
+    assert chosen.changed(seed=np.int64(3)).seed == 3
     with pytest.raises(ParameterError, match=r"^noise = -1 \(of type int\) is not allowed; [^\n]+\.$"):
         chosen.changed(noise=-1)
     with pytest.raises(ParameterError, match=r"^Unknown parameter `nois`: did you mean `noise`\? "):
@@ -553,6 +554,7 @@ def test_names_tell_runs_apart():
         {"analysis": "hybrid", "n_settings": 1}, {"analysis": "hybrid", "n_settings": 48},
     ]  # fmt: skip
     names = [configure(**change).name for change in changes]
+    names += [configure("l96_conv", system=system).name for system in ("vl20", "two_level")]
     assert len(set(names)) == len(names)
     chosen = configure(analysis="recurrent", network="ff", m=1)
     assert chosen.name == "l96_conv-full_obs-dt0.1-s1-recurrent-ff-m1-seed0"

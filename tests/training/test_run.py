@@ -63,6 +63,12 @@ def assert_same_end(folder, model, record, whole):
         assert all(ours[name] == theirs[name] for name in ("update", "loss", "validation_rmse", "skipped"))
 
 
+@pytest.mark.parametrize(("updates", "points", "expected"), [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (5, 0, [])])
+def test_a_learning_curve_has_as_many_points_as_were_asked_for(updates, points, expected):
+    _, record = train(tiny(updates=updates), progress=False, curve_points=points)
+    assert [point["update"] for point in record["history"]] == expected
+
+
 def test_a_run_has_its_record(whole):
     model, record, folder, metrics = whole
     assert [one["update"] for one in metrics] == list(range(1, 9))

@@ -99,7 +99,7 @@ def test_a_slice_is_the_start_of_the_whole_and_can_be_scored(filters):
     whole, milliseconds = run_filter(experiment, model, twin)
     assert whole.shape == (400, 3, 1, 40)
     assert 0 < milliseconds < math.inf
-    np.testing.assert_array_equal(run_filter(experiment, model, twin, cycles=12)[0], whole[:12])
+    np.testing.assert_array_equal(run_filter(experiment, model, twin, cycles=np.int64(12))[0], whole[:12])
     scores = evaluate(whole, twin.truth, 200)
     assert score(experiment, model, cycles=400)[0] == scores
     assert score(experiment, model, "validation")[0] != scores
