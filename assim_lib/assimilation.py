@@ -17,13 +17,7 @@ from assim_lib.own.remarks import INSTEAD, remark_on_mask, usable_error
 from assim_lib.own.run import Assimilated, AssimilationRun
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state
-from assim_lib.training.checkpoints import (
-    checkpoint_record,
-    known_filter,
-    load_filter,
-    refuse_renamed,
-    stored_experiment,
-)
+from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
 from assim_lib.training.experiment import Experiment, ParameterError, refuse_unknown
 
 MOST = 2**32 - 1  # of seeds, and of numbers of cycles
@@ -148,10 +142,8 @@ def _chosen_filter(
     path = known_filter(name, checkpoints)
     stored = checkpoint_record(path)
     trained = stored_experiment(stored)
-    refuse_renamed(path, trained)
-    several = {"n_settings": 0} if trained.n_settings else {}
-    experiment, model = load_filter(path, **several, **changed)
-    if experiment.noise != trained.noise and not several and not model.analysis.weighs_errors:
+    experiment, model = load_filter(path, n_settings=0, **changed)
+    if experiment.noise != trained.noise and not trained.n_settings and not model.analysis.weighs_errors:
         raise ParameterError(
             f"noise = {experiment.noise:g} cannot be weighed by analysis = {experiment.analysis!r}, which was trained "
             f"with {trained.noise:g}; {INSTEAD}"

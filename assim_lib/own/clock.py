@@ -81,12 +81,7 @@ def cycles_of(
     kind, numbers = _as_numbers(times)
     if kind == "number" and times.dtype.kind in "iu" and interval is None and (since is None or since.kind == "cycle"):
         kind = "cycle"
-    if (np.diff(numbers) <= 0).any():
-        worst = int(np.argmax(np.diff(numbers) <= 0)) + 1
-        raise RecordError(
-            f"time[{worst}] = {_shown(times[worst])} is not after time[{worst - 1}] = {_shown(times[worst - 1])}; "
-            "times must increase."
-        )
+    _refuse_unordered(numbers, times, "", "")
     length = _interval(kind, numbers, times, step_size, interval, since)
     start = numbers[0].item() - length if since is None else since.now
     exact = (numbers - start) / length
@@ -98,12 +93,29 @@ def cycles_of(
             f"time[{worst}] = {_shown(times[worst])} lies {off[worst]:.2g} intervals off a cycle; times must be a "
             f"whole number of intervals, here {_length(kind, length)}, apart (another interval may be given)."
         )
-    if (np.diff(cycles) <= 0).any():
-        worst = int(np.argmax(np.diff(cycles) <= 0)) + 1
+    _refuse_unordered(cycles, times, "a cycle ", ", one to a cycle")
+    _refuse_gaps(cycles, times, since)
+    span = int(cycles[-1] - cycles[0]) + 1
+    if interval is None and since is None and span > SPARSEST * count:
         raise RecordError(
-            f"time[{worst}] = {_shown(times[worst])} is not a cycle after time[{worst - 1}] = "
-            f"{_shown(times[worst - 1])}; times must increase, one to a cycle."
+            f"only {count} of {span} cycles have a time, if {_length(kind, length)} lies between two; say by interval "
+            "(--interval) how far cycles lie apart."
         )
+    return cycles - 1, Clock(kind, start + cycles[-1].item() * length, length)
+
+
+def _refuse_unordered(numbers: np.ndarray, times: np.ndarray, by: str, so: str) -> None:
+    """Of times that are these numbers, in units of their own or of cycles."""
+    if (np.diff(numbers) <= 0).any():
+        worst = int(np.argmax(np.diff(numbers) <= 0)) + 1
+        raise RecordError(
+            f"time[{worst}] = {_shown(times[worst])} is not {by}after time[{worst - 1}] = {_shown(times[worst - 1])}; "
+            f"times must increase{so}."
+        )
+
+
+def _refuse_gaps(cycles: np.ndarray, times: np.ndarray, since: Clock | None) -> None:
+    """Of the cycles of times, counted from 1 for the first that may be there."""
     if cycles[0] < 1:
         raise RecordError(
             f"the record begins at {_shown(times[0])}, and the state has seen everything up to "
@@ -116,13 +128,6 @@ def cycles_of(
             f"{gaps.max()} cycles lie before time[{worst}] = {_shown(times[worst])}, and at most {LONGEST_GAP} may; "
             "begin anew there, or give another interval."
         )
-    span = int(cycles[-1] - cycles[0]) + 1
-    if interval is None and since is None and span > SPARSEST * count:
-        raise RecordError(
-            f"only {count} of {span} cycles have a time, if {_length(kind, length)} lies between two; say by interval "
-            "(--interval) how far cycles lie apart."
-        )
-    return cycles - 1, Clock(kind, start + cycles[-1].item() * length, length)
 
 
 def _as_numbers(times: np.ndarray) -> tuple[str, np.ndarray]:

@@ -209,6 +209,4 @@ def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
     row = best_of(rows, ["system"]).iloc[0]
     path = checkpoint_path(row.checkpoint.removesuffix(".safetensors"))
     scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}
-    if stored_experiment(load_checkpoint(path)[1]).n_settings:
-        scored["n_settings"] = 0
-    return *load_filter(path, **scored), row
+    return *load_filter(path, **scored, n_settings=0), row

@@ -132,7 +132,7 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
                 f"{path.stem} has come out of it with its own; leave it out."
             )
     experiment = trained.changed(**changed)
-    asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+    asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items() if value != getattr(trained, name, None))
     return experiment, _with_weights(experiment, weights, f"{asked or experiment.name}: the weights of {path.stem}")
 
 
