@@ -114,7 +114,7 @@ class AmortizedFilter(nn.Module):
         self.dynamics, self.observation_model, self.analysis = dynamics, observation_model, analysis
         self.displacement = displacement
         self.step_size, self.steps = step_size, dynamics.steps_per_cycle(step_size)
-        self._steps = dynamics.flow_at
+        self._model = dynamics.flow_at
         self._compiled: Callable[..., Any] | None = None
         self.lag, self.lag_warmup, self.clamp = analysis.lag, lag_warmup, clamp
         self.register_buffer("climatology", climatology)
@@ -152,19 +152,19 @@ class AmortizedFilter(nn.Module):
 
     def with_members(self, members: int) -> "AmortizedFilter":
         """The same filter with another ensemble size. Its weights are shared: what trains one trains the other."""
-        other = self._twin()
+        other = self._sharing()
         other.analysis.members = members
         return other
 
     def with_lag(self, lag: int) -> "AmortizedFilter":
         """The same filter with another lag. Its weights are shared: what trains one trains the other."""
-        other = self._twin()
+        other = self._sharing()
         other.lag = other.analysis.lag = lag
         return other
 
     def undisplaced(self) -> "AmortizedFilter":
         """The same filter, whose analyses are what it forecasts from. Its weights are shared."""
-        other = self._twin()
+        other = self._sharing()
         other.displacement = None
         return other
 
@@ -178,20 +178,20 @@ class AmortizedFilter(nn.Module):
         Args:
             whole: compile a cycle as one program, for runs without dropout.
         """
-        other = self._twin()
+        other = self._sharing()
         if not can_compile():
             return other
         if whole:
             other._compiled = Compiled(other._advance)
             return other
-        other._steps = torch.compile(self.dynamics.flow_at)
+        other._model = torch.compile(self.dynamics.flow_at)
         # A network of a reader's own need not know of dropout.
         if not getattr(self.analysis.trunk, "dropout", 0.0):
             other.analysis._modules = dict(self.analysis._modules)
             other.analysis.trunk = cast(nn.Module, torch.compile(self.analysis.trunk))
         return other
 
-    def _twin(self) -> "AmortizedFilter":
+    def _sharing(self) -> "AmortizedFilter":
         # Only what is set anew is a shallow copy's own: parameters, buffers and modules stay those of the original.
         other = copy(self)
         other._modules, other._compiled = dict(self._modules), None
@@ -218,7 +218,7 @@ class AmortizedFilter(nn.Module):
         """
         for cycle in range(cycles):
             time = self._time(None if number is None else number + cycle)
-            states = self._bounded(self._steps(states, self.steps, time))
+            states = self._bounded(self._model(states, self.steps, time))
         return states
 
     def _time(self, number: Int[Tensor, "*batch"] | int | None) -> Tensor | None:
@@ -344,12 +344,13 @@ class AmortizedFilter(nn.Module):
         else:
             following, later = self.analysis.forecast(base, covariance, partial(self.flow, number=number))
             following = self._bounded(following)
-        path = [base, *self._path(following, lag, number + 1)]
+        ahead = self._path(following, lag, number + 1)  # from a cycle after the base to one after the observation
+        analysis = ahead[-2] if lag else base
         recent = carry.recent
         if recent is not None:
             newest = torch.stack([received.observation, received.mask], -3).unsqueeze(-4)
             recent = torch.cat([recent[..., 1:, :, :, :], newest], -4)
-        return Carry(path[0 if grows else 1], path[-1], memory, later, recent), path[-2], base, covariance
+        return Carry(base if grows else following, ahead[-1], memory, later, recent), analysis, base, covariance
 
     def _path(self, states: Tensor, cycles: int, number: Tensor) -> list[Tensor]:
         """States, and what the model makes of them after each of so many cycles."""
