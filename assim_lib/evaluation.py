@@ -20,6 +20,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 BLOCK = 100
+SETTLING = 60  # cycles after a cold start in which a filter finds the truth, and is not scored on short runs
 # By a little more than the climatology of one run differs from that of another.
 LOST_AT, LOST_AFTER = 1.02, 100
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-SETTLING = 60  # cycles after a cold start that are not scored
+from assim_lib.evaluation import SETTLING
 
 
 @dataclass(frozen=True)

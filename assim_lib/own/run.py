@@ -7,9 +7,10 @@ from typing import NamedTuple
 import xarray as xr
 from tqdm import tqdm
 
+from assim_lib.evaluation import SETTLING
 from assim_lib.filter import AmortizedFilter
 from assim_lib.own.cycling import members_of, run_along
-from assim_lib.own.innovations import SETTLING, InnovationScores, InnovationSums
+from assim_lib.own.innovations import InnovationScores, InnovationSums
 from assim_lib.own.output import layout, read_back, sink_of, written
 from assim_lib.own.record import OwnRecord
 from assim_lib.own.remarks import Outliers, remark_on_innovations

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from assim_lib.evaluation import SETTLING
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
 from assim_lib.own.conventions import RecordError
 from assim_lib.own.cycling import cold_state, known_at_first, run_along
-from assim_lib.own.innovations import SETTLING, InnovationScores, innovation_scores
+from assim_lib.own.innovations import InnovationScores, innovation_scores
 from assim_lib.own.record import OwnRecord, read_record
 from assim_lib.own.remarks import SAME, remark_on_mask
 from assim_lib.seeds import SHORT_RUNS
@@ -98,7 +99,7 @@ def _noise(experiment: Experiment, record: OwnRecord, shape: tuple[int, int]) ->
     if record.error is None:
         return experiment.noise
     unit = observation_model(experiment.obs_conf, *shape).standard_deviation.numpy()
-    factors = (record.error / unit)[np.broadcast_to(np.isfinite(record.error), record.error.shape)]
+    factors = (record.error / unit)[np.isfinite(record.error)]
     if not len(factors) or np.ptp(factors) > SAME * factors.max():
         raise RecordError(
             f"{record.label} has errors that are not those of obs_conf = {experiment.obs_conf!r} times one number; "

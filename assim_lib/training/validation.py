@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from assim_lib.evaluation import BLOCK, Scores, rmse
+from assim_lib.evaluation import BLOCK, SETTLING, Scores, rmse
 from assim_lib.filter import AmortizedFilter
 from assim_lib.mistakes import is_whole
 from assim_lib.seeds import SHORT_RUNS
@@ -16,7 +16,7 @@ from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import VALIDATED, in_settings, scored_settings
 from assim_lib.twin import TwinExperiment
 
-SEGMENT, SEGMENT_BURN_IN = 200, 60  # cycles of a short run
+SEGMENT = 200  # cycles of a short run
 
 
 def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
@@ -33,7 +33,7 @@ def validation_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
 def _short_runs_rmse(experiment: Experiment, model: AmortizedFilter) -> float:
     twin = experiment.setting.load("validation")
     # A filter whose lag grows first is scored as long after that as the others after their start.
-    length, burn_in = SEGMENT + model.warmup, SEGMENT_BURN_IN + model.warmup
+    length, burn_in = SEGMENT + model.warmup, SETTLING + model.warmup
     segments = len(twin.observations) // length
     observations, truth = (
         torch.from_numpy(part[: segments * length]).unflatten(0, (segments, length))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from assim_lib.classical import dapper_bridge
 from assim_lib.classical.methods import run_baseline
+from assim_lib.evaluation import SETTLING
 from assim_lib.filter import AmortizedFilter
 from assim_lib.observations import observation_model
 from assim_lib.study.benchmark import stored_baseline
@@ -28,7 +29,7 @@ NAMES = ("recurrent", "gated m=10", "original m=5", "hybrid lag 3", "extended la
 LETKF, LETKF_SITES = "LETKF m=10", (40, 400, 4000)
 STATES = 40  # of the climatology
 LONGEST, LARGEST = 60_000, 20_000  # milliseconds of a cycle, and megabytes
-SCORED_SITES, BURN_IN, CYCLES = 400, 60, 150
+SCORED_SITES, CYCLES = 400, 150
 HOW = (
     "one thread, each filter and ring in a process of its own; milliseconds of processor time a cycle after a first "
     "one; memory: by how many megabytes the peak of the process rose; rmse: of the same observations on a ring of "
@@ -104,7 +105,7 @@ def errors(file: str) -> tuple[float, float]:
     """RMSE on rings of 40 sites, and on one of as many sites as all of them have; with the same observations."""
     experiment, model = load_filter(file, device="cpu")
     large, number = widened(model, experiment, SCORED_SITES), SCORED_SITES // model.dynamics.sites
-    truth = torch.from_numpy(experiment.setting.load().truth).float()[: model.warmup + BURN_IN + CYCLES]
+    truth = torch.from_numpy(experiment.setting.load().truth).float()[: model.warmup + SETTLING + CYCLES]
     noise = torch.randn((*truth.shape[:-1], SCORED_SITES), generator=torch.Generator().manual_seed(1))
     observations = truth.repeat(1, 1, number) + experiment.noise * noise
 
