@@ -154,35 +154,19 @@ def headline() -> pd.DataFrame:
     rows = rows.set_index(SETTING_COLUMNS)
     for name, candidates in competitors.items():
         rows = rows.join(_best(candidates, name))
-    rows["helped"] = [
-        _difference(_scores(trained), _scores(untrained, "untrained"))[2] < 0
-        for trained, untrained in rows[["trained_file", "untrained_file"]].itertuples(index=False)
-    ]
+    rows["helped"] = [pair[2] < 0 for pair in _pairs(rows, "trained", "untrained")]
     alone = ~rows.helped | (rows.scratch_validation < rows.trained_validation)
     for part in ("", *(f"_{part}" for part in PARTS)):
         rows[f"learned{part}"] = rows[f"scratch{part}"].where(alone, rows[f"trained{part}"])
-    rows["rival_kind"] = _best_kinds(rows, THEIRS)
-    stored = list(zip(rows.rival_kind, rows.to_dict("records"), strict=True))
-    rows["rival"] = [row[kind] for kind, row in stored]
-    rows["rival_file"] = [row[f"{kind}_file"] for kind, row in stored]
-    rows["rival_label"] = [
-        f"{row['untrained_label']}, untrained" if kind == "untrained" else row["classical_label"]
-        for kind, row in stored
-    ]
-    pairs = [
-        _difference(_scores(row["learned_file"]), _scores(row["rival_file"], row["rival_kind"]))
-        for row in rows.to_dict("records")
-    ]
+    _choose(rows, "rival", THEIRS)
+    rows["rival_label"] += (rows.rival_kind == "untrained").map({True: ", untrained", False: ""})
+    pairs = _pairs(rows, "learned", "rival")
     rows[["difference", "difference_lo", "difference_hi"]] = pairs
     rows["verdict"] = [_verdict(pair) for pair in pairs]
     rows["ratio"] = rows.learned / rows.rival
     rows["closed"] = (rows.letkf10 - rows.learned) / (rows.letkf10 - rows.reference)
-    stored = list(zip(_best_kinds(rows, OURS), rows.to_dict("records"), strict=True))
-    rows["ours"] = [row[kind] for kind, row in stored]
-    rows["ours_verdict"] = [
-        _verdict(_difference(_scores(row[f"{kind}_file"], kind), _scores(row["classical_file"])))
-        for kind, row in stored
-    ]
+    _choose(rows, "ours", OURS)
+    rows["ours_verdict"] = [_verdict(pair) for pair in _pairs(rows, "ours", "classical")]
     return by_setting(rows.reset_index())
 
 
@@ -204,10 +188,22 @@ def repeated(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(again, columns=columns).set_index("setting")
 
 
-def _best_kinds(rows: pd.DataFrame, kinds: tuple[str, ...]) -> list[str]:
-    """Which of some competitors is best on the validation data of each setting."""
+def _choose(rows: pd.DataFrame, name: str, kinds: tuple[str, ...]) -> None:
+    """Add the competitor that is best on the validation data of each setting, under another name."""
     errors = rows[[f"{kind}_validation" for kind in kinds]].fillna(math.inf)
-    return [kinds[k] for k in errors.to_numpy().argmin(1)]
+    rows[f"{name}_kind"] = [kinds[k] for k in errors.to_numpy().argmin(1)]
+    chosen = list(zip(rows[f"{name}_kind"], rows.to_dict("records"), strict=True))
+    for part in ("", "_file", "_label"):
+        rows[f"{name}{part}"] = [row[f"{kind}{part}"] for kind, row in chosen]
+
+
+def _pairs(rows: pd.DataFrame, ours: str, theirs: str) -> list[tuple[float, float, float]]:
+    """The paired difference of two competitors in each setting."""
+    stored = [
+        [_scores(row[f"{name}_file"], row.get(f"{name}_kind", name)) for name in (ours, theirs)]
+        for row in rows.to_dict("records")
+    ]
+    return [_difference(*pair) for pair in stored]
 
 
 def _scores(file: Any, kind: str = "") -> Scores | None:
