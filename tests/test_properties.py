@@ -85,6 +85,7 @@ def test_a_record_of_another_form_is_described(no_computing, shape, kind):
     with pytest.raises(RecordError) as error:
         read_record(torch.zeros(shape).numpy().astype(kind), (1, 4), 0.1)
     one_sentence(error, "")
+    assert any(said in str(error.value) for said in (str(shape), "of type", "has no times"))
 
 
 # The options that are numbers, and of which kind; some may be None as well.
