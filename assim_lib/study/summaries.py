@@ -125,7 +125,7 @@ def headline() -> pd.DataFrame:
     ``scratch``
         the best filter with at most 10 members and without a Kalman part: all it does it has learned.
     ``taught``
-        the best filter without a Kalman part whose teacher was the truth itself: a bound, and no rival.
+        the best filter without a Kalman part whose teacher was the truth itself: no rival.
     ``learned``
         the better of ``trained`` and ``scratch``, on validation data; one that training did not help is none.
         ``ratio`` is its RMSE over that of ``rival``; ``difference`` is their paired difference, ``verdict`` whether
