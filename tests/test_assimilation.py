@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from small import PARTIAL, SITES, small_filter
+from small import PARTIAL
 from small_runs import tiny
 
 from assim_lib import assimilate, assimilate_record
@@ -444,9 +444,12 @@ def test_a_full_disk_in_the_middle_leaves_nothing_and_ends_in_a_sentence(tmp_pat
 
 
 def test_errors_are_looked_at_until_one_is_another():
+    model = build_filter(CASES["hybrid"])
+    shape = model.climatology.shape[1:]
+
     def part(first, last):
         assert first == 0, "all parts would be in memory at once"
-        return Part(first, np.zeros((last, 1, SITES)), np.full((1, 1, SITES), 3.0))
+        return Part(first, np.zeros((last, *shape)), np.full((1, *shape), 3.0))
 
     record = OwnRecord(5000, part, Clock("cycle", 0.0, 1.0), None, "a record", "")
-    assert usable_error(record, small_filter("hybrid"), "hybrid")
+    assert usable_error(record, model, "hybrid")
