@@ -269,24 +269,26 @@ class AmortizedFilter(nn.Module):
         age: int | None = None,
         sample: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         error: Float[Tensor, "channel site"] | None = None,
-        moment: Int[Tensor, "*batch"] | int | None = None,
+        phase: Int[Tensor, "*batch"] | int | None = None,
     ) -> tuple[Carry, Float[Tensor, "*batch member channel site"]]:
         """Use one observation; return what is carried to the next, and the analysis ensemble.
 
         Args:
             observation: what was received, NaN elsewhere. A number where the schedule expects none is not used.
-            number: of the cycle, in the observation schedule.
+            number: of the cycle.
             generator: turns dropout on, where the analysis has any.
             age: number of cycles since the cold start, while the lag grows.
             sample: makes an ensemble of the corrected base and its covariance, which takes the place of the analysis;
                 its mean is moved to that of the analysis.
             error: standard deviation of the errors of this observation, where they are not those of the model.
-            moment: number of the cycle in time, where it is not that in the schedule.
+            phase: entry of the observation schedule, where these do not come in turn.
         """
-        moment = torch.as_tensor(number if moment is None else moment, device=carry.base.device)
+        number, phase = (
+            torch.as_tensor(index, device=carry.base.device) for index in (number, number if phase is None else phase)
+        )
         lag = self.lag_at(age)
         grows = age is not None and self.lag_at(age + 1) > lag
-        phase = (torch.as_tensor(number, device=carry.base.device) % len(self.schedule)).expand(carry.base.shape[:-3])
+        phase = (phase % len(self.schedule)).expand(carry.base.shape[:-3])
         mask = self.schedule[phase] * observation.isfinite()
         received = Received(
             observation=torch.where(mask > 0, observation, 0.0),
@@ -295,7 +297,7 @@ class AmortizedFilter(nn.Module):
             error=self.error if error is None else error,
             error_variance=self.error_variance if error is None else error.square(),
             phase=phase,
-            number=moment,
+            number=number,
         )
         # While the lag grows every few cycles are another program: not worth compiling.
         advance = self._advance if self._compiled is None or lag < self.lag or grows else self._compiled
@@ -303,7 +305,7 @@ class AmortizedFilter(nn.Module):
         if self.displacement is not None:
             analysis = analysis + self.displaced(carry)
         if sample is not None:
-            ensemble = self.flow(self._bounded(sample(base, covariance)), lag, moment - lag)
+            ensemble = self.flow(self._bounded(sample(base, covariance)), lag, number - lag)
             analysis = ensemble + (analysis.mean(-3, keepdim=True) - ensemble.mean(-3, keepdim=True))
         return following, analysis
 
@@ -364,18 +366,17 @@ class AmortizedFilter(nn.Module):
         self,
         carry: Carry,
         observations: Float[Tensor, "*batch cycle channel site"],
+        number: Int[Tensor, "*batch cycle"],
         phase: Int[Tensor, "*batch cycle"],
-        moment: Int[Tensor, "*batch cycle"] | None = None,
     ) -> Carry:
         """A cold start after the first :attr:`warmup` observations, its lag full-grown.
 
         Args:
             observations: NaN where nothing was received.
+            number: of their cycles.
             phase: entries of the observation schedule that they are of.
-            moment: numbers of their cycles in time, where these are others.
         """
-        moment = phase if moment is None else moment
         for age in range(self.warmup):
-            at = {"age": age, "moment": moment[..., age]}
-            carry, _ = self.cycle(carry, observations[..., age, :, :], phase[..., age], **at)
+            at = {"age": age, "phase": phase[..., age]}
+            carry, _ = self.cycle(carry, observations[..., age, :, :], number[..., age], **at)
         return carry

@@ -377,7 +377,7 @@ def test_the_lag_grows_while_the_base_stays(case):
         later = model.lag_at(age + 1)
         torch.testing.assert_close(carry.forecast, model.flow(carry.base, later), **EXACT)
         if age == 5:
-            warm = model.warmed_up(first, observations, torch.arange(9).expand(5, 9))
+            warm = model.warmed_up(first, observations, *(torch.arange(9).expand(5, 9),) * 2)
             assert_same(warm, carry)
     torch.testing.assert_close(assimilate(model, observations, generator()), torch.stack(analyses, -4), **EXACT)
 

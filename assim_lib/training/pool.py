@@ -20,29 +20,27 @@ class Window(NamedTuple):
     Attributes:
         carry: where they stand.
         received: NaN where nothing was received; of one cycle more than the forecasts reach.
-        phase: entries of the observation schedule.
+        number: of the cycles.
+        phase: entries of the observation schedule, which in a random order are not those of the numbers.
         truth: only for the losses in :data:`~assim_lib.losses.NEEDS_TRUTH`.
-        moment: numbers of the cycles in time, of a model that depends on it.
     """
 
     carry: Carry
     received: Float[Tensor, "batch cycle channel site"]
+    number: Int[Tensor, "batch cycle"]
     phase: Int[Tensor, "batch cycle"]
     truth: Float[Tensor, "batch cycle channel site"] | None = None
-    moment: Int[Tensor, "batch cycle"] | None = None
 
     def tensors(self) -> list[Tensor]:
         """All of its numbers, in an order that does not change."""
-        others = [self.received, self.phase, self.truth, self.moment]
+        others = [self.received, self.number, self.phase, self.truth]
         return [*self.carry.tensors().values(), *(part for part in others if part is not None)]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "Window":
         """A window of other numbers, in that order."""
         names, rest = self.carry.tensors(), iter(tensors)
         carry = Carry(**{name: next(rest) for name in names})
-        others = {"truth": self.truth, "moment": self.moment}
-        received, phase = next(rest), next(rest)
-        return Window(carry, received, phase, **{name: next(rest) for name, part in others.items() if part is not None})
+        return Window(carry, *rest)
 
 
 class FilterPool:
@@ -106,18 +104,16 @@ class FilterPool:
 
     def _cold_start(self, segment: Tensor, position: Tensor) -> Carry:
         near = None if self.data.near is None else self.data.near[segment, position]
-        first = self._moment(position - self.model.warmup)
-        number = 0 if first is None else first
-        carry = self.model.cold_start(len(segment), generator=self.generator, near=near, number=number)
+        first = self._number(position - self.model.warmup)
+        carry = self.model.cold_start(len(segment), generator=self.generator, near=near, number=first)
         if not self.model.warmup:
             return carry
         before = position[:, None] + torch.arange(-self.model.warmup, 0)
-        return self.model.warmed_up(carry, *self._received(segment, before), self._moment(before))
+        received, phase = self._received(segment, before)
+        return self.model.warmed_up(carry, received, self._number(before), phase)
 
-    def _moment(self, cycles: Tensor) -> Tensor | None:
-        """Numbers in time of the cycles of a trajectory, for a model that depends on it."""
-        if not self.model.dynamics.depends_on_time:
-            return None
+    def _number(self, cycles: Tensor) -> Tensor:
+        """Numbers of the cycles of a trajectory, which need not have begun at the first."""
         first = 0 if self.data.first is None else self.data.first
         return cycles.to(self.data.observations.device) + first
 
@@ -146,7 +142,7 @@ class FilterPool:
         if self.data.truth is not None:
             truth = self.data.truth[self.segment[slots, None].to(device), cycles.to(device)]
         carry = self.carry.each(lambda part: part[slots.to(device)])
-        return Window(carry, received, phase, truth, self._moment(cycles))
+        return Window(carry, received, self._number(cycles), phase, truth)
 
     def unroll(self, window: Window, generator: torch.Generator | None = None) -> tuple[Tensor, Carry]:
         """The loss of some filters over their next window, and where they end.
@@ -172,12 +168,11 @@ class FilterPool:
         comparable, values = self.model.known[phase] * received.isfinite(), received.nan_to_num(0.0, 0.0, 0.0)
         operator, sigma = self.model.observation_model.operator, self.model.error
         innovation = operator(carry.forecast.mean(-3)) - values[:, 0]
-        now = None if window.moment is None else window.moment[:, k]
-        before = carry
-        carry, analysis = self.unrolled.cycle(carry, received[:, 0], phase[:, 0], generator, moment=now)
+        before, number = carry, window.number[:, k]
+        carry, analysis = self.unrolled.cycle(carry, received[:, 0], number, generator, phase=phase[:, 0])
         forecasts = [carry.forecast]
         for lead in range(1, leads):
-            forecasts.append(self.unrolled.flow(forecasts[-1], 1, None if now is None else now + lead))
+            forecasts.append(self.unrolled.flow(forecasts[-1], 1, number + lead))
         inputs = LossInputs(
             analysis=analysis,
             forecasts=torch.stack(forecasts, 1),
