@@ -17,7 +17,7 @@ from assim_lib.own.remarks import INSTEAD, remark_on_mask, usable_error
 from assim_lib.own.run import Assimilated, AssimilationRun
 from assim_lib.own.sources import PART
 from assim_lib.own.state import FilterState, load_state
-from assim_lib.training.checkpoints import checkpoint_record, known_filter, load_filter, stored_experiment
+from assim_lib.training.checkpoints import known_filter, load_filter, stored_experiment, stored_log
 from assim_lib.training.experiment import Experiment, ParameterError, refuse_unknown
 
 MOST = 2**32 - 1  # of seeds, and of numbers of cycles
@@ -140,7 +140,7 @@ def _chosen_filter(
     name: str | Path, checkpoints: str | Path | None, any_mask: bool, changed: dict[str, Any]
 ) -> _Chosen:
     path = known_filter(name, checkpoints)
-    stored = checkpoint_record(path)
+    stored = stored_log(path)
     trained = stored_experiment(stored)
     experiment, model = load_filter(path, n_settings=0, **changed)
     if experiment.noise != trained.noise and not trained.n_settings and not model.analysis.weighs_errors:

@@ -84,5 +84,5 @@ class Setting:
         return load_twin(self, split)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its four parts by name, as records and tables hold them."""
+        """Its four parts by name, as files and tables hold them."""
         return asdict(self)

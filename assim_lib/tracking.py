@@ -118,10 +118,10 @@ def mean_gain(
         raise ValueError(
             f"observations of {len(observations)} cycles are fewer than burn_in + cycles = {burn_in + cycles}."
         )
-    record = torch.from_numpy(observations[: burn_in + cycles]).to(model.climatology.device)
+    observed = torch.from_numpy(observations[: burn_in + cycles]).to(model.climatology.device)
     carry = model.cold_start(generator=torch.Generator().manual_seed(seed))
     jacobians = []
-    for k, y in enumerate(record):
+    for k, y in enumerate(observed):
         if k >= burn_in:
             of_observation = torch.func.jacrev(
                 lambda y, k=k, carry=carry: model.cycle(carry, y, k, age=k)[1].mean(-3).flatten()

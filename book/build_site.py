@@ -29,7 +29,7 @@ MATHJAX = (
     *("tex-chtml.js", "output/chtml/", "input/tex/extensions/", "ui/", "a11y/"),
     *("sre/mathmaps/base", "sre/mathmaps/en"),
 )
-EXTENSIONS = ["abbreviations", "records_by_fields"]  # of Sphinx, beside this file
+EXTENSIONS = ["abbreviations", "shown_by_fields"]  # of Sphinx, beside this file
 EVERYTHING = "input/tex/extensions/all-packages.js"  # all macros in one, for pages that load nothing on demand
 
 

@@ -39,20 +39,20 @@ def write_learned(
     options: dict[str, Any] | None = None,
     **changed,
 ) -> list[dict[str, Any]]:
-    """A result file of a learned filter, and the record of its training, which has one point: that of validation."""
+    """A result file of a learned filter, and the log of its training, which has one point: that of validation."""
     history = [{"update": 1, "validation_rmse": validation}]
     analysis = label.split(",")[0]
-    record = {
+    log = {
         "experiment": tiny().model_dump() | {"analysis": analysis} | (options or {}),
         "provenance": provenance(),
         "seconds": 1.0,
         "core_seconds": 90.0,
     }
-    write_json(own.parent / "checkpoints" / f"{name}.json", record | {"history": history, "sha256": "0"})
+    write_json(own.parent / "checkpoints" / f"{name}.json", log | {"history": history, "sha256": "0"})
     write_result(own, name, validation, **{"method": "amortized", "checkpoint": f"{name}.safetensors", **changed})
     path = own / f"{name}.json"
     path.write_text(path.read_text().replace(f'"label": "{name}"', f'"label": "{label}"'))
-    return [point | {"cycles": math.prod(record["experiment"][k] for k in ("batch", "window"))} for point in history]
+    return [point | {"cycles": math.prod(log["experiment"][k] for k in ("batch", "window"))} for point in history]
 
 
 # ---- on the ring

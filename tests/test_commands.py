@@ -40,7 +40,7 @@ from assim_lib.training.trainer import NothingLearnedError
         ("stress a --plugins no_such_module", "plugins = 'no_such_module' cannot be imported"),
         ("train l96_conv --plugins no_such_module", "plugins = 'no_such_module' cannot be imported: No module named"),
         ("train l96_conv --analysis hybrid", "l96_conv-full_obs-dt0.1-s1-hybrid-lag3-m10-seed0 is published already"),
-        ("score nothing", "no checkpoint nothing in checkpoints: both its weights and its JSON record are needed."),
+        ("score nothing", "no checkpoint nothing in checkpoints: both its weights and its training log are needed."),
         ("stress nothing", "no checkpoint nothing in checkpoints"),
         ("ablate recipe nothing", "variant = 'nothing' is not known; known: recipe, "),
         ("ablate --seed 0 -1", "seed = -1 (of type int) is not allowed; seed is a whole number from 0 to 2³² − 1."),

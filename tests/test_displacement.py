@@ -60,17 +60,17 @@ def test_drawn_members_have_the_mean_of_the_displaced_analysis():
 
 
 def test_a_published_filter_learns_it_afterwards_and_one_that_lacks_it_is_damaged(home):
-    model, record = train(tiny(updates=2), **QUIET)
+    model, log = train(tiny(updates=2), **QUIET)
     name = tiny(updates=2).name
-    save_checkpoint(model, checkpoint_path(name), record)
+    save_checkpoint(model, checkpoint_path(name), log)
     further = tiny(updates=3, displacement=True, pretrained=name, adamw_lr=0.01)
     assert further.name.replace("-displacement", "") == f"{name}-further"
     assert further.label == f"{tiny().label}, displacement"
-    tuned, record = train(further, **QUIET)
+    tuned, log = train(further, **QUIET)
     assert any((part != 0).any() for part in tuned.displacement.trunk.head.parameters())
-    save_checkpoint(tuned, checkpoint_path(further.name), record)
+    save_checkpoint(tuned, checkpoint_path(further.name), log)
     _, loaded = load_filter(further.name)
     torch.testing.assert_close(loaded.displacement.trunk.head.weight, tuned.displacement.trunk.head.weight)
-    save_checkpoint(model, checkpoint_path(further.name), record)  # without it
+    save_checkpoint(model, checkpoint_path(further.name), log)  # without it
     with pytest.raises(ParameterError, match="are of another shape"):
         load_filter(further.name)

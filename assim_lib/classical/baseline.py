@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from assim_lib.records import Record
+from assim_lib.stored import Stored
 
 # Keyword arguments of a DAPPER class, under DAPPER's names.
 Hyperparameters = dict[str, bool | int | float | str]
@@ -16,7 +16,7 @@ CORRECTIONS = ("bias", "damping", "model_noise")
 _WITHOUT_ENSEMBLE = ("Climatology", "3D-Var", "4D-Var")
 
 
-class Baseline(Record):
+class Baseline(Stored):
     """A classical method and its hyperparameters.
 
     Attributes:

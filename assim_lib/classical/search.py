@@ -26,9 +26,9 @@ import pandas as pd
 from assim_lib.classical.baseline import Hyperparameters
 from assim_lib.classical.contenders import Contender
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
-from assim_lib.records import Number, Record, StoredScores
 from assim_lib.seeds import SEARCH
 from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
+from assim_lib.stored import Number, Stored, StoredScores
 from assim_lib.twin import TwinExperiment
 
 SEARCH_CYCLES = 600
@@ -39,7 +39,7 @@ FINALISTS = 4
 _SAFER = {"infl": 2, "loc_rad": -1, "xB": 1}
 
 
-class Trial(Record):
+class Trial(Stored):
     """A run of a method on validation data.
 
     Attributes:
@@ -62,7 +62,7 @@ class Trial(Record):
     commit: str
 
 
-class TrialFile(Record):
+class TrialFile(Stored):
     """All trials of a search, in the order in which they were made; ``start`` is where it began."""
 
     start: Hyperparameters

@@ -137,8 +137,8 @@ def train(
     folder = folder_of(configured, runs, again)
 
     def work() -> list[Path]:
-        model, note = trained(configured, folder, curve_points)
-        return [publish(configured, model, note)] if first else []
+        model, log = trained(configured, folder, curve_points)
+        return [publish(configured, model, log)] if first else []
 
     return work
 
@@ -198,10 +198,10 @@ def train_on(
 
     def work() -> Iterator[Path]:
         with said_in_a_line():
-            model, note = train(configured, folder, curve_points, observations=data.record)
+            model, log = train(configured, folder, curve_points, observations=data.record)
         if not first:
             return
-        print("held out:", save_on_record(path, configured, model, note, data))
+        print("held out:", save_on_record(path, configured, model, log, data))
         yield path
 
     return work

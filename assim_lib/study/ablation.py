@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from assim_lib.records import Record, StoredScores
 from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
+from assim_lib.stored import Stored, StoredScores
 from assim_lib.study.results import Provenance
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import stored_experiment
@@ -82,8 +82,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Variant(Record):
-    """What is stored of a variant: its record of training, and its scores on validation data.
+class Variant(Stored):
+    """What is stored of a variant: its training log, and its scores on validation data.
 
     Attributes:
         changed: options that differ from :data:`RECIPE`.
@@ -105,7 +105,7 @@ class Variant(Record):
     scored: Provenance
 
 
-class Plan(Record):
+class Plan(Stored):
     """How long an interrupted run was to be when it began."""
 
     updates: int
@@ -170,7 +170,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
         write_json(plan, {"updates": updates, "budget": budget})
     planned = Plan.read(plan)
     experiment = variant(name, seed, updates=planned.updates)
-    model, record = train(experiment, folder, curve_points=10, progress=progress)
+    model, log = train(experiment, folder, curve_points=10, progress=progress)
     validation, milliseconds = score(experiment, model, "validation")
     result = Variant(
         variant=name,
@@ -179,7 +179,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
         validation=validation,
         ms_per_cycle=milliseconds,
         budget=planned.budget,
-        **record,
+        **log,
         scored=Provenance(**provenance(str(experiment.torch_device))),
     )
     write_json(path, result.model_dump(exclude_unset=True))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from assim_lib.evaluation import interval
-from assim_lib.records import Record
+from assim_lib.stored import Stored
 from assim_lib.study.results import Label
 from assim_lib.twin import TwinExperiment
 
@@ -21,7 +21,7 @@ REACH = 2  # sites to each side of one
 Analyses = Float[np.ndarray, "_ channel site"]
 
 
-class Displaced(Record):
+class Displaced(Stored):
     """RMSE of the analyses of a filter along the test set, as they are and displaced, with its 95 % interval.
 
     Attributes:

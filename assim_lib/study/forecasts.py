@@ -16,9 +16,9 @@ from torch import Tensor
 from assim_lib.classical.methods import run_baseline
 from assim_lib.evaluation import interval
 from assim_lib.observations import identity
-from assim_lib.records import Record
 from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, refuse_uncommitted, write_json
+from assim_lib.stored import Stored
 from assim_lib.study.displaced import Displaced, displaced
 from assim_lib.study.results import TAUGHT, Label, Provenance, Result, best_of, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL_METHODS, KALMAN
@@ -34,7 +34,7 @@ BLOCK_OF_STARTS = 20  # starts in a block of the bootstrap: as many cycles as th
 Flow = Callable[[Tensor], Tensor]
 
 
-class Forecasts(Record):
+class Forecasts(Stored):
     """RMSE of the forecasts from one kind of state, by lead in cycles from 0 on, with its 95 % interval.
 
     Attributes:
@@ -49,7 +49,7 @@ class Forecasts(Record):
     rmse_hi: list[float]
 
 
-class ForecastSkill(Record):
+class ForecastSkill(Stored):
     """The forecasts of a setting from all kinds of states, ``every`` so many cycles of the test set; and how much
     closer to the truth their filters are with a displacement."""
 

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from assim_lib.evaluation import LOST_AFTER, is_lost, rmse
 from assim_lib.filter import AmortizedFilter, Carry
-from assim_lib.records import Number, Record
 from assim_lib.seeds import STRESS
 from assim_lib.setting import places
 from assim_lib.storage import OtherRunError, data_dir, provenance, refuse_uncommitted, write_json
+from assim_lib.stored import Number, Stored
 from assim_lib.study.results import Provenance
 from assim_lib.study.transfer import Transferred, place_of, transfer
 from assim_lib.systems import system_of
@@ -32,7 +32,7 @@ from assim_lib.training.experiment import Experiment
 STARTS, LONG, SAVED_CYCLES = 20, 100_000, 1000  # cold starts, cycles, and cycles between two savings
 
 
-class LongRun(Record):
+class LongRun(Stored):
     """Many filters of one kind, each from a cold start of its own, after truths of their own.
 
     Attributes:
@@ -61,7 +61,7 @@ class LongRun(Record):
         return len(self.lost)
 
 
-class StressTest(Record):
+class StressTest(Stored):
     """What is stored of a filter: its long run, and the rows of :func:`~assim_lib.study.transfer.transfer`."""
 
     transfer: list[Transferred]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from assim_lib.setting import Setting
-from assim_lib.study.results import best_of, load_scores, select, training_record
+from assim_lib.study.results import best_of, load_scores, select, training_log
 from assim_lib.study.summaries import load_published
 from assim_lib.study.trainings import training_runs
 
@@ -71,7 +71,7 @@ def best_of_each_analysis(experiment: PaperExperiment) -> pd.DataFrame:
     A lag, a displacement and gated convolutions are additions of ours: filters that have one are not of it.
     """
     rows = load_scores(**experiment.setting.as_dict(), analysis=list(ANALYSES))
-    options = [training_record(name).experiment for name in rows.checkpoint]
+    options = [training_log(name).experiment for name in rows.checkpoint]
     added = [o["lag"] or o.get("displacement") or o.get("network") == "conv_glu" for o in options]
     same_kind = (rows.method == "amortized_ff") == experiment.feed_forward
     rows = pd.DataFrame(rows[same_kind & ~np.array(added, dtype=bool)])

@@ -13,11 +13,11 @@ from assim_lib.study.results import Provenance, Result, best_of, load_scores, wr
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
     checkpoint_path,
-    checkpoint_record,
     load_checkpoint,
     load_filter,
     save_checkpoint,
     stored_experiment,
+    stored_log,
 )
 from assim_lib.training.experiment import Experiment
 from assim_lib.training.many_settings import in_settings, scored_settings
@@ -74,9 +74,9 @@ def refuse_other_training(experiment: Experiment, path: Path) -> None:
     Raises:
         FileExistsError: if so.
     """
-    # Weights alone are what a run left that was killed before it wrote their record: they are not published.
+    # Weights alone are what a run left that was killed before it wrote their log: they are not published.
     if path.exists() and path.with_suffix(".json").exists():
-        stored = stored_experiment(checkpoint_record(path))
+        stored = stored_experiment(stored_log(path))
         options = stored.changed(device=experiment.device).model_dump()
         differ = [f"{k} = {options[k]!r}" for k, v in experiment.model_dump().items() if options[k] != v]
         if differ:
@@ -86,14 +86,14 @@ def refuse_other_training(experiment: Experiment, path: Path) -> None:
             )
 
 
-def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, Any]) -> Path:
+def publish(experiment: Experiment, model: AmortizedFilter, log: dict[str, Any]) -> Path:
     """Store a trained filter and its scores, test and validation; return the path of its weights.
 
     A filter of many settings has one checkpoint, and a result in each of those that it is scored in. The test set
     decides nothing: one that loses the truth there is stored as ``diverged``, as a classical method is.
 
     Args:
-        record: of the training, as :func:`~assim_lib.training.run.train` returns it.
+        log: of the training, as :func:`~assim_lib.training.run.train` returns it.
 
     Raises:
         LookupError: if the test set of a setting is not one of the project's frozen ones.
@@ -104,7 +104,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
     path = checkpoint_path(experiment.name)
     scores = []
     for scored, scored_filter in in_settings(experiment, model, scored_settings(experiment)):
-        skipped = (record.get("history") or [{}])[-1].get("skipped", 0)
+        skipped = (log.get("history") or [{}])[-1].get("skipped", 0)
         said: dict[str, Any] = {"validation": _validated(scored, scored_filter, skipped)}
         # What the same filter does before any training: the share of its classical part.
         untrained = build_filter(scored, model.climatology)
@@ -121,7 +121,7 @@ def publish(experiment: Experiment, model: AmortizedFilter, record: dict[str, An
             print(f"It has lost the truth on the test set: RMSE {said['test'].rmse:.2f}.")
         scores.append((scored, said))
     # Not before all is known: an interrupted scoring leaves the old weights beside the old scores.
-    save_checkpoint(model, path, record)
+    save_checkpoint(model, path, log)
     for scored, said in scores:
         write_result(
             f"{experiment.name}-{scored.setting.observing}" if experiment.n_settings else experiment.name,
@@ -178,13 +178,13 @@ def publish_again(name: str) -> Path:
 
     Raises:
         FileNotFoundError: if there is no checkpoint of that name.
-        IntegrityError: if its record is that of another filter.
+        IntegrityError: if its log is that of another filter.
         LookupError: if it was trained on a record of one's own.
     """
     experiment, model = published_filter(name)
-    _, record = load_checkpoint(checkpoint_path(name))
-    del record["sha256"]
-    return publish(experiment, model, record)
+    _, log = load_checkpoint(checkpoint_path(name))
+    del log["sha256"]
+    return publish(experiment, model, log)
 
 
 class NothingPublishedError(LookupError):

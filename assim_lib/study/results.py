@@ -1,8 +1,8 @@
 """The table of scores: one JSON file a run under ``data/results``, one tidy row each in ``scores.csv``.
 
 Every figure and table of the book is computed from these files. ``scores.csv`` is derived from the JSON files and
-never edited; a run appears once its file does. Of a learned filter the file names the checkpoint, whose record says
-how it was trained: options, learning curve, time, package versions, commit.
+never edited; a run appears once its file does. Of a learned filter the file names the checkpoint, whose training log
+says how it came about: options, learning curve, time, package versions, commit.
 
 Nothing here needs PyTorch.
 """
@@ -16,9 +16,9 @@ import pandas as pd
 from pydantic import AfterValidator, ConfigDict
 
 from assim_lib.classical.baseline import Baseline, Hyperparameters
-from assim_lib.records import Number, Record, StoredScores
 from assim_lib.setting import SETTING_COLUMNS, Setting
 from assim_lib.storage import IntegrityError, atomic_path, data_dir, write_json
+from assim_lib.stored import Number, Stored, StoredScores
 
 # The method of a filter whose teacher was the truth, which only a simulation has: it competes with no other.
 TAUGHT = "amortized_clean_analysis"
@@ -29,7 +29,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-class Provenance(Record):
+class Provenance(Stored):
     """Where a number comes from, see :func:`assim_lib.storage.provenance`; ``cpu`` is "" where it was not asked for.
 
     ``processes`` is how many of them trained a filter together.
@@ -44,7 +44,7 @@ class Provenance(Record):
     processes: int = 1
 
 
-class Failure(Record):
+class Failure(Stored):
     """Hyperparameters that were better on validation data, and lost the truth on the test set."""
 
     hyperparameters: Hyperparameters
@@ -55,7 +55,7 @@ class Failure(Record):
 Label = Annotated[str, AfterValidator(lambda label: label.replace(" N=", " m="))]
 
 
-class Result(Record):
+class Result(Stored):
     """The scores of a run on the frozen data of a setting.
 
     Attributes:
@@ -83,7 +83,7 @@ class Result(Record):
         role: of a classical method: what it is compared for.
         outcome: of a classical method: how the run ended.
         failed: of a classical method: what was tried on the test set before, and lost the truth there.
-        provenance: of the scores; that of the training is in the record of the checkpoint.
+        provenance: of the scores; that of the training is in its training log.
     """
 
     system: str
@@ -123,8 +123,8 @@ class Result(Record):
         return max((abs(b) / e for b, e in zip(ages["bias"], ages["rmse"], strict=True)), default=math.nan)
 
 
-class TrainingRecord(Record):
-    """How a filter was trained, from the record beside its weights.
+class TrainingLog(Stored):
+    """How a filter was trained, from the file beside its weights.
 
     Attributes:
         experiment: all options.
@@ -163,21 +163,21 @@ def write_result(name: str, result: Result) -> Path:
     return path
 
 
-def training_record(checkpoint: str) -> TrainingRecord:
+def training_log(checkpoint: str) -> TrainingLog:
     """How the filter of a checkpoint was trained.
 
     Args:
         checkpoint: file name of its weights, as in the table of scores.
 
     Raises:
-        IntegrityError: if something in the record is wrong; the sentence names file and field.
+        IntegrityError: if something in the log is wrong; the sentence names file and field.
     """
-    return TrainingRecord.read((data_dir() / "checkpoints" / checkpoint).with_suffix(".json"))
+    return TrainingLog.read((data_dir() / "checkpoints" / checkpoint).with_suffix(".json"))
 
 
 def _row(path: Path) -> dict[str, Any]:
     result = read_result(path)
-    training = training_record(result.checkpoint) if result.checkpoint else None
+    training = training_log(result.checkpoint) if result.checkpoint else None
     return {
         **{name: getattr(result, name) for name in COLUMNS if name in Result.model_fields},
         **result.test.as_dict(),

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from assim_lib.setting import SETTING_COLUMNS
-from assim_lib.study.results import TrainingRecord, collect, select, training_record
+from assim_lib.study.results import TrainingLog, collect, select, training_log
 
 
 def _learned(**wanted: Any) -> pd.DataFrame:
@@ -33,24 +33,24 @@ def histories(**wanted: Any) -> dict[str, list[dict[str, int | float]]]:
     rows = _learned(**wanted).sort_values("validation_rmse", kind="stable")
     first = rows.drop_duplicates(["label", "m"])
     rows = zip(first.label, first.m, first.checkpoint, strict=True)
-    records = {f"{label}, m = {m}": training_record(checkpoint) for label, m, checkpoint in rows}
-    earlier = [leg.experiment for record in records.values() for leg in _legs(record)[:-1]]
-    return {name: learning_curve(record) for name, record in records.items() if record.experiment not in earlier}
+    logs = {f"{label}, m = {m}": training_log(checkpoint) for label, m, checkpoint in rows}
+    earlier = [leg.experiment for log in logs.values() for leg in _legs(log)[:-1]]
+    return {name: learning_curve(log) for name, log in logs.items() if log.experiment not in earlier}
 
 
-def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str, int | float]]:
+def learning_curve(log: TrainingLog | Mapping[str, Any]) -> list[dict[str, int | float]]:
     """The learning curve of a training, from the first update of the filter that it went on from.
 
     Each of its points has ``cycles``, those that all trajectories had been trained on by then. Points of a filter that
     was trained in another setting are left out, for they are no errors in this one; its cycles count.
 
     Args:
-        record: of a stored filter, or as :func:`~assim_lib.training.run.train` returns it.
+        log: of a stored filter, or as :func:`~assim_lib.training.run.train` returns it.
     """
-    record = record if isinstance(record, TrainingRecord) else TrainingRecord.model_validate(dict(record))
-    legs = _legs(record)
+    log = log if isinstance(log, TrainingLog) else TrainingLog.model_validate(dict(log))
+    legs = _legs(log)
     keys = ("experiment", "n_settings", *SETTING_COLUMNS)
-    here = [record.experiment.get(key) for key in keys]
+    here = [log.experiment.get(key) for key in keys]
     points, before = [], 0
     for leg in legs:
         if [leg.experiment.get(key) for key in keys] == here:
@@ -59,16 +59,16 @@ def learning_curve(record: TrainingRecord | Mapping[str, Any]) -> list[dict[str,
     return points
 
 
-def _legs(record: TrainingRecord) -> list[TrainingRecord]:
+def _legs(log: TrainingLog) -> list[TrainingLog]:
     """The trainings that a filter went through, this one last."""
-    earlier = record.experiment.get("pretrained")
-    return [*(_legs(training_record(f"{earlier}.safetensors")) if earlier else ()), record]
+    earlier = log.experiment.get("pretrained")
+    return [*(_legs(training_log(f"{earlier}.safetensors")) if earlier else ()), log]
 
 
-def _cycles(record: TrainingRecord, updates: int | float | None = None) -> int:
+def _cycles(log: TrainingLog, updates: int | float | None = None) -> int:
     """How many cycles of how many trajectories so many updates are trained on; None: all of them."""
-    updates = record.experiment["updates"] if updates is None else updates
-    return int(updates * record.experiment["batch"] * record.experiment["window"])
+    updates = log.experiment["updates"] if updates is None else updates
+    return int(updates * log.experiment["batch"] * log.experiment["window"])
 
 
 def training_runs(**wanted: Any) -> pd.DataFrame:
@@ -84,20 +84,20 @@ def training_runs(**wanted: Any) -> pd.DataFrame:
     """
     rows = []
     for checkpoint, results in _learned(**wanted).groupby("checkpoint", sort=False):
-        record = training_record(str(checkpoint))
-        legs = _legs(record)
+        log = training_log(str(checkpoint))
+        legs = _legs(log)
         gpu = [leg.seconds for leg in legs if leg.provenance.device == "cuda"]
         rows.append(
             {
                 "name": Path(str(checkpoint)).stem,
-                "pretrained": record.experiment.get("pretrained") or "",
+                "pretrained": log.experiment.get("pretrained") or "",
                 "updates": sum(leg.experiment["updates"] for leg in legs),
                 "cycles_seen": sum(_cycles(leg) for leg in legs),
                 "core_minutes": sum(leg.core_seconds for leg in legs) / 60,
                 "gpu_minutes": sum(gpu) / 60 if gpu else float("nan"),
                 "validation_rmse": geometric_mean(results.validation_rmse),
-                "torch": record.provenance.versions["torch"],
-                "command": _command(record.experiment),
+                "torch": log.provenance.versions["torch"],
+                "command": _command(log.experiment),
             }
         )
     return pd.DataFrame(rows)
@@ -111,15 +111,15 @@ def other_seeds(checkpoint: str) -> pd.DataFrame:
     Args:
         checkpoint: file name of its weights, as in the table of scores.
     """
-    record = training_record(checkpoint)
-    here = {key: record.experiment[key] for key in SETTING_COLUMNS}
+    log = training_log(checkpoint)
+    here = {key: log.experiment[key] for key in SETTING_COLUMNS}
     rows = _learned(**here).query("checkpoint != @checkpoint")
-    same = rows.checkpoint.map(lambda other: _but_for_seeds(training_record(other)) == _but_for_seeds(record))
+    same = rows.checkpoint.map(lambda other: _but_for_seeds(training_log(other)) == _but_for_seeds(log))
     return rows.loc[same.astype(bool)]
 
 
-def _but_for_seeds(record: TrainingRecord) -> dict[str, Any]:
-    options = _completed(record.experiment)
+def _but_for_seeds(log: TrainingLog) -> dict[str, Any]:
+    options = _completed(log.experiment)
     return {**options, "seed": None, "pretrained": re.sub(r"-seed\d+", "", options["pretrained"])}
 
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from assim_lib.evaluation import LOST_AFTER, lost_truth, rmse
 from assim_lib.filter import AmortizedFilter
-from assim_lib.records import Number, Record
 from assim_lib.seeds import STRESS
+from assim_lib.stored import Number, Stored
 from assim_lib.systems import Dynamics, system_of
 from assim_lib.tracking import assimilate
 from assim_lib.training.checkpoints import load_filter
@@ -46,7 +46,7 @@ def changes(experiment: Experiment) -> dict[str, tuple[dict[str, Any], dict[str,
     return named
 
 
-class Transferred(Record):
+class Transferred(Stored):
     """What became of a filter in one of :func:`changes`.
 
     Attributes:

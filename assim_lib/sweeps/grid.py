@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from assim_lib.records import Record
+from assim_lib.stored import Stored
 from assim_lib.training.experiment import ParameterError
 
 MOST_POINTS = 100_000
@@ -45,7 +45,7 @@ class Point(NamedTuple):
         return ", ".join(f"{name} = {value!r}" for name, value in self.coordinates.items()) or "the only point"
 
 
-class Grid(Record):
+class Grid(Stored):
     """A grid as its file states it; see the module for an example.
 
     Attributes:

@@ -71,7 +71,7 @@ def run_point(text: str, key: str, parameters: dict[str, Any], output: str, time
         cells = sum(cell.metadata.get("papermill", {}).get("duration") or 0.0 for cell in notebook.cells)
         folder.write(f"notebooks/{key}.ipynb", executed.read_bytes())
         seconds = time.monotonic() - began
-        record = {"metrics": json.loads(metrics.read_text()), "seconds": seconds, "overhead": seconds - cells}
-        folder.write_json(f"points/{key}.json", {"parameters": parameters, **record})
+        result = {"metrics": json.loads(metrics.read_text()), "seconds": seconds, "overhead": seconds - cells}
+        folder.write_json(f"points/{key}.json", {"parameters": parameters, **result})
     for name in (f"failed/{key}.ipynb", f"failed/{key}.json"):
         folder.remove(name)

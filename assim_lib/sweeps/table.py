@@ -33,13 +33,13 @@ def sweep_table(folder: Folder) -> pd.DataFrame:
     for point in points:
         key, row = point["key"], dict(point["coordinates"])
         if key in finished:
-            record = folder.read_json(f"points/{key}.json")
+            done = folder.read_json(f"points/{key}.json")
             plain = {
                 f"metric_{name}" if name in COLUMNS else name: value
-                for name, value in record["metrics"].items()
+                for name, value in done["metrics"].items()
                 if isinstance(value, bool | int | float | str)
             }
-            row = plain | {"seconds": record["seconds"], "overhead": record["overhead"]} | row
+            row = plain | {"seconds": done["seconds"], "overhead": done["overhead"]} | row
             row = {
                 name: row[name] for name in (*point["coordinates"], *(n for n in row if n not in point["coordinates"]))
             }

@@ -136,7 +136,7 @@ class Dynamics(ABC):
 
     @property
     def integrator(self) -> str:
-        """What :meth:`flow` integrates with, for records."""
+        """What :meth:`flow` integrates with, for files."""
         return {"rk4": "RK4", "etdrk4": "ETDRK4"}.get(self.method, f"torchdiffeq {self.method}")
 
     def steps_per_cycle(self, step_size: float) -> int:
@@ -198,7 +198,7 @@ class Dynamics(ABC):
             )
 
     def describe(self) -> dict[str, Any]:
-        """The system's name and settings, for records and cache keys."""
+        """The system's name and settings, for files and cache keys."""
         return {"system": self.name, **asdict(self)}
 
 

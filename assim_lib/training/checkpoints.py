@@ -1,4 +1,4 @@
-"""Trained filters as files: weights in safetensors, which hold no code, and a JSON record beside them."""
+"""Trained filters as files: weights in safetensors, which hold no code, and a training log in JSON beside them."""
 
 import json
 from difflib import get_close_matches
@@ -31,17 +31,17 @@ def checkpoint_path(name: str, folder: Path | str | None = None) -> Path:
     return Path(folder or data_dir() / "checkpoints") / f"{name}.safetensors"
 
 
-def save_checkpoint(model: AmortizedFilter, path: Path, record: dict[str, Any]) -> None:
-    """Write a trained filter: weights as safetensors, and a JSON record with their SHA-256 beside them.
+def save_checkpoint(model: AmortizedFilter, path: Path, log: dict[str, Any]) -> None:
+    """Write a trained filter: weights as safetensors, and the training log with their SHA-256, in JSON, beside them.
 
-    The record is renamed into place last: a reader who finds a new one finds its weights.
+    The log is renamed into place last: a reader who finds a new one finds its weights.
     """
     with atomic_path(path) as temporary:
         # Weights that a network uses twice are two tensors in a file.
         tensors = model.state_dict() | {f"{UNITS}{name}": part for name, part in _units_of(model)._asdict().items()}
         save_file({name: part.detach().cpu().contiguous().clone() for name, part in tensors.items()}, temporary)
         checksum = sha256(temporary)
-    write_json(path.with_suffix(".json"), {"sha256": checksum, **record})
+    write_json(path.with_suffix(".json"), {"sha256": checksum, **log})
 
 
 def _units_of(model: AmortizedFilter) -> Normalization:
@@ -49,38 +49,38 @@ def _units_of(model: AmortizedFilter) -> Normalization:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the record of a checkpoint, its checksum verified.
+    """The weights and the log of a checkpoint, its checksum verified.
 
     Raises:
-        FileNotFoundError: if the weights or their record are missing.
-        IntegrityError: if the weights are not those of the record.
+        FileNotFoundError: if the weights or their log are missing.
+        IntegrityError: if the weights are not those of the log.
     """
-    record = checkpoint_record(path)
-    if "sha256" not in record:
+    log = stored_log(path)
+    if "sha256" not in log:
         raise IntegrityError(f"{path.stem}.json has no sha256; the checkpoint cannot be verified.")
-    verify(path, str(record["sha256"]))
-    return load_tensors(path, "weights of a filter")[1], record
+    verify(path, str(log["sha256"]))
+    return load_tensors(path, "weights of a filter")[1], log
 
 
-def checkpoint_record(path: Path) -> dict[str, Any]:
-    """The record beside weights, as it stands there; the weights are not read.
+def stored_log(path: Path) -> dict[str, Any]:
+    """The log beside weights, as it stands there; the weights are not read.
 
     Raises:
-        FileNotFoundError: if the weights or their record are missing.
+        FileNotFoundError: if the weights or their log are missing.
         IntegrityError: if it is no JSON object.
     """
     sidecar = path.with_suffix(".json")
     if not (path.exists() and sidecar.exists()):
         raise FileNotFoundError(
-            f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its JSON record are needed."
+            f"no checkpoint {path.stem} in {path.parent.name}: both its weights and its training log are needed."
         )
     try:
-        record = json.loads(sidecar.read_bytes())
+        log = json.loads(sidecar.read_bytes())
     except ValueError:  # also of what is no text
-        record = None
-    if not isinstance(record, dict):
-        raise IntegrityError(f"{sidecar.name} is no record of a filter; restore it from the repository.")
-    return record
+        log = None
+    if not isinstance(log, dict):
+        raise IntegrityError(f"{sidecar.name} is no training log; restore it from the repository.")
+    return log
 
 
 def known_filter(name: str | Path, folder: str | Path | None = None) -> Path:
@@ -122,8 +122,8 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
         IntegrityError: if the weights are damaged.
     """
     path = known_filter(path)
-    weights, record = load_checkpoint(path)
-    trained = stored_experiment(record)
+    weights, log = load_checkpoint(path)
+    trained = stored_experiment(log)
     refuse_renamed(path, trained)
     for option in ANALYSES[trained.analysis].kept:
         if changed.get(option, (theirs := getattr(trained, option))) != theirs:
@@ -150,8 +150,8 @@ def pretrained_filter(experiment: Experiment) -> AmortizedFilter:
         ParameterError: if its weights are of another shape.
     """
     name = experiment.pretrained
-    weights, record = load_checkpoint(checkpoint_path(name))
-    theirs, ours = stored_experiment(record).model_dump(), experiment.model_dump()
+    weights, log = load_checkpoint(checkpoint_path(name))
+    theirs, ours = stored_experiment(log).model_dump(), experiment.model_dump()
     differ = [f"{option} = {theirs[option]!r}" for option in SHAPING if theirs[option] != ours[option]]
     whose = f"pretrained = {name!r} with {', '.join(differ)}" if differ else f"pretrained = {name!r}"
     return _with_weights(experiment, weights, f"{whose}: its weights", further=True)
@@ -177,16 +177,16 @@ def _with_weights(
     return model.eval()
 
 
-def stored_experiment(record: dict[str, Any]) -> Experiment:
-    """The experiment of a record. Wherever it was trained, this machine need not have a GPU.
+def stored_experiment(log: dict[str, Any]) -> Experiment:
+    """The experiment of a training log. Wherever it was trained, this machine need not have a GPU.
 
     Raises:
         ParameterError: if its options are none of a run.
         IntegrityError: if it has none.
     """
-    options = record.get("experiment")
+    options = log.get("experiment")
     if not isinstance(options, dict):
-        raise IntegrityError("a record without the options of an experiment is none of a filter; restore it.")
+        raise IntegrityError("a training log without the options of its experiment is none; restore it.")
     try:
         return validated({**options, "device": "auto"})
     except ParameterError as error:

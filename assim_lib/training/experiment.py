@@ -347,7 +347,7 @@ def validated(values: dict[str, Any]) -> Experiment:
     named = {name: value for name, value in values.items() if name in analysis.own}
     values = {name: value for name, value in values.items() if name not in named}
     refuse_unknown(values, list(Experiment.model_fields))
-    if isinstance(given, dict):  # all of them are in a record, and 1 is a number where 1.0 is
+    if isinstance(given, dict):  # all of them are in a file, and 1 is a number where 1.0 is
         own = {**analysis.own, **given, **named}
         whole = {name: float(v) for name, v in own.items() if type(v) is int and type(analysis.own.get(name)) is float}
         values["own"] = {**own, **whole}

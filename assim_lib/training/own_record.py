@@ -153,7 +153,7 @@ def held_out_scores(experiment: Experiment, model: AmortizedFilter, data: OwnDat
 
 
 def save_on_record(
-    path: Path, experiment: Experiment, model: AmortizedFilter, note: dict[str, Any], data: OwnData
+    path: Path, experiment: Experiment, model: AmortizedFilter, log: dict[str, Any], data: OwnData
 ) -> InnovationScores:
     """Store a filter that was trained on a record, with its scores there; the same filter untrained, for comparison.
 
@@ -166,5 +166,5 @@ def save_on_record(
     untrained = held_out_scores(experiment, build_filter(experiment, model.climatology), data)
     said = {"held_out": scores.as_dict(), "untrained": untrained.as_dict()}
     origin = {"source": data.record.label, "sha256": data.record.checksum, "cycles": len(data.record.values)}
-    save_checkpoint(model, path, {**note, "innovations": said, "record": origin})
+    save_checkpoint(model, path, {**log, "innovations": said, "record": origin})
     return scores

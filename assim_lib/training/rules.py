@@ -32,7 +32,7 @@ def problems(options: "Experiment") -> Iterator[str]:
     Raises:
         ValueError: one such sentence, where a name is not registered or an interval is no multiple of the step.
     """
-    if options.experiment not in EXPERIMENTS:  # in a stored record, it may be anything, a path among others
+    if options.experiment not in EXPERIMENTS:  # in a stored file, it may be anything, a path among others
         yield f"experiment = {options.experiment!r} is not known; known: {', '.join(EXPERIMENTS)}."
     analysis, dynamics = ANALYSES.find(options.analysis), options.forecast_model
     NETWORKS.find(options.network)

@@ -1,4 +1,4 @@
-"""A run, from its experiment to a trained filter and the record of how it came about."""
+"""A run, from its experiment to a trained filter and the log of how it came about."""
 
 import math
 import time
@@ -26,20 +26,20 @@ from assim_lib.training.validation import validation_rmse
 
 @dataclass
 class _Run:
-    """A training while it goes on, with the record of how it came about.
+    """A training while it goes on, with its log.
 
     Attributes:
         trainer: what is trained.
         judged: what the learning curve shows beside the loss, and what finds it.
-        note: the record; its ``seconds`` and ``core_seconds`` are those between start and stop.
-        state: file where trainer and record are kept; None: nowhere.
+        log: of the training; its ``seconds`` and ``core_seconds`` are those between start and stop.
+        state: file where trainer and log are kept; None: nowhere.
         processes: number of those that train it together.
         losses: since the last point of the learning curve.
     """
 
     trainer: Trainer
     judged: tuple[str, Callable[[AmortizedFilter], float]]
-    note: dict[str, Any]
+    log: dict[str, Any]
     state: Path | None
     processes: int
     losses: list[float] = field(default_factory=list)
@@ -50,35 +50,35 @@ class _Run:
 
     def stop(self) -> None:
         if self.since:
-            self.note["seconds"] += time.monotonic() - self.since[0]
-            self.note["core_seconds"] += self.processes * (time.process_time() - self.since[1])
+            self.log["seconds"] += time.monotonic() - self.since[0]
+            self.log["core_seconds"] += self.processes * (time.process_time() - self.since[1])
         self.since = None
 
     def resume(self) -> None:
         """Go on from the file of an unfinished run, if there is one."""
         if not (self.state and self.state.exists()):
             return
-        now, self.note = self.note["provenance"], self.trainer.load(self.state)
-        self.losses = self.note.pop("losses", [])
-        if now not in (self.note["provenance"], *self.note.get("resumed", [])):
-            self.note.setdefault("resumed", []).append(now)
+        now, self.log = self.log["provenance"], self.trainer.load(self.state)
+        self.losses = self.log.pop("losses", [])
+        if now not in (self.log["provenance"], *self.log.get("resumed", [])):
+            self.log.setdefault("resumed", []).append(now)
 
     def save(self) -> None:
         if self.state:
-            self.trainer.save(self.state, {**self.note, "losses": self.losses})
+            self.trainer.save(self.state, {**self.log, "losses": self.losses})
 
     def look(self) -> dict[str, str]:
         """Add a point to the learning curve; its last numbers, in words."""
         name, judge = self.judged
         point = {
             "update": self.trainer.update,
-            "seconds": round(self.note["seconds"], 1),
-            "core_seconds": round(self.note["core_seconds"], 1),
+            "seconds": round(self.log["seconds"], 1),
+            "core_seconds": round(self.log["core_seconds"], 1),
             "loss": sum(self.losses) / len(self.losses) if self.losses else math.nan,
             name: judge(self.trainer.averaged),
             "skipped": self.trainer.skipped,
         }
-        self.note["history"].append(point)
+        self.log["history"].append(point)
         self.losses = []
         return {number: f"{point[number]:.3f}" for number in ("loss", name)}
 
@@ -113,7 +113,7 @@ def train(
             ``innovation_rmse`` there in place of ``validation_rmse``.
 
     Returns:
-        The filter with the averaged weights, and the record of the run with its ``experiment``, its ``provenance``, the
+        The filter with the averaged weights, and the training log, with its ``experiment``, its ``provenance``, the
         time spent on updates alone (``seconds`` of wall time, ``core_seconds`` of processor time) and its ``history``,
         which the first process alone has; and ``compiled``, ``graphed`` or ``recompute``, where some of it was done so:
         the numbers are the same but for rounding.
@@ -152,16 +152,16 @@ def train(
     how = {"compiled": compiled, "graphed": graphed, "recompute": recompute}
     trainer = Trainer(experiment, model, *data, **how)
     several = {"processes": processes.world} if processes.world > 1 else {}
-    note: dict[str, Any] = {
+    log: dict[str, Any] = {
         "experiment": experiment.model_dump(),
         "provenance": provenance(str(experiment.torch_device)) | several,
         "seconds": 0.0,
         "core_seconds": 0.0,
         "history": [],
     }
-    run = _Run(trainer, judged, note, state, processes.world)
+    run = _Run(trainer, judged, log, state, processes.world)
     run.resume()
-    run.note |= {name: True for name, chosen in how.items() if chosen}
+    run.log |= {name: True for name, chosen in how.items() if chosen}
     processes.agree(trainer.update)
     if not first:
         run.state, curve_points = None, 0
@@ -175,7 +175,7 @@ def train(
     _go_on(run, bar, curve_points, save_every, on_metrics)
     run.save()
     processes.wait()  # for what the first has written
-    return trainer.averaged, run.note
+    return trainer.averaged, run.log
 
 
 def _go_on(

@@ -76,8 +76,8 @@ class Trainer:
         trained = model.with_members(experiment.training_m or experiment.m).with_lag(experiment.training_lag(0))
         settings = in_settings(experiment, trained, training_settings(experiment))
         self.pools = [
-            FilterPool(*setting, record, self.generator, compiled, recompute)
-            for setting, record in zip(settings, data, strict=True)
+            FilterPool(*setting, observed, self.generator, compiled, recompute)
+            for setting, observed in zip(settings, data, strict=True)
         ]
         self.ema = AveragedModel(model, avg_fn=_moving_average(experiment.averaging))
         hidden = model.analysis.trunk.named_parameters()

@@ -8,7 +8,7 @@ from assim_lib.analyses import Normalization
 from assim_lib.assimilation import assimilate_record
 from assim_lib.evaluation import rmse
 from assim_lib.storage import data_dir
-from assim_lib.study.results import load_scores, read_result, results_dir, training_record
+from assim_lib.study.results import load_scores, read_result, results_dir, training_log
 from assim_lib.study.summaries import headline, settings_of
 from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
 from assim_lib.training.validation import run_filter
@@ -36,7 +36,7 @@ def test_every_committed_filter_is_built_as_its_record_says(name):
     assert_same(model.state_dict(), weights)
     usual = Normalization.of(weights["climatology"])._asdict()
     assert_same({part: getattr(model.analysis, part) for part in usual}, usual if units["mean"] is None else units)
-    assert training_record(f"{name}.safetensors").history
+    assert training_log(f"{name}.safetensors").history
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -16,7 +16,7 @@ from assim_lib.study import benchmark, forecasts, long_runs
 from assim_lib.study import publish as publish_module
 from assim_lib.study.notebook import stored_filter
 from assim_lib.study.publish import best_filter, check_publishable, publish, publish_again
-from assim_lib.study.results import collect, load_scores, read_result, training_record, write_scores
+from assim_lib.study.results import collect, load_scores, read_result, training_log, write_scores
 from assim_lib.study.trainings import histories, training_runs
 from assim_lib.systems import Lorenz96
 from assim_lib.training.build import build_filter
@@ -39,8 +39,8 @@ def published(home):
     chosen = tiny("hybrid", 3, lag=1, dropout=0.2, test_dropout=True, obs_conf=PARTIAL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        model, record = train(chosen, progress=False, curve_points=1)
-        return publish(chosen, model, record), chosen, model, record
+        model, log = train(chosen, progress=False, curve_points=1)
+        return publish(chosen, model, log), chosen, model, log
 
 
 def result_of(home, name):
@@ -48,7 +48,7 @@ def result_of(home, name):
 
 
 def test_a_result_names_its_checkpoint_which_says_how_the_filter_was_trained(published, home):
-    path, chosen, model, record = published
+    path, chosen, model, log = published
     assert path == home / "checkpoints" / f"{chosen.name}.safetensors"
     result = result_of(home, chosen.name)
     assert (result.setting, result.method, result.m) == (chosen.setting, "amortized", 3)
@@ -63,10 +63,10 @@ def test_a_result_names_its_checkpoint_which_says_how_the_filter_was_trained(pub
     untrained = build_filter(chosen, model.climatology)
     assert result.untrained == score(chosen, untrained)[0] != result.test
     assert result.untrained_validation == score(chosen, untrained, "validation")[0]
-    training = training_record(result.checkpoint)
+    training = training_log(result.checkpoint)
     assert Experiment(**training.experiment) == chosen
-    assert training.history == record["history"]
-    assert training.provenance.model_dump(exclude_defaults=True) == record["provenance"]
+    assert training.history == log["history"]
+    assert training.provenance.model_dump(exclude_defaults=True) == log["provenance"]
     (row,) = collect().itertuples()
     assert (row.checkpoint, row.commit) == (path.name, training.provenance.commit)
     assert (row.rmse, row.validation_rmse, row.best) == (result.test.rmse, result.validation.rmse, True)
@@ -114,32 +114,32 @@ def test_the_record_of_another_filter_is_not_believed(published, home):
 
 
 def test_what_is_no_number_is_not_published(published, monkeypatch):
-    path, chosen, model, record = published
+    path, chosen, model, log = published
     before = path.read_bytes()
     run = publish_module.run_filter
     monkeypatch.setattr(publish_module, "run_filter", lambda *args, **kwargs: (np.nan * run(*args, **kwargs)[0], 1.0))
     with pytest.raises(FloatingPointError, match="analyses that are no numbers are not published"):
-        publish(chosen, model, record)
+        publish(chosen, model, log)
     assert path.read_bytes() == before
 
 
 def test_a_filter_that_loses_the_truth_is_not_published(published, monkeypatch):
-    path, chosen, model, record = published
+    path, chosen, model, log = published
     before = path.read_bytes()
     monkeypatch.setattr(TwinExperiment, "loses", LOSES)
     sentence = r"lost the truth of L96, moving.* \(RMSE [\d.]+, of the climatology 3\.\d+; \d+ updates were skipped"
     with pytest.raises(FloatingPointError, match=sentence):
-        publish(chosen, model, record)
+        publish(chosen, model, log)
     assert path.read_bytes() == before
 
 
 def test_the_test_set_does_not_choose_what_is_published(published, home, monkeypatch, capsys):
     """What loses the truth there alone is stored, and said to have lost it: as classical methods are."""
-    _, chosen, model, record = published
+    _, chosen, model, log = published
     stored = home / "results" / f"{chosen.name}.json"
     before = stored.read_bytes()
     monkeypatch.setattr(TwinExperiment, "loses", lambda twin, ensemble: "validation" not in twin.name)
-    publish(chosen, model, record)
+    publish(chosen, model, log)
     assert result_of(home, chosen.name).diverged
     assert "lost the truth on the test set" in capsys.readouterr().out
     stored.write_bytes(before)
@@ -211,7 +211,7 @@ def test_what_names_no_commit_is_not_stored(monkeypatch):
 
 
 def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(published, home, monkeypatch):
-    path, chosen, _, record = published
+    path, chosen, _, log = published
     before, scored = path.read_bytes(), result_of(home, chosen.name)
 
     def stop(*_, **__):
@@ -219,7 +219,7 @@ def test_an_interrupted_scoring_leaves_the_old_weights_beside_the_old_scores(pub
 
     monkeypatch.setattr(publish_module, "score", stop)
     with pytest.raises(KeyboardInterrupt):
-        publish(chosen, build_filter(chosen.changed(seed=2)), record)
+        publish(chosen, build_filter(chosen.changed(seed=2)), log)
     assert path.read_bytes() == before
     assert result_of(home, chosen.name) == scored
 
@@ -244,7 +244,7 @@ def test_what_has_no_frozen_truth_is_refused_before_anything_is_simulated(home, 
     chosen = tiny(**changed)
     before = sorted(own_cache.iterdir())
     sentence = rf"^system = '\w+' with step_size = {chosen.step_size} has no frozen test set; make one [^\n]+\.$"
-    for refuse in (check_publishable, partial(publish, model=None, record={})):
+    for refuse in (check_publishable, partial(publish, model=None, log={})):
         with pytest.raises(LookupError, match=sentence):
             refuse(chosen)
     assert not checkpoint_path(chosen.name).exists()
@@ -254,8 +254,8 @@ def test_what_has_no_frozen_truth_is_refused_before_anything_is_simulated(home, 
 def test_a_filter_of_many_settings_is_published_once_and_scored_in_each(home, monkeypatch):
     monkeypatch.setattr(publish_module, "scored_settings", partial(scored_settings, settings=PLACES))
     chosen = tiny("hybrid", 3, experiment="l96_any", n_settings=4, lag=1, updates=2, segments=1, cycles=12)
-    model, record = train(chosen, **{**QUIET, "curve_points": 1})
-    path = publish(chosen, model, record)
+    model, log = train(chosen, **{**QUIET, "curve_points": 1})
+    path = publish(chosen, model, log)
     assert path.stem == "l96_any-4settings-hybrid-lag1-m3-seed0"
     write_scores()
     table = load_scores(method="amortized_any")

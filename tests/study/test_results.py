@@ -19,7 +19,7 @@ from assim_lib.study.results import (
     load_scores,
     read_result,
     results_dir,
-    training_record,
+    training_log,
     write_scores,
 )
 from assim_lib.study.results import write_result as store
@@ -39,15 +39,15 @@ def test_every_learned_row_names_its_checkpoint_which_says_how_it_was_made():
     learned = table[table.method.str.startswith("amortized")]
     assert set(learned.obs_conf) >= {"full_obs", "every_4th_dim_partial_obs"}
     for row in learned.itertuples():
-        record = training_record(row.checkpoint)
-        chosen = stored_experiment(record.model_dump())
+        log = training_log(row.checkpoint)
+        chosen = stored_experiment(log.model_dump())
         one = () if chosen.n_settings else ("obs_conf", "step_size", "noise")  # trained in many, scored in this
         for column in ("system", *one, "method", "m", "seed", "label"):
             assert getattr(chosen, column) == getattr(row, column), (row.file, column)
         assert is_frozen(Setting(*(getattr(row, column) for column in SETTING_COLUMNS)))
-        assert record.history[-1]["core_seconds"] > 0
-        assert record.provenance.versions["torch"]
-        assert row.commit == record.provenance.commit
+        assert log.history[-1]["core_seconds"] > 0
+        assert log.provenance.versions["torch"]
+        assert row.commit == log.provenance.commit
 
 
 def test_scores_are_those_of_the_weights_that_are_there():
@@ -196,8 +196,8 @@ def test_what_is_no_json_is_told_as_well(own, tmp_path):
         read_result(own / "torn.json")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "a.json").write_text("{}")
-    with pytest.raises(IntegrityError, match=r"^a\.json is no TrainingRecord: experiment: Field required; "):
-        training_record("a.safetensors")
+    with pytest.raises(IntegrityError, match=r"^a\.json is no TrainingLog: experiment: Field required; "):
+        training_log("a.safetensors")
 
 
 @pytest.mark.parametrize("module", ["assim_lib.study.results", "assim_lib.study.summaries", "assim_lib.figures"])

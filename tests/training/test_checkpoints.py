@@ -35,11 +35,11 @@ def test_checkpoints_are_in_the_folder_of_data(tmp_path, monkeypatch):
 
 def test_a_checkpoint_comes_back(checkpoint):
     path, model = checkpoint
-    weights, record = load_checkpoint(path)
+    weights, log = load_checkpoint(path)
     units = {name: weights.pop(f"units.{name}") for name in ("mean", "std")}
     assert_same(units, {"mean": model.analysis.mean, "std": model.analysis.std})
     assert_same(weights, model.state_dict())
-    assert record == {"sha256": sha256(path), "experiment": {"m": 4}, "seconds": 1.5}
+    assert log == {"sha256": sha256(path), "experiment": {"m": 4}, "seconds": 1.5}
     assert sorted(p.name for p in path.parent.iterdir()) == ["filter.json", "filter.safetensors"]
 
 

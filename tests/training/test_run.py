@@ -50,39 +50,39 @@ def stop_after(update):
 
 @pytest.fixture(scope="module")
 def whole(home, tmp_path_factory):
-    """A run that nobody interrupts: its filter, its record, its folder, and the metrics of its updates."""
+    """A run that nobody interrupts: its filter, its log, its folder, and the metrics of its updates."""
     folder, metrics = tmp_path_factory.mktemp("whole"), []
     return *train(tiny(**CHOSEN), folder, on_metrics=metrics.append, **SCORED), folder, metrics
 
 
-def assert_same_end(folder, model, record, whole):
+def assert_same_end(folder, model, log, whole):
     """Of a run and the uninterrupted one: weights, state, and what the history says but for its times."""
     assert_same(model.state_dict(), whole[0].state_dict())
     assert_same(*(load_file(path / "state.safetensors") for path in (folder, whole[2])))
-    for ours, theirs in zip(record["history"], whole[1]["history"], strict=True):
+    for ours, theirs in zip(log["history"], whole[1]["history"], strict=True):
         assert all(ours[name] == theirs[name] for name in ("update", "loss", "validation_rmse", "skipped"))
 
 
 @pytest.mark.parametrize(("updates", "points", "expected"), [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (5, 0, [])])
 def test_a_learning_curve_has_as_many_points_as_were_asked_for(updates, points, expected):
-    _, record = train(tiny(updates=updates), progress=False, curve_points=points)
-    assert [point["update"] for point in record["history"]] == expected
+    _, log = train(tiny(updates=updates), progress=False, curve_points=points)
+    assert [point["update"] for point in log["history"]] == expected
 
 
-def test_a_run_has_its_record(whole):
-    model, record, folder, metrics = whole
+def test_a_run_has_its_log(whole):
+    model, log, folder, metrics = whole
     assert [one["update"] for one in metrics] == list(range(1, 9))
-    assert [point["update"] for point in record["history"]] == [4, 8]
-    assert record["history"][0]["loss"] == pytest.approx(sum(one["loss"] for one in metrics[:4]) / 4)
-    assert record["history"][1]["validation_rmse"] == validation_rmse(tiny(**CHOSEN), model)
-    assert Experiment(**record["experiment"]) == tiny(**CHOSEN)
-    assert record["core_seconds"] > 0
-    assert json.loads(json.dumps(record)) == record
+    assert [point["update"] for point in log["history"]] == [4, 8]
+    assert log["history"][0]["loss"] == pytest.approx(sum(one["loss"] for one in metrics[:4]) / 4)
+    assert log["history"][1]["validation_rmse"] == validation_rmse(tiny(**CHOSEN), model)
+    assert Experiment(**log["experiment"]) == tiny(**CHOSEN)
+    assert log["core_seconds"] > 0
+    assert json.loads(json.dumps(log)) == log
     # Asked for again, a finished run is read, not repeated.
     again, same = train(tiny(**CHOSEN), folder, on_metrics=metrics.append, **SCORED)
     assert len(metrics) == 8
     assert_same(again.state_dict(), model.state_dict())
-    assert same["history"] == record["history"]
+    assert same["history"] == log["history"]
 
 
 def test_a_record_says_how_its_updates_were_done(tmp_path):
@@ -96,8 +96,8 @@ def test_a_record_says_how_its_updates_were_done(tmp_path):
 
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, record = train(tiny(updates=1), **QUIET)
-    assert record["history"] == []
+    _, log = train(tiny(updates=1), **QUIET)
+    assert log["history"] == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,12 +180,12 @@ def test_a_run_goes_on_in_its_own_units_and_says_that_the_version_is_another(tmp
     simulated = Lorenz96.on_attractor
     monkeypatch.setattr(Lorenz96, "on_attractor", lambda *args: 2 * simulated(*args))
     assert not torch.equal(build_filter(tiny(**CHOSEN)).analysis.std, whole[0].analysis.std)
-    model, record = train(tiny(**CHOSEN), tmp_path, **SCORED)
-    assert_same_end(tmp_path, model, record, whole)
+    model, log = train(tiny(**CHOSEN), tmp_path, **SCORED)
+    assert_same_end(tmp_path, model, log, whole)
     assert torch.equal(model.analysis.std, whole[0].analysis.std)
     assert torch.equal(model.highest, whole[0].highest)
-    assert record["provenance"] == whole[1]["provenance"]
-    assert record["resumed"] == [{"commit": "later", "device": "cpu"}]
+    assert log["provenance"] == whole[1]["provenance"]
+    assert log["resumed"] == [{"commit": "later", "device": "cpu"}]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -194,8 +194,8 @@ def test_every_experiment_runs(experiment):
     usual = configure(experiment)
     few = {"n_settings": min(3, usual.n_settings), "m": min(2, usual.m)}
     sizes = {**SIZES, "segments": 1, "cycles": 12, "updates": 2, "lag": 0}
-    model, record = train(configure(experiment, **sizes, **few), progress=False, curve_points=1)
-    (point,) = record["history"]
+    model, log = train(configure(experiment, **sizes, **few), progress=False, curve_points=1)
+    (point,) = log["history"]
     assert 0 < point["loss"] < 20
     assert point["skipped"] == 0
     # Far from trained, but not off the attractor.
@@ -225,19 +225,19 @@ def test_what_a_reader_registers_is_trained_and_scored_by_its_name(readers_cell)
 
     chosen = tiny(system="ring", obs_conf="two_of_five", noise=2.0)
     assert "two_of_five" in chosen.name
-    model, record = train(chosen, progress=False, curve_points=1)
+    model, log = train(chosen, progress=False, curve_points=1)
     assert model.climatology.shape[1:] == (1, 10)
     assert float(model.error.unique()) == pytest.approx(1.4)
-    assert record["history"][-1]["validation_rmse"] < 8
+    assert log["history"][-1]["validation_rmse"] < 8
 
 
 def test_a_published_filter_is_trained_further(whole, home):
     name = tiny(**CHOSEN).name
     save_checkpoint(whole[0], checkpoint_path(name), whole[1])
     further = tiny(**CHOSEN, pretrained=name, updates=2, lr=1e-12, adamw_lr=1e-12)
-    model, record = train(further, **QUIET)
+    model, log = train(further, **QUIET)
     assert further.name == f"{name}-further"
-    assert record["experiment"]["pretrained"] == name
+    assert log["experiment"]["pretrained"] == name
     for ours, theirs in zip(model.parameters(), whole[0].parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
@@ -255,8 +255,8 @@ def test_a_filter_that_was_trained_further_elsewhere_is_loaded_as_it_was(home):
     first = tiny(**CHOSEN)
     save_checkpoint(*of_run(first))
     further = first.changed(system="windier", pretrained=first.name)
-    model, path, record = of_run(further)
-    save_checkpoint(model, path, record)
+    model, path, log = of_run(further)
+    save_checkpoint(model, path, log)
     _, loaded = load_filter(path)
     ensembles = [
         assimilate(each, torch.full((9, 1, 30), 2.0), torch.Generator().manual_seed(0)) for each in (model, loaded)
@@ -290,8 +290,8 @@ def test_a_network_without_matrices_whose_weights_are_tied_is_trained_and_kept(h
 
 
 def of_run(experiment):
-    model, record = train(experiment, **QUIET)
-    return model, checkpoint_path(experiment.name), record
+    model, log = train(experiment, **QUIET)
+    return model, checkpoint_path(experiment.name), log
 
 
 @pytest.mark.parametrize(

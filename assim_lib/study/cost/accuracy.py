@@ -17,8 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.records import Record
 from assim_lib.storage import cache_dir, provenance, write_json
+from assim_lib.stored import Stored
 from assim_lib.study.cost.measuring import Value, alone
 from assim_lib.training.build import build_filter
 from assim_lib.training.data import training_data
@@ -53,7 +53,7 @@ HOW = (
 )
 
 
-class Finished(Record):
+class Finished(Stored):
     """Runs that are done while others are not yet, and the commit that they are of."""
 
     commit: str

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from assim_lib.records import Record
 from assim_lib.storage import cpu_model, data_dir, provenance
+from assim_lib.stored import Stored
 from assim_lib.study.results import Provenance
 
 Key = TypeVar("Key", bound=Hashable)
@@ -28,7 +28,7 @@ Value = str | bool | int | float | None
 REPEATS = 5
 
 
-class Machine(Record):
+class Machine(Stored):
     """Where it was measured; ``load`` is the number of waiting processes, over a minute, before and after."""
 
     processor: str
@@ -37,7 +37,7 @@ class Machine(Record):
     gpu: str | None
 
 
-class Costs(Record):
+class Costs(Stored):
     """One section of a run: what was measured, how, and where."""
 
     section: str

@@ -1,4 +1,4 @@
-"""A record is shown by its fields, without what pydantic and Python add to them: a Sphinx extension."""
+"""What a stored file holds is shown by its fields, without what pydantic and Python add to them: a Sphinx extension."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from sphinx.application import Sphinx
 
 
 def without_signature(app: Sphinx, kind: str, name: str, documented: Any, *_: Any) -> tuple[str, None] | None:
-    """An empty signature for a record, where pydantic would show how fields are checked; the usual one for all else."""
+    """An empty signature for it, where pydantic would show how fields are checked; the usual one for all else."""
     return ("", None) if kind == "class" and issubclass(documented, BaseModel) else None
 
 
 def skipped(app: Sphinx, kind: str, name: str, documented: Any, *_: Any) -> bool | None:
-    """How pydantic is to check a record is no field; and those of a named tuple are told with its arguments."""
+    """How pydantic is to check it is no field; and those of a named tuple are told with its arguments."""
     alias = str(documented.__doc__).startswith("Alias for field number")
     return True if alias or name == "model_config" else None
 

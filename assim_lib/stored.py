@@ -34,14 +34,14 @@ StoredScores = Annotated[Scores, BeforeValidator(_with_nan), WrapSerializer(_mea
 R = TypeVar("R", bound=BaseModel)
 
 
-class Record(BaseModel):
+class Stored(BaseModel):
     """What a JSON file holds; never changed once it is made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def read(cls: type[R], path: Path) -> R:
-        """The record in a file.
+        """What a file holds.
 
         Raises:
             IntegrityError: if the file holds anything else; the sentence names the file and the field.
