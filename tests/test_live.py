@@ -16,7 +16,7 @@ from browsing import served
 from playwright.sync_api import Browser, Page
 from small import ROOT, generator
 
-from assim_lib import load_filter
+from assim_lib import ObservationModel, load_filter
 from assim_lib.systems import Lorenz96
 
 BOOK = ROOT / "book"
@@ -175,6 +175,54 @@ def test_observations_have_their_error_and_their_places(visit: Callable[..., Pag
     assert np.isfinite(seen).mean(0) == pytest.approx(np.full(40, 0.25), abs=0.06)
     assert np.nanmean(seen) == pytest.approx(5, abs=0.1)
     assert np.nanstd(seen) == pytest.approx(2, abs=0.1)
+
+
+# ---- what the page says of its experiments
+
+
+@pytest.fixture(scope="module")
+def at_work() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """The filter of the page: errors of its analyses, (cycle, start), and of a forecast from the last of them."""
+    _, model = load_filter(live_page.FILTER, device="cpu")
+    starts, cycles = 48, 100
+    source = generator(3)
+    truth = model.climatology[torch.randint(len(model.climatology), (starts,), generator=source)]
+
+    @torch.no_grad()
+    def run(seen: int, fixed: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        places = torch.rand(1 if fixed else cycles, 1, 40, generator=source).argsort(-1) < seen
+        seeing = model.with_observations(ObservationModel(places), live_page.STEP_SIZE)
+        carry, state, errors = seeing.cold_start(starts, generator=source), truth, []
+        for k in range(cycles):
+            y = torch.where(places[k % len(places)], state + torch.randn(state.shape, generator=source), torch.nan)
+            carry, analysis = seeing.cycle(carry, y, k)
+            errors.append(_size(analysis[:, 0] - state))
+            state, last = seeing.flow(state), state
+        free, growth = analysis[:, 0], []
+        for _ in range(30):
+            free, last = seeing.flow(free), seeing.flow(last)
+            growth.append(_size(free - last))
+        return torch.stack(errors), torch.stack(growth)
+
+    return run
+
+
+def _size(error: torch.Tensor) -> torch.Tensor:
+    return error.square().mean((-2, -1)).sqrt()
+
+
+def test_the_fewer_sites_it_sees_the_larger_its_error(at_work: Callable[..., tuple[torch.Tensor, torch.Tensor]]):
+    means = [float(at_work(seen)[0][50:].mean()) for seen in (40, 20, 10)]
+    assert means == pytest.approx([0.4, 0.6, 1.0], abs=0.12)
+    fixed = at_work(10, fixed=True)[0][50:].mean(0)
+    assert fixed.mean() > 1.4
+
+
+def test_it_is_good_soon_and_a_forecast_is_lost_soon(at_work: Callable[..., tuple[torch.Tensor, torch.Tensor]]):
+    errors, growth = at_work(40)
+    assert errors[5:10].mean() < 0.5
+    assert (growth[:20].amax(0) > 1).float().mean() > 0.75  # two units of time are twenty cycles
+    assert (growth.amax(0) > 3.64).float().mean() > 0.75
 
 
 # ---- the live page

@@ -1,4 +1,4 @@
-"""The ensemble Kalman filter in thirty lines, to be read. The comparison uses DAPPER's."""
+"""The ensemble Kalman filter in forty lines, to be read. The comparison uses DAPPER's."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -17,14 +17,14 @@ def enkf(
     inflation: float = 1.0,
     taper: Float[Tensor, "state state"] | None = None,
 ) -> Iterator[Float[Tensor, "member state"]]:
-    """Stochastic ensemble Kalman filter (Burgers et al., 1998); yields the analysis ensemble of each cycle.
+    """Stochastic EnKF (Burgers et al., 1998); yields the analysis ensemble of each cycle.
 
     Args:
         ensemble: at the time before the first observation; at least two members.
-        observations: one vector a cycle, with independent errors of standard deviation ``noise``.
-        flow, operator: the model over one cycle, and what is observed of a state, for all members at once.
+        observations: one vector a cycle; independent errors of deviation ``noise``.
+        flow, operator: model over one cycle, what is observed; for all members at once.
         generator: of the perturbations of the observations.
-        taper: multiplies the covariances of the state entry by entry; needs an ``operator`` that picks entries.
+        taper: multiplies covariances entry by entry; the ``operator`` then picks entries.
     """
     for y in observations:
         ensemble = flow(ensemble)
@@ -38,10 +38,11 @@ def enkf(
         if taper is not None:
             columns = operator(taper)
             cross, covariance = columns * cross, operator(columns.T) * covariance
-        gain = torch.linalg.solve(covariance + noise**2 * torch.eye(len(y)).to(y), cross.T).T
+        r = noise**2 * torch.eye(len(y)).to(y)
+        gain = torch.linalg.solve(covariance + r, cross.T).T
 
-        # Each member sees observations with errors of its own, or the ensemble would shrink too much. Their mean is
-        # zero, so that the mean of the members moves by K times the innovation.
+        # Each member sees observations with errors of its own, or the ensemble would
+        # shrink too much. Their mean is zero: the mean moves by K times the innovation.
         errors = noise * torch.randn(seen.shape, generator=generator, dtype=y.dtype)
         errors = (errors - errors.mean(0)) * (len(a) / (len(a) - 1)) ** 0.5
         ensemble = ensemble + (y + errors - seen) @ gain.T

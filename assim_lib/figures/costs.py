@@ -6,24 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from assim_lib.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    LINES,
-    MARKERS,
-    ORANGE,
-    PURPLE,
-    RED,
-    WIDTH,
-    marked,
-    new_figure,
-    pen_of,
-    plain_numbers,
-    told_apart,
-)
-
-COLORS = (RED, ORANGE, GREEN, PURPLE, BLACK, BLUE)
+from assim_lib.figures.style import WIDTH, marked, new_figure, pen_of, pens_of, plain_numbers
 
 
 def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]]) -> Figure:
@@ -34,16 +17,13 @@ def growth(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
     """
     figure, axes = new_figure(1, len(panels), figsize=(WIDTH, 4.4), squeeze=False)
     names = list(dict.fromkeys(name for costs in panels.values() for name in costs))
-    pens = {name: pen for pen, name in told_apart(names, COLORS, LINES, MARKERS)}
+    pens = pens_of(names)
     for axis, (label, costs) in zip(axes[0], panels.items(), strict=True):
         for name, (sites, values, exponent) in costs.items():
             pen, text = pens[name], name if exponent is None else f"{name}: {exponent:.2f}"
             axis.loglog(sites, values, color=pen.color, marker=pen.marker, linestyle=pen.line, label=text)
         axis.set(xlabel="sites", ylabel=label)
-        lowest, highest = axis.get_ylim()
-        axis.set_ylim(lowest, highest * (highest / lowest) ** 0.35)
-        axis.legend(loc="upper left")
-        plain_numbers(axis.yaxis)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
 

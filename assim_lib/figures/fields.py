@@ -17,12 +17,14 @@ from assim_lib.figures.style import (
     GRAY,
     GREEN,
     ORANGE,
+    OTHER_COLORS,
     PURPLE,
     RED,
     SKY,
     WIDTH,
     legend_of_all,
     new_figure,
+    pens_of,
     plain_numbers,
     told_apart,
 )
@@ -101,7 +103,8 @@ def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, ro
     for axis, (title, values), text in zip(axes[0], named.items(), texts, strict=True):
         bound = float(np.abs(values).max())
         image = axis.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal" if square else "auto")
-        figure.colorbar(image, ax=axis, shrink=0.8)
+        if not np.isin(values, (-1, 0, 1)).all():  # kinds, and no quantity
+            figure.colorbar(image, ax=axis, shrink=0.8)
         axis.set(title=title, xlabel=columns, ylabel=text)
     return figure
 
@@ -156,7 +159,8 @@ def by_value(
         axis.plot(middle, mean, color=pen.color, linestyle=pen.line, linewidth=2, label=label)
         if number == 0:
             width = np.array([quantity[k].std() for k in kept])
-            axis.fill_between(middle, mean - width, mean + width, color=pen.color, alpha=0.12, linewidth=0)
+            band = {"color": pen.color, "alpha": 0.12, "linewidth": 0, "label": f"its standard deviation, {label}"}
+            axis.fill_between(middle, mean - width, mean + width, **band)
     axis.set(xlabel=x_label, ylabel=y_label)
     axis.legend()
     return figure
@@ -170,7 +174,7 @@ def by_distance(sizes: dict[str, Float[np.ndarray, " distance"]], x_label: str, 
     """
     figure, axis = new_figure(figsize=(7, 3.2))
     axis.axhline(0, color="#bbbbbb", linewidth=0.8)
-    for number, (pen, (label, size)) in enumerate(told_apart(sizes.items(), (SKY, BLUE, BLACK))):
+    for number, (pen, (label, size)) in enumerate(told_apart(sizes.items(), OTHER_COLORS)):
         place = np.arange(len(size)) - len(size) // 2
         width = max(3.0 - 0.8 * number, 1.2)  # lines that coincide are seen by their widths
         style = {"color": pen.color, "marker": pen.marker, "linestyle": pen.line, "markersize": 5, "linewidth": width}
@@ -192,14 +196,15 @@ def error_growth(times: Float[np.ndarray, " time"], errors: Float[np.ndarray, "p
 
 
 def error_and_spread(
-    rmse: dict[str, Float[np.ndarray, " cycle"]], spread: Float[np.ndarray, " cycle"], noise: float
+    rmse: dict[str, Float[np.ndarray, " cycle"]], spread: dict[str, Float[np.ndarray, " cycle"]], noise: float
 ) -> Figure:
-    """RMSE of each method, cycle by cycle from a cold start, and the first one's ensemble spread."""
+    """RMSE of each method, cycle by cycle from a cold start, and the ensemble spread of those that have one."""
     figure, axis = new_figure(figsize=(8, 3.2))
     # Dotted is the spread, dashed the observation error.
     for pen, (label, series) in told_apart(rmse.items(), (RED, BLUE, GREEN), lines=("-", "-.", (0, (10, 2)))):
         axis.semilogy(series, color=pen.color, linestyle=pen.line, linewidth=1.2, label=f"RMSE, {label}")
-    axis.semilogy(spread, color=RED, linestyle=":", linewidth=1.2, label=f"spread, {next(iter(rmse))}")
+        if label in spread:
+            axis.semilogy(spread[label], color=pen.color, linestyle=":", linewidth=1.2, label=f"spread, {label}")
     axis.axhline(noise, color=ORANGE, linestyle="--", linewidth=1, label="observation error σ")
     axis.set(xlabel="cycle", ylabel="RMSE, spread")
     plain_numbers(axis.yaxis)
@@ -221,7 +226,8 @@ def error_by_age(table: pd.DataFrame, of: str = "analysis") -> Figure:
     groups = list(table.groupby("filter", sort=False)) if "filter" in table else [(of, table)]
     band = 0.05 * table.rmse.max()
     right.axhspan(-band, band, color=GRAY, alpha=0.2, linewidth=0, label="5 % of the RMSE")
-    for number, (pen, (name, rows)) in enumerate(told_apart(groups, (RED, BLUE, GREEN, BLACK, PURPLE))):
+    pens = pens_of(str(name) for name, _ in groups)
+    for number, (pen, (name, rows)) in enumerate(zip(pens.values(), groups, strict=True)):
         rows = rows.sort_values("age")
         beside = 0.06 * (number - (len(groups) - 1) / 2)  # or equal errors would hide each other
         style = {"color": pen.color, "marker": pen.marker, "linestyle": pen.line, "markersize": 6, "label": name}
@@ -250,8 +256,8 @@ def phase_plane(
     figure, axis = new_figure(figsize=(WIDTH, 4.2))
     axis.plot(*truth.T, "-", color=GRAY, linewidth=0.9, label="truth")
     for seen, estimate in zip(observations, analysis, strict=True):
-        axis.plot(*zip(seen, estimate, strict=True), "-", color=ORANGE, linewidth=0.7, alpha=0.7)
-    axis.plot(*observations.T, "o", color=ORANGE, markersize=5, markerfacecolor="none", label="observations")
+        axis.plot(*zip(seen, estimate, strict=True), "-", color=BLUE, linewidth=0.7, alpha=0.7)
+    axis.plot(*observations.T, "o", color=BLUE, markersize=5, markerfacecolor="none", label="observations")
     axis.plot(*analysis.T, "s", color=RED, markersize=4, label="analysis")
     axis.set(xlabel=x_label, ylabel=y_label)
     figure.legend(loc="outside right upper")

@@ -15,7 +15,6 @@ from assim_lib.figures.style import (
     BLACK,
     BLUE,
     GREEN,
-    ORANGE,
     PURPLE,
     RED,
     SKY,
@@ -24,15 +23,16 @@ from assim_lib.figures.style import (
     marked,
     new_figure,
     pen_of,
+    pens_of,
     plain_numbers,
-    told_apart,
 )
 
+TAUGHT = pen_of("amortized_clean_analysis").color
 KINDS = {
     "classical, tuned": (BLUE, "s", "white"),
     "ours, with a Kalman part": (RED, "o", RED),
     "ours, learned from nothing": (PURPLE, "P", PURPLE),
-    "ours, taught by the truth": (ORANGE, "X", ORANGE),
+    "ours, taught by the truth": (TAUGHT, ">", TAUGHT),
 }
 
 
@@ -155,7 +155,8 @@ def transfer(table: pd.DataFrame) -> Figure:
     changes = list(dict.fromkeys(table.change))
     groups = table.groupby("filter", sort=False)
     figure, axis = new_figure(figsize=(8, 1.0 + 0.27 * len(changes) + 0.2 * len(groups)))
-    for pen, (name, rows) in told_apart(groups, (RED, BLUE, GREEN, ORANGE, PURPLE, BLACK, SKY)):
+    pens = pens_of(str(name) for name, _ in groups)
+    for pen, (name, rows) in zip(pens.values(), groups, strict=True):
         axis.errorbar(
             rows.rmse / rows.climatology,
             [changes.index(change) for change in rows.change],
@@ -228,8 +229,8 @@ def forecast_skill(table: pd.DataFrame) -> Figure:
     figure, axis = new_figure(figsize=(WIDTH, 4.4))
     groups = list(table[table.lead > 0].groupby("label", sort=False))
     reference = groups[0][1].set_index("lead").rmse
-    pens = told_apart(groups, (BLACK, BLUE, SKY, RED, GREEN, PURPLE))
-    for number, (pen, (label, rows)) in enumerate(pens):
+    pens = pens_of(str(label) for label, _ in groups)
+    for number, (pen, (label, rows)) in enumerate(zip(pens.values(), groups, strict=True)):
         row = rows.set_index("lead")
         style = {"linewidth": 1.2, "zorder": 3} if number % 2 else {"linewidth": 4.5, "alpha": 0.6, "zorder": 2}
         marks = {"marker": pen.marker, "markersize": 6, "markevery": (number % 3, 3)}

@@ -5,12 +5,14 @@ legend names differ in marker or style as well. Every figure has a white backgro
 dark page.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple, TypeVar
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -63,11 +65,11 @@ METHOD_PENS = {
     "LETKF corrected": Pen("#2f4b7c", "h", "--"),
     "iEnKS": Pen(GREEN, "s", "-"),
     "EnKF-N": Pen("#8a6d00", "^", "-"),
-    "4D-Var": Pen(PURPLE, "D", ":"),
+    "4D-Var": Pen("#5e3c99", "D", ":"),
     "3D-Var": Pen(SKY, "v", "--"),
     "Climatology": Pen(GRAY, "d", "-."),
 }
-# Of curves that a label names: a filter of the book has the colour of its analysis wherever it is drawn.
+# A filter that a label names has the colour of its analysis wherever it is drawn.
 ANALYSIS_COLORS = {
     "extended": RED,
     "covariant": ORANGE,
@@ -106,15 +108,34 @@ def told_apart(
         yield Pen(color, marker, line), item
 
 
-def pens_of_filters(labels: Iterable[str]) -> dict[str, Pen]:
-    """A pen for each label: the colour of its analysis, where it begins with one; marker and line as none before."""
-    others = cycle(OTHER_COLORS)
-    pens = {}
+def color_of(label: str) -> str | None:
+    """The colour of the analysis or the method that a label begins with; None where it begins with another word."""
+    if "clean_analysis" in label:
+        return METHOD_PENS["amortized_clean_analysis"].color
+    name = label.split(" ")[0].rstrip(",")
+    method = METHOD_PENS.get("LETKF corrected" if "corrected" in label else name)
+    return ANALYSIS_COLORS.get(name) or (method and method.color)
+
+
+def pens_of(labels: Iterable[str]) -> dict[str, Pen]:
+    """A pen for each label: its own colour, see :func:`color_of`, in another shade each time; else one of the others.
+
+    Markers, and then lines, are as none before.
+    """
+    others, used, pens = cycle(OTHER_COLORS), Counter[str](), {}
     for number, label in enumerate(labels):
-        color = ANALYSIS_COLORS.get(label.split(" ")[0].rstrip(","))
+        color = color_of(label) or next(others)
         line = LINES[number // len(MARKERS) % len(LINES)]
-        pens[label] = Pen(color or next(others), MARKERS[number % len(MARKERS)], line)
+        pens[label] = Pen(_shade(color, used[color]), MARKERS[number % len(MARKERS)], line)
+        used[color] += 1
     return pens
+
+
+def _shade(color: str, number: int) -> str:
+    """A colour, darker, lighter, and again."""
+    share, toward = ((0.0, 0.0), (0.45, 0.0), (0.5, 1.0))[number % 3]
+    red, green, blue = ((1 - share) * part + share * toward for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def name_lines(axis: Axes, values: Mapping[str, float], color: str) -> None:

@@ -21,7 +21,7 @@ from assim_lib.figures.style import (
     legend_of_all,
     name_lines,
     new_figure,
-    pens_of_filters,
+    pens_of,
     plain_numbers,
     told_apart,
 )
@@ -44,7 +44,7 @@ def learning_curves(
         against: ``"cycles"``, those of all trajectories, or ``"update"``.
     """
     figure, axis = new_figure(figsize=(WIDTH, 3.4 + 0.13 * len(histories)))
-    pens, long, kept = pens_of_filters(histories), False, [*references.values()]
+    pens, long, kept = pens_of(histories), False, [*references.values()]
     for label, history in histories.items():
         pen = pens[label]
         x = np.array([point[against] for point in history]) / (1e6 if against == "cycles" else 1)
@@ -212,14 +212,12 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
     size = WIDTH, 3.0 * rows + 0.7
     figure, axes = new_figure(rows, columns, figsize=size, sharey=True, squeeze=False)
     lost = 2.15  # where a diverged trial is marked: above every other
-    pens = dict(
-        (name, pen) for pen, name in told_apart(trials.contender.unique(), (BLUE, GREEN, ORANGE, PURPLE, RED, BLACK))
-    )
+    pens = pens_of(trials.contender.unique())
     for axis, (name, text) in zip(axes.flat, parameters.items(), strict=False):
         for contender, group in trials.dropna(subset=name).groupby("contender", sort=False):
             if group.rmse.isna().all():
                 continue
-            best, pen = group.loc[group.rmse.idxmin()], pens[contender]
+            best, pen = group.loc[group.rmse.idxmin()], pens[str(contender)]
             everywhere = (group.rmse / best.rmse).clip(upper=2.0)
             axis.plot(group[name], everywhere, ".", color=pen.color, markersize=4, alpha=0.5)
             gone = group[name][group.rmse.isna()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from assim_lib.study.results import TAUGHT, best_of
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
+NUMBER = r"[*+\-–.]*\d|–$"  # what a column of numbers has, on the right
 CLASSICAL_MEMBERS = 30  # of a rival; what has more is a reference
 
 
@@ -46,7 +48,8 @@ def markdown(table: pd.DataFrame, caption: str, best: Sequence[str] | None = Non
             text = short(value) if isinstance(value, float) else str(value)
             winner = len(numbers) > 1 and name in (best or ()) and text == short(min(numbers))
             rows.iat[place, column] = f"**{text}**" if winner else text
-    lines = [["", *map(str, rows.columns)], [":---", *["---:"] * len(rows.columns)]]
+    right = [all(re.match(NUMBER, cell) for cell in rows.iloc[:, column]) for column in range(rows.shape[1])]
+    lines = [["", *map(str, rows.columns)], [":---", *("---:" if number else ":---" for number in right)]]
     lines += [[str(row[0]), *map(str, row[1:])] for row in rows.itertuples()]
     from IPython.display import Markdown  # late: commands read scores where there is no notebook
 

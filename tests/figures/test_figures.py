@@ -67,7 +67,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "climatology": lambda: figures.climatology({k: truth for k in "abc"}, reach=3),
     "convergence": lambda: figures.convergence(0.5 ** np.arange(1, 4), 0.1 ** np.arange(1, 4), 4),
     "cost": lambda: figures.cost(scores),
-    "error_and_spread": lambda: figures.error_and_spread({"a": error, "b": error, "c": error}, 2 * error, 1.0),
+    "error_and_spread": lambda: figures.error_and_spread({"a": error, "b": error, "c": error}, {"a": 2 * error}, 1.0),
     "forecast_skill": lambda: figures.forecast_skill(forecasts),
     "error_by_age": lambda: figures.error_by_age(ages),
     "error_growth": lambda: figures.error_growth(np.arange(CYCLES) / 2, np.stack([error, 2 * error]), 1.0),

@@ -159,7 +159,7 @@ class LivePage {
     );
     const times = this.history.map((_, i) => first + i * this.interval);
     const of = (name) => this.history.map(({ errors }) => errors[name]);
-    plot.line([begin, end], [WEIGHTS.std, WEIGHTS.std], { color: "climate", dash: [9, 3, 2, 3] });
+    plot.line([begin, end], [WEIGHTS.std, WEIGHTS.std], { color: "climate", dash: [3, 3] });
     plot.line(times, of("sigma"), { color: "observation", dash: [2, 3] });
     plot.line(times, of("free"), { color: "free", dash: [7, 4] });
     plot.line(times, of("filter"), { color: "filter", width: 2.5 });
@@ -176,7 +176,7 @@ class LivePage {
     const sites = Array.from({ length: SITES }, (_, i) => i);
     const along = (name, style) => plot.line(sites, [...moment[name]], style);
     along("free", { color: "free", dash: [7, 4] });
-    along("truth", { color: "truth", width: 4 });
+    along("truth", { color: "truth", width: 8 });
     along("analysis", { color: "filter", width: 2.5 });
     plot.dots(sites, [...moment.observation], { color: "observation" });
   }
