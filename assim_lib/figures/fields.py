@@ -17,7 +17,6 @@ from assim_lib.figures.style import (
     GRAY,
     GREEN,
     ORANGE,
-    OTHER_COLORS,
     PURPLE,
     RED,
     SKY,
@@ -159,7 +158,7 @@ def by_value(
         axis.plot(middle, mean, color=pen.color, linestyle=pen.line, linewidth=2, label=label)
         if number == 0:
             width = np.array([quantity[k].std() for k in kept])
-            band = {"color": pen.color, "alpha": 0.12, "linewidth": 0, "label": f"its standard deviation, {label}"}
+            band = {"color": pen.color, "alpha": 0.12, "linewidth": 0, "label": "± its standard deviation"}
             axis.fill_between(middle, mean - width, mean + width, **band)
     axis.set(xlabel=x_label, ylabel=y_label)
     axis.legend()
@@ -174,7 +173,9 @@ def by_distance(sizes: dict[str, Float[np.ndarray, " distance"]], x_label: str, 
     """
     figure, axis = new_figure(figsize=(7, 3.2))
     axis.axhline(0, color="#bbbbbb", linewidth=0.8)
-    for number, (pen, (label, size)) in enumerate(told_apart(sizes.items(), OTHER_COLORS)):
+    pens = pens_of(sizes)
+    for number, (label, size) in enumerate(sizes.items()):
+        pen = pens[label]
         place = np.arange(len(size)) - len(size) // 2
         width = max(3.0 - 0.8 * number, 1.2)  # lines that coincide are seen by their widths
         style = {"color": pen.color, "marker": pen.marker, "linestyle": pen.line, "markersize": 5, "linewidth": width}

@@ -132,8 +132,10 @@ def pens_of(labels: Iterable[str]) -> dict[str, Pen]:
 
 
 def _shade(color: str, number: int) -> str:
-    """A colour, darker, lighter, and again."""
-    share, toward = ((0.0, 0.0), (0.45, 0.0), (0.5, 1.0))[number % 3]
+    """A colour, then darker, then lighter, and again."""
+    if number % 3 == 0:
+        return color
+    share, toward = (0.45, 0.0) if number % 3 == 1 else (0.5, 1.0)
     red, green, blue = ((1 - share) * part + share * toward for part in to_rgb(color))
     return to_hex((red, green, blue))
 

@@ -212,12 +212,14 @@ def sensitivity(trials: pd.DataFrame, parameters: Mapping[str, str], logarithmic
     size = WIDTH, 3.0 * rows + 0.7
     figure, axes = new_figure(rows, columns, figsize=size, sharey=True, squeeze=False)
     lost = 2.15  # where a diverged trial is marked: above every other
-    pens = pens_of(trials.contender.unique())
+    methods = trials.groupby("contender", sort=False).method.first()
+    names = {contender: f"{method} {contender}" for contender, method in methods.items()}
+    pens = pens_of(names.values())
     for axis, (name, text) in zip(axes.flat, parameters.items(), strict=False):
         for contender, group in trials.dropna(subset=name).groupby("contender", sort=False):
             if group.rmse.isna().all():
                 continue
-            best, pen = group.loc[group.rmse.idxmin()], pens[str(contender)]
+            best, pen = group.loc[group.rmse.idxmin()], pens[names[contender]]
             everywhere = (group.rmse / best.rmse).clip(upper=2.0)
             axis.plot(group[name], everywhere, ".", color=pen.color, markersize=4, alpha=0.5)
             gone = group[name][group.rmse.isna()]

@@ -21,7 +21,7 @@ from PIL import Image
 from assim_lib import figures
 from assim_lib.figures import fields
 from assim_lib.figures import trials as figures_of_trials
-from assim_lib.figures.style import METHOD_NAMES, METHOD_PENS, WIDTH
+from assim_lib.figures.style import ANALYSIS_COLORS, METHOD_NAMES, METHOD_PENS, WIDTH, pens_of
 
 random = np.random.default_rng(0)
 CYCLES, SITES, MEMBERS = 30, 12, 5
@@ -227,10 +227,26 @@ def test_names_of_lines_that_coincide_stand_one_above_the_other():
 
 
 def test_a_filter_has_one_color_in_all_figures():
-    """That of its analysis, whatever else is drawn."""
-    alone, both = ({"hybrid, lag 0, m = 10": history}, {"yours": history, "hybrid, lag 5, m = 10": history})
-    colors = {figures.learning_curves(curves, {}, "update").axes[0].lines[-1].get_color() for curves in (alone, both)}
-    assert len(colors) == 1
+    labels = [
+        "yours",
+        "hybrid, lag 0",
+        "LETKF m=30",
+        "LETKF m=30, corrected model",
+        "hybrid, lag 3",
+        "recurrent, lag 3",
+    ]
+    pens = pens_of([*labels, "recurrent, lag 3, clean_analysis"])
+    assert len({pen.color for pen in pens.values()}) == len(pens)
+    for label, color in (
+        ("hybrid, lag 0", ANALYSIS_COLORS["hybrid"]),
+        ("LETKF m=30", METHOD_PENS["LETKF"].color),
+        ("LETKF m=30, corrected model", METHOD_PENS["LETKF corrected"].color),
+        ("recurrent, lag 3, clean_analysis", METHOD_PENS["amortized_clean_analysis"].color),
+    ):
+        assert pens[label].color == color
+    history = [{"cycles": 1e6, "validation_rmse": 1.0}, {"cycles": 2e6, "validation_rmse": 0.5}]
+    (axis,) = figures.learning_curves({label: history for label in labels[:2]}, {}).axes
+    assert {line.get_label(): line.get_color() for line in axis.lines} == {n: pens[n].color for n in labels[:2]}
 
 
 def test_an_error_above_a_panel_stands_at_its_edge():

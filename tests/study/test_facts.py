@@ -36,6 +36,11 @@ def test_the_best_of_each_row_is_bold_and_gaps_are_dashes():
     ]
 
 
+def test_words_stand_on_the_left():
+    table = pd.DataFrame({"filter": ["hybrid", "–"], "error": [0.3, 0.2], "change": ["+3 %", "**.2** [.1, .3]"]})
+    assert tables.markdown(table, "").data.splitlines()[3] == "| :--- | :--- | ---: | ---: |"
+
+
 def test_a_readers_table_has_the_best_run_of_each_kind():
     scores = load_scores(**Setting("l96").as_dict())
     shown = tables.best_of_each(scores)
