@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapSerializer
 
 from assim_lib.evaluation import Scores
-from assim_lib.storage import IntegrityError
+from assim_lib.storage import IntegrityError, write_json
 
 
 def _with_nan(stored: Any) -> Any:
@@ -56,3 +56,8 @@ class Stored(BaseModel):
                 f"{path.name} is no {cls.__name__}: {field}: {first['msg']}; restore it from the repository, or remove "
                 "it."
             ) from None
+
+    def write(self, path: Path, exclude_unset: bool = False) -> Path:
+        """Store it, perhaps without what was never set, and return the path."""
+        write_json(path, self.model_dump(exclude_unset=exclude_unset))
+        return path

@@ -27,7 +27,7 @@ from assim_lib.classical.baseline import Hyperparameters
 from assim_lib.classical.contenders import Contender
 from assim_lib.classical.methods import BaselineRun, run_baseline, scores_of
 from assim_lib.seeds import SEARCH
-from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
+from assim_lib.storage import OtherRunError, data_dir, provenance
 from assim_lib.stored import Number, Stored, StoredScores
 from assim_lib.twin import TwinExperiment
 
@@ -150,7 +150,7 @@ class Search:
         )
         self.trials.append(trial := _trial(run, self.validation_set.burn_in))
         stored = TrialFile(start=start.hyperparameters, seed=self.seed, trials=self.trials)
-        write_json(trials_path(self.contender), stored.model_dump())
+        stored.write(trials_path(self.contender))
         return trial
 
     def finalists(self) -> list[Trial]:

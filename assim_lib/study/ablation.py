@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from assim_lib.storage import OtherRunError, data_dir, provenance, write_json
+from assim_lib.storage import OtherRunError, data_dir, provenance
 from assim_lib.stored import Stored, StoredScores
 from assim_lib.study.results import Provenance
 from assim_lib.training.build import build_filter
@@ -167,7 +167,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
     plan = folder / "plan.json"
     if not plan.exists():
         updates = max(1, round(budget / seconds_per_update(variant(name, seed))))
-        write_json(plan, {"updates": updates, "budget": budget})
+        Plan(updates=updates, budget=budget).write(plan)
     planned = Plan.read(plan)
     experiment = variant(name, seed, updates=planned.updates)
     model, log = train(experiment, folder, curve_points=10, progress=progress)
@@ -182,8 +182,7 @@ def ablate(name: str, seed: int, runs: Path, budget: float = BUDGET, progress: b
         **log,
         scored=Provenance(**provenance(str(experiment.torch_device))),
     )
-    write_json(path, result.model_dump(exclude_unset=True))
-    return path
+    return result.write(path, exclude_unset=True)
 
 
 def ablation_table() -> pd.DataFrame:

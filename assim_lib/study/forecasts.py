@@ -17,7 +17,7 @@ from assim_lib.classical.methods import run_baseline
 from assim_lib.evaluation import interval
 from assim_lib.observations import identity
 from assim_lib.setting import Setting
-from assim_lib.storage import data_dir, provenance, refuse_uncommitted, write_json
+from assim_lib.storage import data_dir, provenance, refuse_uncommitted
 from assim_lib.stored import Stored
 from assim_lib.study.displaced import Displaced, displaced
 from assim_lib.study.results import TAUGHT, Label, Provenance, Result, best_of, load_scores, read_result, results_dir
@@ -121,10 +121,8 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
             own = {name: float(result.baseline.hyperparameters[name]) for name in ("bias", "damping")}
             errors = forecast_errors(analysis, twin, flow=model_flow(setting, **own))
             kinds.append(_told(f"{result.label}, which forecasts", file, errors))
-    path = skill_path(setting)
     skill = ForecastSkill(every=EVERY, forecasts=kinds, displaced=moved, provenance=Provenance(**provenance()))
-    write_json(path, skill.model_dump())
-    return path
+    return skill.write(skill_path(setting))
 
 
 def _analysis(result: Result, twin: TwinExperiment, progress: bool) -> Float[np.ndarray, "cycle channel site"]:

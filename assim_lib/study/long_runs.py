@@ -20,7 +20,7 @@ from assim_lib.evaluation import LOST_AFTER, is_lost, rmse
 from assim_lib.filter import AmortizedFilter, Carry
 from assim_lib.seeds import STRESS
 from assim_lib.setting import places
-from assim_lib.storage import OtherRunError, data_dir, provenance, refuse_uncommitted, write_json
+from assim_lib.storage import OtherRunError, data_dir, provenance, refuse_uncommitted
 from assim_lib.stored import Number, Stored
 from assim_lib.study.results import Provenance
 from assim_lib.study.transfer import Transferred, place_of, transfer
@@ -137,7 +137,7 @@ def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = Tr
         weights=load_checkpoint(checkpoint_path(name))[1]["sha256"],
         provenance=Provenance(**origin),
     )
-    write_json(stress_path(name), result.model_dump(exclude_unset=True))
+    result.write(stress_path(name), exclude_unset=True)
     # Asked again, after a change of the library, the run begins again.
     state.unlink()
     return stress_path(name)

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict
 
 from assim_lib.classical.baseline import Baseline, Hyperparameters
 from assim_lib.setting import SETTING_COLUMNS, Setting
-from assim_lib.storage import IntegrityError, atomic_path, data_dir, write_json
+from assim_lib.storage import IntegrityError, atomic_path, data_dir
 from assim_lib.stored import Number, Stored, StoredScores
 
 # The method of a filter whose teacher was the truth, which only a simulation has: it competes with no other.
@@ -158,9 +158,7 @@ def read_result(path: Path) -> Result:
 
 def write_result(name: str, result: Result) -> Path:
     """Store a result under a name, and return the path of its file."""
-    path = results_dir() / f"{name}.json"
-    write_json(path, result.model_dump(exclude_unset=True))
-    return path
+    return result.write(results_dir() / f"{name}.json", exclude_unset=True)
 
 
 def training_log(checkpoint: str) -> TrainingLog:

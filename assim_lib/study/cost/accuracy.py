@@ -4,11 +4,9 @@ The time is that of one core's processor. Simulating the data, building the filt
 not: who knows the recipe need not look.
 """
 
-import json
 import os
 import statistics
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest import mock
@@ -17,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from assim_lib.filter import AmortizedFilter
-from assim_lib.storage import cache_dir, provenance, write_json
+from assim_lib.storage import cache_dir, provenance
 from assim_lib.stored import Stored
 from assim_lib.study.cost.measuring import Value, alone
 from assim_lib.training.build import build_filter
@@ -69,14 +67,9 @@ def measure(progress: bool = True) -> list[dict[str, Value]]:
     runs = [(name, seed) for seed in SEEDS for name in TARGETS if (name, seed) not in done]
     for name, seed in tqdm(runs, desc="accuracy", unit="training", disable=not progress):
         rows += alone(train_until, name, seed)
-        _keep(path, Finished(commit=commit, rows=rows))
+        Finished(commit=commit, rows=rows).write(path)
     path.unlink(missing_ok=True)
     return rows
-
-
-def _keep(path: Path, finished: Finished) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, json.loads(finished.model_dump_json()))
 
 
 def train_until(name: str, seed: int) -> list[dict[str, Value]]:

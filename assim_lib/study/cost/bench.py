@@ -1,11 +1,9 @@
 """One command for all sections; each is a file of its own."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from assim_lib.storage import write_json
 from assim_lib.study.cost import accuracy, cycles, profile, scaling, simulation, training
 from assim_lib.study.cost.measuring import REPEATS, Value, cost_path, costs_of
 
@@ -34,5 +32,4 @@ def run_sections(sections: Iterable[str], effort: Effort = Effort()) -> Iterator
     for section in sections:
         how, measure = SECTIONS[section]
         costs = costs_of(section, how, lambda measure=measure: measure(effort))
-        write_json(cost_path(section), json.loads(costs.model_dump_json()))
-        yield cost_path(section)
+        yield costs.write(cost_path(section))
