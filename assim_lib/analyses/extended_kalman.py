@@ -146,15 +146,9 @@ class ExtendedAnalysis(CovariantAnalysis):
     def _moved(self, mean: Tensor, covariance: Tensor, flow: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """How far the mean a cycle later lies off the forecast, and the covariance then."""
         derivative, shift = central_differences(flow, mean, *self.covariance_root(mean, covariance))
-        return shift, self.forecast_covariance(covariance, derivative)
-
-    def forecast_covariance(
-        self, covariance: Float[Tensor, "*windows state state"], derivative: Float[Tensor, "*windows state state"]
-    ) -> Float[Tensor, "*windows state state"]:
-        """The covariance a cycle later; ``derivative`` is that of the state then with respect to the state now."""
         units = self.std.expand(self.channels, covariance.shape[-1] // self.channels).flatten()
         derivative = derivative * units / units.unsqueeze(-1)
-        return derivative @ covariance @ derivative.mT
+        return shift, derivative @ covariance @ derivative.mT
 
     def _kalman_update(
         self, given: AnalysisInput, deviations: Tensor, observed: Tensor, innovation: Tensor
