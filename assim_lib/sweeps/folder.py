@@ -4,6 +4,7 @@ What stands under its name is complete: a local file is renamed when it is, an o
 """
 
 import json
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,5 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file that may not be there."""
-        try:
+        with suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{name}")
-        except FileNotFoundError:
-            return

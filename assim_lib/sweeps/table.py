@@ -39,10 +39,8 @@ def sweep_table(folder: Folder) -> pd.DataFrame:
                 for name, value in done["metrics"].items()
                 if isinstance(value, bool | int | float | str)
             }
-            row = plain | {"seconds": done["seconds"], "overhead": done["overhead"]} | row
-            row = {
-                name: row[name] for name in (*point["coordinates"], *(n for n in row if n not in point["coordinates"]))
-            }
+            measured = plain | {"seconds": done["seconds"], "overhead": done["overhead"]}
+            row |= {name: value for name, value in measured.items() if name not in row}
         why = folder.read_json(f"failed/{key}.json")["error"] if key in failed - finished else ""
         rows.append({**row, "failed": why, "key": key})
     return pd.DataFrame(rows)
