@@ -169,10 +169,7 @@ def observation_model(obs_conf: str, channels: int, sites: int, noise: float = 1
         ValueError: if there is none of that name (the sentence lists those there are), or if it is of other states.
     """
     make = OBS_CONFS.find(obs_conf)
-    if getattr(make, "__module__", "").startswith("assim_lib."):
-        registered = make(channels, sites)
-    else:
-        registered = tried(f"obs_conf = {obs_conf!r}", lambda: make(channels, sites), f"for ({channels}, {sites})")
+    registered = tried(f"obs_conf = {obs_conf!r}", lambda: make(channels, sites), f"for ({channels}, {sites})")
     if not isinstance(registered, ObservationModel):
         raise ValueError(
             f"obs_conf = {obs_conf!r} returns a {type(registered).__name__}; it must return an ObservationModel."
