@@ -98,7 +98,8 @@ def save_trajectories(dataset: xr.Dataset, path: Path, again: bool = True) -> No
         IntegrityError: if it may not, and would.
     """
     content = netcdf_bytes(dataset)
-    with _locked(path.parent):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / ".lock"):
         sums, checksum = read_manifest(path.parent), hashlib.sha256(content).hexdigest()
         if not again and sums.get(path.name, checksum) != checksum:
             raise IntegrityError(
@@ -113,11 +114,6 @@ def save_trajectories(dataset: xr.Dataset, path: Path, again: bool = True) -> No
             if replaced:
                 path.unlink(missing_ok=True)
             write_bytes(path.parent / MANIFEST, lines.encode())
-
-
-def _locked(folder: Path) -> FileLock:
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".lock")
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
