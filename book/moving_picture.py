@@ -14,7 +14,7 @@ ALT = (
 def moving_picture() -> str:
     """HTML of the picture, from the best filter that has learned all it does."""
     row = best(MOVING_QUARTER, method="amortized", analysis="recurrent", m=1)
-    experiment, trained = load_filter(checkpoint_path(row.checkpoint.removesuffix(".safetensors")))
+    experiment, trained = load_filter(checkpoint_path(row.checkpoint))
     twin = experiment.setting.load()
     # Before its training such a filter changes nothing.
     both = {"model alone": build_filter(experiment, trained.climatology), "trained filter": trained}

@@ -23,8 +23,8 @@ from assim_lib.study.displaced import Displaced, displaced
 from assim_lib.study.results import TAUGHT, Label, Provenance, Result, best_of, load_scores, read_result, results_dir
 from assim_lib.study.summaries import CLASSICAL_METHODS, KALMAN
 from assim_lib.study.tables import CLASSICAL_MEMBERS
-from assim_lib.study.verify import scored_filter
 from assim_lib.systems import forecast_model_of
+from assim_lib.training.checkpoints import scored_filter
 from assim_lib.training.validation import run_filter
 from assim_lib.twin import TwinExperiment
 
@@ -129,7 +129,7 @@ def _analysis(result: Result, twin: TwinExperiment, progress: bool) -> Float[np.
     """The mean of what a scored filter forecasts from along the test set."""
     if result.baseline:
         return run_baseline(result.baseline, twin, progress=progress).mean
-    experiment, model = scored_filter(result)
+    experiment, model = scored_filter(result.setting, str(result.checkpoint))
     return run_filter(experiment, model.undisplaced(), twin, progress=progress)[0].mean(1)
 
 

@@ -26,7 +26,7 @@ from assim_lib.study.results import Provenance
 from assim_lib.study.transfer import Transferred, place_of, transfer
 from assim_lib.systems import system_of
 from assim_lib.tensor_files import load_tensors, save_tensors
-from assim_lib.training.checkpoints import checkpoint_path, load_checkpoint, load_filter
+from assim_lib.training.checkpoints import checkpoint_path, load_filter, stored_log
 from assim_lib.training.experiment import Experiment
 
 STARTS, LONG, SAVED_CYCLES = 20, 100_000, 1000  # cold starts, cycles, and cycles between two savings
@@ -134,7 +134,7 @@ def stress_test(name: str, folder: Path, cycles: int = LONG, progress: bool = Tr
     result = StressTest(
         transfer=transfer(checkpoint_path(name), progress),
         long=long,
-        weights=load_checkpoint(checkpoint_path(name))[1]["sha256"],
+        weights=stored_log(checkpoint_path(name))["sha256"],
         provenance=Provenance(**origin),
     )
     result.write(stress_path(name), exclude_unset=True)

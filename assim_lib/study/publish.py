@@ -8,14 +8,15 @@ import pandas as pd
 
 from assim_lib.evaluation import Scores
 from assim_lib.filter import AmortizedFilter
+from assim_lib.setting import Setting
 from assim_lib.storage import data_dir, provenance, refuse_uncommitted, sha256, why_not_writable
 from assim_lib.study.results import Provenance, Result, best_of, load_scores, write_result
 from assim_lib.training.build import build_filter
 from assim_lib.training.checkpoints import (
     checkpoint_path,
-    load_checkpoint,
     load_filter,
     save_checkpoint,
+    scored_filter,
     stored_experiment,
     stored_log,
 )
@@ -103,15 +104,15 @@ def publish(experiment: Experiment, model: AmortizedFilter, log: dict[str, Any])
     check_publishable(experiment, again=True)
     path = checkpoint_path(experiment.name)
     scores = []
-    for scored, scored_filter in in_settings(experiment, model, scored_settings(experiment)):
+    for scored, trained in in_settings(experiment, model, scored_settings(experiment)):
         skipped = (log.get("history") or [{}])[-1].get("skipped", 0)
-        said: dict[str, Any] = {"validation": _validated(scored, scored_filter, skipped)}
+        said: dict[str, Any] = {"validation": _validated(scored, trained, skipped)}
         # What the same filter does before any training: the share of its classical part.
         untrained = build_filter(scored, model.climatology)
         for name, split in (("untrained", "test"), ("untrained_validation", "validation")):
             said[name], _ = score(scored, untrained, split)
         twin = scored.setting.load()
-        ensemble, said["ms_per_cycle"] = run_filter(scored, scored_filter, twin, progress=True)
+        ensemble, said["ms_per_cycle"] = run_filter(scored, trained, twin, progress=True)
         said["test"], said["diverged"] = twin.score(ensemble), bool(twin.loses(ensemble))
         ages = twin.by_age(ensemble)
         common = ages["share"] > RAREST_AGE
@@ -182,7 +183,7 @@ def publish_again(name: str) -> Path:
         LookupError: if it was trained on a record of one's own.
     """
     experiment, model = published_filter(name)
-    _, log = load_checkpoint(checkpoint_path(name))
+    log = stored_log(checkpoint_path(name))
     del log["sha256"]
     return publish(experiment, model, log)
 
@@ -207,6 +208,5 @@ def best_filter(**wanted: Any) -> tuple[Experiment, AmortizedFilter, pd.Series]:
     if rows.empty:
         raise NothingPublishedError(f"no stored filter has {', '.join(f'{k} = {v!r}' for k, v in wanted.items())}.")
     row = best_of(rows, ["system"]).iloc[0]
-    path = checkpoint_path(row.checkpoint.removesuffix(".safetensors"))
-    scored = {"obs_conf": row.obs_conf, "step_size": float(row.step_size), "noise": float(row.noise)}
-    return *load_filter(path, **scored, n_settings=0), row
+    setting = Setting(row.system, row.obs_conf, float(row.step_size), float(row.noise))
+    return *scored_filter(setting, row.checkpoint), row

@@ -8,16 +8,13 @@ Elsewhere sums are rounded otherwise, and chaos makes that visible for a while: 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 
 from assim_lib.evaluation import BLOCK, Scores
-from assim_lib.filter import AmortizedFilter
 from assim_lib.storage import cpu_model, sha256
 from assim_lib.study.results import Result, read_result, results_dir
-from assim_lib.training.checkpoints import checkpoint_path, load_filter
-from assim_lib.training.experiment import Experiment
+from assim_lib.training.checkpoints import checkpoint_path, scored_filter
 from assim_lib.training.validation import run_filter
 
 SAME, ELSEWHERE = 1e-6, 0.01  # relative to the RMSE
@@ -94,26 +91,16 @@ def verify(results: Iterable[tuple[str, Result]], cycles: int | None = None) -> 
     return (_verified(name, result, cycles) for name, result in results)
 
 
-def checkpoint_of(result: Result) -> Path:
-    """The weights of a learned filter that was scored."""
-    return checkpoint_path(str(result.checkpoint).removesuffix(".safetensors"))
-
-
-def scored_filter(result: Result) -> tuple[Experiment, AmortizedFilter]:
-    """A learned filter as it was scored, also one of many settings."""
-    scored = {name: value for name, value in result.setting.as_dict().items() if name != "system"}
-    return load_filter(checkpoint_of(result), **scored, n_settings=0)
-
-
 def _verified(name: str, result: Result, cycles: int | None) -> Verified:
     whole = cycles is None or cycles >= result.test.cycles
     if not whole and not result.test.blocks:
         return Verified(name, 0, result.test.rmse, np.nan, np.nan, np.nan)
-    experiment, model = scored_filter(result)
+    checkpoint = str(result.checkpoint)
+    experiment, model = scored_filter(result.setting, checkpoint)
     twin = experiment.setting.load()
     length = None if cycles is None or whole else twin.burn_in + max(2, cycles // BLOCK) * BLOCK
     found = twin.score(run_filter(experiment, model, twin, length, progress=True)[0])
-    same_weights = result.weights in (None, sha256(checkpoint_of(result)))
+    same_weights = result.weights in (None, sha256(checkpoint_path(checkpoint)))
     origin, here = result.provenance, (cpu_model(), version("torch"), str(experiment.torch_device))
     same = (origin.cpu, origin.versions.get("torch"), origin.device) == here
     return compared(name, result.test, found, SAME if same else ELSEWHERE, same_weights)

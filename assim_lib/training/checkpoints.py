@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assim_lib.analyses import ANALYSES, Normalization
 from assim_lib.filter import AmortizedFilter
+from assim_lib.setting import Setting
 from assim_lib.storage import IntegrityError, OtherRunError, atomic_path, data_dir, sha256, verify, write_json
 from assim_lib.tensor_files import load_tensors
 from assim_lib.training.build import build_filter
@@ -27,8 +28,8 @@ UNITS = "units."  # of the network's features: a filter that was trained further
 
 
 def checkpoint_path(name: str, folder: Path | str | None = None) -> Path:
-    """Where the weights of a filter are stored."""
-    return Path(folder or data_dir() / "checkpoints") / f"{name}.safetensors"
+    """Where the weights of a filter are stored, by its name or that of their file."""
+    return Path(folder or data_dir() / "checkpoints") / f"{name.removesuffix('.safetensors')}.safetensors"
 
 
 def save_checkpoint(model: AmortizedFilter, path: Path, log: dict[str, Any]) -> None:
@@ -134,6 +135,11 @@ def load_filter(path: Path | str, **changed: Any) -> tuple[Experiment, Amortized
     experiment = trained.changed(**changed)
     asked = ", ".join(f"{name} = {value!r}" for name, value in changed.items() if value != getattr(trained, name, None))
     return experiment, _with_weights(experiment, weights, f"{asked or experiment.name}: the weights of {path.stem}")
+
+
+def scored_filter(setting: Setting, checkpoint: str) -> tuple[Experiment, AmortizedFilter]:
+    """A stored filter in a setting that it was scored in, also one of many settings."""
+    return load_filter(checkpoint_path(checkpoint), **setting.as_dict(), n_settings=0)
 
 
 def refuse_renamed(path: Path, experiment: Experiment) -> None:
