@@ -18,6 +18,6 @@ class RecordError(Mistake):
     """Observations that cannot be used; its message is one sentence naming them, what came and what is allowed."""
 
 
-def said(names: Sequence[object], most: int = 5) -> str:
+def said(names: Sequence[object]) -> str:
     """The first few of many names."""
-    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
+    return ", ".join(map(str, names[:5])) + (", …" if len(names) > 5 else "")

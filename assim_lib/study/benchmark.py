@@ -26,11 +26,7 @@ START_CYCLES = 400
 
 
 def compare(
-    contender: Contender,
-    again: bool = False,
-    progress: bool = True,
-    seed: int = BASELINES,
-    run: Callable[..., BaselineRun] = run_baseline,
+    contender: Contender, again: bool = False, progress: bool = True, run: Callable[..., BaselineRun] = run_baseline
 ) -> Path:
     """Tune a contender, score it on the test set, and store both; return the path of the result.
 
@@ -42,7 +38,6 @@ def compare(
 
     Args:
         again: run on the test set even so.
-        seed: of the runs on the test set.
         run: what runs a method, as :func:`~assim_lib.classical.methods.run_baseline` does.
 
     Raises:
@@ -57,7 +52,7 @@ def compare(
     failed: list[Failure] = []
     for finalist in finalists:
         baseline = contender.start.tuned(finalist.hyperparameters)
-        tested = run(baseline, twin, seed=seed, progress=progress)
+        tested = run(baseline, twin, seed=BASELINES, progress=progress)
         if not tested.diverged:
             break
         failed.append(Failure(hyperparameters=finalist.hyperparameters, outcome=tested.outcome))
@@ -70,10 +65,10 @@ def compare(
         test=scores_of(tested, twin.burn_in),
         validation=finalist.validation,
         ms_per_cycle=tested.ms_per_cycle,
-        seed=seed,
+        seed=BASELINES,
         checkpoint=None,
         diverged=tested.diverged,
-        diverged_starts=diverged_starts(baseline, twin, seed, run),
+        diverged_starts=diverged_starts(baseline, twin, run),
         starts=STARTS,
         baseline=baseline,
         role=contender.role,
@@ -115,13 +110,11 @@ def stored_baseline(twin: TwinExperiment, method: str, m: int = 1) -> Baseline:
     raise LookupError(f"{method} with m = {m} has no score on {twin.name} with {twin.setting.obs_conf}.")
 
 
-def diverged_starts(
-    baseline: Baseline, twin: TwinExperiment, seed: int = BASELINES, run: Callable[..., BaselineRun] = run_baseline
-) -> int:
+def diverged_starts(baseline: Baseline, twin: TwinExperiment, run: Callable[..., BaselineRun] = run_baseline) -> int:
     """How many of some short runs, each from its own start elsewhere in the truth, lose it."""
     apart = len(twin.observations) // STARTS
     parts = [twin.part(index * apart, START_CYCLES) for index in range(STARTS)]
-    runs = (run(baseline, part, seed=seed + 1 + index, progress=False) for index, part in enumerate(parts))
+    runs = (run(baseline, part, seed=BASELINES + 1 + index, progress=False) for index, part in enumerate(parts))
     return sum(one.diverged for one in runs)
 
 

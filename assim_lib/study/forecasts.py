@@ -95,7 +95,7 @@ def model_flow(setting: Setting, bias: float = 0.0, damping: float = 0.0) -> Flo
     return lambda x: (1 - damping) * model.flow(x, steps) + bias
 
 
-def forecast_skill(setting: Setting, progress: bool = True) -> Path:
+def forecast_skill(setting: Setting) -> Path:
     """Forecast from the truth, and from the analyses of the best filter of each kind; store the errors.
 
     The kinds are a classical filter with at most 30 members, one with a corrected model, one that learned on a Kalman
@@ -112,10 +112,10 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
     kinds = [_told("the truth", None, forecast_errors(twin.truth, twin))]
     for file in best_of_each_kind(setting).file:
         result = read_result(results_dir() / file)
-        analysis = _analysis(result, twin, progress)
+        analysis = _analysis(result, twin)
         kinds.append(_told(result.label, file, forecast_errors(analysis, twin)))
         if fits:
-            learned_on = _analysis(result, validation, progress), validation
+            learned_on = _analysis(result, validation), validation
             moved.append(displaced(result.label, file, learned_on, (analysis, twin), model_flow(setting)))
         if result.baseline and result.baseline.corrections:
             own = {name: float(result.baseline.hyperparameters[name]) for name in ("bias", "damping")}
@@ -125,12 +125,12 @@ def forecast_skill(setting: Setting, progress: bool = True) -> Path:
     return skill.write(skill_path(setting))
 
 
-def _analysis(result: Result, twin: TwinExperiment, progress: bool) -> Float[np.ndarray, "cycle channel site"]:
+def _analysis(result: Result, twin: TwinExperiment) -> Float[np.ndarray, "cycle channel site"]:
     """The mean of what a scored filter forecasts from along the test set."""
     if result.baseline:
-        return run_baseline(result.baseline, twin, progress=progress).mean
+        return run_baseline(result.baseline, twin, progress=True).mean
     experiment, model = scored_filter(result.setting, str(result.checkpoint))
-    return run_filter(experiment, model.undisplaced(), twin, progress=progress)[0].mean(1)
+    return run_filter(experiment, model.undisplaced(), twin, progress=True)[0].mean(1)
 
 
 def _told(label: str, file: str | None, errors: Float[np.ndarray, "start lead"]) -> Forecasts:

@@ -53,14 +53,12 @@ def by_setting(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis([setting.title for setting in settings_of(table)], axis=0)
 
 
-def lines_to_beat(setting: Setting, methods: Sequence[str] = ("LETKF",), most: int = 4) -> dict[str, float]:
-    """Validation RMSE of the best tuned classical methods of a setting by label, for a figure of learning curves.
+def lines_to_beat(setting: Setting, methods: Sequence[str] = ("LETKF",)) -> dict[str, float]:
+    """Validation RMSE of the four best tuned ones of some classical methods by label, for a figure of learning curves.
 
-    Args:
-        methods: of which they are taken.
-        most: number of them; none where nothing is tuned for the setting.
+    There are none where nothing is tuned for the setting.
     """
-    table = load_scores(**setting.as_dict(), method=list(methods)).query("best").nsmallest(most, "validation_rmse")
+    table = load_scores(**setting.as_dict(), method=list(methods)).query("best").nsmallest(4, "validation_rmse")
     return dict(zip(table.label, table.validation_rmse, strict=True))
 
 

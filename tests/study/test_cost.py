@@ -25,7 +25,7 @@ from assim_lib.training.checkpoints import load_filter
 
 def test_medians_of_repeats_in_turn():
     times = {"fast": itertools.cycle([3.0, 1.0, 0.5]), "slow": itertools.cycle([8.0, 2.0, 4.0])}
-    found = in_turns({key: lambda key=key: next(times[key]) for key in times}, 3, "turns", progress=False)
+    found = in_turns({key: lambda key=key: next(times[key]) for key in times}, 3, "turns")
     assert found == {"fast": {"ms": 1.0, "least": 0.5}, "slow": {"ms": 4.0, "least": 2.0}}
 
 
@@ -53,9 +53,10 @@ def test_goals_are_ratios_of_the_best_forms():
     times |= {("extended lag 10", False): 6.0, ("iEnKS m=30 Lag 10", False): 5.0}
     times |= {(f"{name}, {cycles.PRODUCTS}", False): 0.25 for name in ("recurrent", "original m=5", "hybrid lag 3")}
     table = pd.DataFrame([{"name": n, "batch": 1, "compiled": c, "ms": ms} for (n, c), ms in times.items()])
-    found = {goal.what: (goal.measured, goal.met) for goal in goals._of_cycles(table)}
+    nothing = pd.DataFrame()  # is profiled
+    found = {goal.what: (goal.measured, goal.met) for goal in goals._of_cycles(table, nothing)}
     assert found["recurrent: times cheaper than LETKF m=10"] == (10.0, True)
-    assert "alone take 0.25 ms" in next(goals._of_cycles(table)).why
+    assert "alone take 0.25 ms" in next(goals._of_cycles(table, nothing)).why
     assert found["hybrid lag 3: times cheaper than LETKF m=10"] == (20.0, True)
     assert found["recurrent: times cheaper than iEnKS m=30 Lag 3"] == (4.0, False)
     assert found["recurrent: ms a cycle at batch 1"] == (1.0, False)
@@ -125,8 +126,8 @@ def test_finished_trainings_are_kept_and_the_others_done(tmp_path, monkeypatch):
 
     monkeypatch.setattr(accuracy, "alone", one)
     with pytest.raises(KeyboardInterrupt):
-        accuracy.measure(progress=False)
-    assert [row["seed"] for row in accuracy.measure(progress=False)] == [0, 1]
+        accuracy.measure()
+    assert [row["seed"] for row in accuracy.measure()] == [0, 1]
     assert asked == [0, 1, 1]
     assert not list(tmp_path.iterdir())
 
@@ -141,7 +142,7 @@ def test_a_ring_that_would_take_too_much_is_left_out_with_a_sentence(monkeypatch
     monkeypatch.setattr(scaling, "FILTERS", {"a": "a"})
     answers = {"cost_of_cycle": lambda _, sites: costs[sites], "errors": lambda _: (1, 1), "cost_of_letkf": lambda _: 1}
     monkeypatch.setattr(scaling, "alone", lambda function, *arguments: answers[function.__name__](*arguments))
-    rows = scaling.measure(4000, progress=False)
+    rows = scaling.measure(4000)
     skipped = [(row["sites"], row["skipped"]) for row in rows if "skipped" in row]
     assert skipped == [(4000, "a cycle would take 30 GB of memory")]
 

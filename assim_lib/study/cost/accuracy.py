@@ -58,14 +58,14 @@ class Finished(Stored):
     rows: list[dict[str, Value]]
 
 
-def measure(progress: bool = True) -> list[dict[str, Value]]:
+def measure() -> list[dict[str, Value]]:
     """Train for every target and seed; what was stopped goes on with the next run."""
     path, commit, rows = cache_dir() / "accuracy.json", provenance()["commit"], []
     if path.exists() and (kept := Finished.read(path)).commit == commit:
         rows = list(kept.rows)
     done = {(row["name"], row["seed"]) for row in rows}
     runs = [(name, seed) for seed in SEEDS for name in TARGETS if (name, seed) not in done]
-    for name, seed in tqdm(runs, desc="accuracy", unit="training", disable=not progress):
+    for name, seed in tqdm(runs, desc="accuracy", unit="training"):
         rows += alone(train_until, name, seed)
         Finished(commit=commit, rows=rows).write(path)
     path.unlink(missing_ok=True)

@@ -43,14 +43,14 @@ HOW = (
 Method = tuple[str, int, bool]  # name, batch, compiled
 
 
-def measure(compiled: bool, repeats: int, progress: bool = True) -> list[dict[str, Value]]:
+def measure(compiled: bool, repeats: int) -> list[dict[str, Value]]:
     """Measure every method in turn, so many times.
 
     Args:
         compiled: measure the filters compiled as well at a batch of 1, which takes some minutes first. Dropout keeps a
             filter from it.
     """
-    times = in_turns(_classical() | _learned(compiled), repeats, "cycles", progress)
+    times = in_turns(_classical() | _learned(compiled), repeats, "cycles")
     return [{"name": name, "batch": batch, "compiled": whole, **ms} for (name, batch, whole), ms in times.items()]
 
 

@@ -18,7 +18,6 @@ from assim_lib.study.cost.scaling import NAMES, SCORED_SITES
 ORIGINAL_SECONDS = 2 * 9.1
 # The smallest ring that an exponent is fitted from.
 FIRST_SITES = {"ms": 400, "memory": 4000}
-NONE = pd.DataFrame()  # where nothing is profiled
 # Why a goal was out of reach, by the profile.
 WHY = {
     "recurrent": "Its matrix products alone take {products:.2f} ms: a cheaper cycle takes a smaller network.",
@@ -85,7 +84,7 @@ def of_large_rings(table: pd.DataFrame, name: str, column: str) -> tuple[pd.Seri
     return pd.Series(kept.index, dtype=float), kept
 
 
-def _of_cycles(table: pd.DataFrame, profiles: pd.DataFrame = NONE) -> Iterator[Goal]:
+def _of_cycles(table: pd.DataFrame, profiles: pd.DataFrame) -> Iterator[Goal]:
     best = table[table.batch == 1].groupby("name").ms.min()
     for name, limit in (("recurrent", 0.3), ("original m=5", 0.4), ("hybrid lag 3", 0.6)):
         compiled = bool(table[(table.name == name) & table.compiled].size)
@@ -98,7 +97,7 @@ def _of_cycles(table: pd.DataFrame, profiles: pd.DataFrame = NONE) -> Iterator[G
     yield Goal(f"{name}: cost as a part of that of {than}", 1, best[name] / best[than], why=WHY[name])
 
 
-def _of_scaling(table: pd.DataFrame, profiles: pd.DataFrame = NONE) -> Iterator[Goal]:
+def _of_scaling(table: pd.DataFrame, profiles: pd.DataFrame) -> Iterator[Goal]:
     for name in NAMES:
         known = [of_the_system(profiles, name), sentence(profiles, name, 40_000)]
         why = " ".join([WHY["scaling"], *filter(None, known)])
@@ -126,7 +125,7 @@ def _of_simulation(table: pd.DataFrame) -> Iterator[Goal]:
             yield Goal(text, 1, ms["assim_lib"] / ms[name], why=WHY["simulation"])
 
 
-def _of_training(table: pd.DataFrame, profiles: pd.DataFrame = NONE) -> Iterator[Goal]:
+def _of_training(table: pd.DataFrame, profiles: pd.DataFrame) -> Iterator[Goal]:
     runs, paper = table.set_index("name"), "original, the paper's sizes"
     share = runs.seconds[paper] / ORIGINAL_SECONDS
     yield Goal(

@@ -78,12 +78,10 @@ def milliseconds(run: Callable[[], Any], times: int = 1) -> float:
     return 1000 * (time.process_time() - started) / times
 
 
-def in_turns(
-    runs: Mapping[Key, Callable[[], float]], repeats: int, what: str, progress: bool = True
-) -> dict[Key, dict[str, Value]]:
+def in_turns(runs: Mapping[Key, Callable[[], float]], repeats: int, what: str) -> dict[Key, dict[str, Value]]:
     """Median and least of what each of some runs returns, one after the other, so many times."""
     found: dict[Key, list[float]] = {key: [] for key in runs}
-    for _ in tqdm(range(repeats), desc=what, unit="repeat", disable=not progress):
+    for _ in tqdm(range(repeats), desc=what, unit="repeat"):
         for key, run in runs.items():
             found[key].append(run())
     return {key: {"ms": statistics.median(series), "least": min(series)} for key, series in found.items()}

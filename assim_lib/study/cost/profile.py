@@ -26,10 +26,10 @@ HOW = (
 )
 
 
-def measure(progress: bool = True) -> list[dict[str, Value]]:
+def measure() -> list[dict[str, Value]]:
     """Profiles of a cycle at a batch of 1, of cycles on two large rings, and what a recomputed window holds."""
     rows: list[dict[str, Value]] = []
-    with tqdm(total=len(SMALL) + len(NAMES) * len(RINGS) + len(WINDOWS), desc="profile", disable=not progress) as bar:
+    with tqdm(total=len(SMALL) + len(NAMES) * len(RINGS) + len(WINDOWS), desc="profile") as bar:
         for name, compiled in SMALL:
             rows += alone(of_small, name, compiled)
             bar.update()

@@ -37,11 +37,11 @@ HOW = (
 )
 
 
-def measure(largest: int, progress: bool = True) -> list[dict[str, Value]]:
+def measure(largest: int) -> list[dict[str, Value]]:
     """Cost and memory of a cycle by number of sites, and RMSE on two of the rings."""
     rings = [sites for sites in SITES if sites <= largest]
     rows: list[dict[str, Value]] = []
-    with tqdm(total=len(NAMES) * (len(rings) + 1), desc="scaling", unit="filter", disable=not progress) as bar:
+    with tqdm(total=len(NAMES) * (len(rings) + 1), desc="scaling", unit="filter") as bar:
         for name in NAMES:
             ms = memory = 0.0
             for previous, sites in zip([rings[0], *rings], rings, strict=False):

@@ -18,7 +18,7 @@ HOW = (
 )
 
 
-def measure(repeats: int, progress: bool = True) -> list[dict[str, Value]]:
+def measure(repeats: int) -> list[dict[str, Value]]:
     """Measure every stepper in turn, so many times."""
     import_dapper()
     runs: dict[tuple[str, str, int], Callable[[], float]] = {}
@@ -28,7 +28,7 @@ def measure(repeats: int, progress: bool = True) -> list[dict[str, Value]]:
             x, times = start[:number], 20 if number == 1 else 1
             for name, run in _steppers(system, x).items():
                 runs[system.name, name, number] = partial(milliseconds, run, times)
-    times = in_turns(runs, repeats, "simulation", progress)
+    times = in_turns(runs, repeats, "simulation")
     return [{"system": system, "name": name, "trajectories": n, **ms} for (system, name, n), ms in times.items()]
 
 

@@ -32,9 +32,9 @@ HOW = (
 )
 
 
-def measure(progress: bool = True) -> list[dict[str, Value]]:
+def measure() -> list[dict[str, Value]]:
     """Measure every run."""
-    runs = tqdm(RUNS.items(), desc="training", unit="run", disable=not progress)
+    runs = tqdm(RUNS.items(), desc="training", unit="run")
     return [{"name": name, **alone(cost_of_updates, options)} for name, options in runs]
 
 
