@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,7 @@ def count(text: str, least: int = 0, most: int = 2**32 - 1) -> int:
     return int(text)
 
 
-def positive(text: str) -> int:
-    """A number of threads, processes or repetitions, of an argument."""
-    return count(text, least=1, most=1024)
-
-
-def chunk(text: str) -> int:
-    """A number of cycles, of an argument."""
-    return count(text, least=1, most=10**6)
+positive = partial(count, least=1, most=1024)  # of threads, processes or repetitions
 
 
 def positive_seconds(text: str) -> float:

@@ -5,12 +5,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from assim_lib.commands.arguments import Work, chunk, count, number_or_name, positive, with_plugins, with_reading
+from assim_lib.commands.arguments import Work, count, number_or_name, positive, set_threads, with_plugins, with_reading
 
 
 def assimilate_parser(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,9 @@ def assimilate_parser(parser: argparse.ArgumentParser) -> None:
         "--drop-outliers", action="store_true", help="leave out what is ten deviations off its forecast"
     )
     parser.add_argument("--compiled", action="store_true", help="compile the filter, which pays in long records")
-    parser.add_argument("--chunk", type=chunk, help="so many cycles are in memory at a time (1000)")
+    parser.add_argument(
+        "--chunk", type=partial(count, least=1, most=10**6), help="so many cycles are in memory at a time (1000)"
+    )
     with_reading(parser)
     parser.add_argument("--checkpoints", type=Path, help="folder of the filter, if not data/checkpoints")
     parser.add_argument("--first-cycle", type=count, help="number of the first cycle in the observation schedule")
@@ -48,12 +51,10 @@ def assimilate(
     name: str, observations: Path, analysis: Path, error: str | None, threads: int, plugins: str, **options: Any
 ) -> Work:
     """Run a stored filter along observations of one's own."""
-    import torch
-
     from assim_lib.assimilation import prepare_record
     from assim_lib.registry import import_plugins
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
     import_plugins(plugins)
     with said_in_a_line():
         run = prepare_record(name, observations, analysis, error=number_or_name(error), **options)
