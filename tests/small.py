@@ -1,10 +1,8 @@
 """Small filters on a small ring, for tests: a cycle takes a millisecond."""
 
-import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +21,6 @@ PARTIAL = "every_4th_dim_partial_obs"
 SITES = 12
 STEP_SIZE = 0.1
 SETTING = Setting("l96", "full_obs", STEP_SIZE, 1.0)
-
-
-def script(name: str) -> ModuleType:
-    """A program of the folder ``.ci``, as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def normalization(mean: float = 2.3, std: float = 3.6, channels: int = 1) -> Normalization:

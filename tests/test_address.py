@@ -15,12 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import address
 import pytest
 import torch
 import yaml
-from small import ROOT, script
-
-address = script("address")
+from small import ROOT
 
 URL = "https://github.com/somebody/something"
 OUTSIDE = re.compile(r"github\.com/|colab\.research|mybinder")

@@ -2,14 +2,13 @@
 
 import re
 
+import lock
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from small import ROOT, script
-
-lock = script("lock")
+from small import ROOT
 
 PINS = lock.read_constraints((ROOT / "constraints.txt").read_text())
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())

@@ -1,14 +1,13 @@
 """The live pages do what they show: the numbers are PyTorch's, the controls work by keyboard, and nothing else is asked
 for. The pages stand alone here; what the book makes of them, the tests of the site look at."""
 
-import importlib.util
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import live_page
 import numpy as np
 import pytest
 import torch
@@ -21,18 +20,6 @@ from assim_lib.systems import Lorenz96
 
 BOOK = ROOT / "book"
 CYCLES = 50
-
-
-def _live_page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("live_page", BOOK / "live_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-live_page = _live_page()
 
 
 @pytest.fixture(scope="module")
