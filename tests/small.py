@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from assim_lib.analyses import ANALYSES, Analysis, AnalysisInput, Normalization
@@ -17,6 +18,8 @@ from assim_lib.storage import write_json
 from assim_lib.systems import Dynamics, Lorenz96
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PARTIAL = "every_4th_dim_partial_obs"
 SITES = 12
 STEP_SIZE = 0.1

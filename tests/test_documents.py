@@ -6,19 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
+from small import NOTEBOOKS, ROOT, TOC
 
 from assim_lib.__main__ import COMMANDS
 from assim_lib.setting import places
 from assim_lib.study.facts import facts
 from assim_lib.study.summaries import headline
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "book").glob("*.md"))]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 # Chapters whose findings are made on the page itself.
 WITHOUT_SCORES = {"02", "12"}
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYTHON = [
     pytest.param(block, id=f"{path.parent.name}/{path.name}:{number}")
     for path in DOCUMENTS

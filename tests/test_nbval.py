@@ -5,18 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+from small import ROOT
+
 OTHER_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "1"}
 
 
 def nbval(name: str, folder: Path, old: str = "", new: str = "", **environment: str) -> subprocess.CompletedProcess:
     """Compare a copy of a notebook with what it makes now; a line of it may be another."""
     copy = folder / f"{name}.ipynb"
-    text = (NOTEBOOKS / copy.name).read_text()
+    text = (ROOT / "notebooks" / copy.name).read_text()
     assert old in text
     copy.write_text(text.replace(old, new))
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider", copy]
-    settings = {"cwd": NOTEBOOKS.parent, "env": os.environ | environment}
+    settings = {"cwd": ROOT, "env": os.environ | environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
 
 

@@ -6,17 +6,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 from papermill import inspect_notebook
+from small import NOTEBOOKS, TOC
 
-ROOT = Path(__file__).resolve().parent.parent
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 # An absolute path of some machine; an address such as https://example.org/home/ is none.
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|root|Users|tmp|work|opt|usr|var|mnt|content)/|\b[A-Z]:\\\\?Users")
 
 
-@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
@@ -32,8 +29,8 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def test_the_book_shows_every_notebook():
     shown = {chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]}
-    assert PATHS
-    assert {f"notebooks/{path.stem}" for path in PATHS} == {file for file in shown if file.startswith("notebooks/")}
+    assert NOTEBOOKS
+    assert {f"notebooks/{path.stem}" for path in NOTEBOOKS} == {file for file in shown if file.startswith("notebooks/")}
 
 
 def test_is_valid_and_small(path: Path, notebook: nbformat.NotebookNode):

@@ -9,14 +9,12 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
 from browsing import served
 from playwright.sync_api import Browser
 from playwright.sync_api import Page as BrowserPage
+from small import ROOT, TOC
 
-ROOT = Path(__file__).resolve().parent.parent
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 LOOK = """() => ({
     links: [...document.querySelectorAll("a[href]")].map(a => a.href),

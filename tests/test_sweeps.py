@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 from distributed import CancelledError, LocalCluster
 from distributed.comm import CommClosedError
+from small import ROOT
 
 from assim_lib import ParameterError
 from assim_lib.sweeps.folder import Folder
@@ -27,7 +28,6 @@ from assim_lib.sweeps.schedule import makespan
 from assim_lib.sweeps.table import on_grid, sweep_table
 from assim_lib.workers import _ended
 
-ROOT = Path(__file__).parents[1]
 CHAPTER = ROOT / "notebooks" / "05_l96_conv.ipynb"
 
 PARAMETERS = """\
