@@ -1,14 +1,12 @@
 """The notebooks as programs: papermill runs with right and wrong parameters."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from papermill import execute_notebook
 
 from assim_lib import ParameterError
@@ -82,22 +80,6 @@ def test_a_wrong_parameter_is_one_sentence_and_a_failure(parameter, sentence, tm
     cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
     executed = [cell for cell in cells if cell["cell_type"] == "code" and cell["execution_count"]]
     assert "build_filter" not in "".join("".join(cell["source"]) for cell in executed), "something was computed"
-
-
-# What papermill's -y makes of a line, and -p of a number or a word.
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("lr: 1e-3", "lr = '1e-3' (of type str) is not allowed; lr is the learning rate of the hidden matrices"),
-        ("noise: -1", "noise = -1 (of type int) is not allowed; noise is the observation error's standard deviation"),
-        ("m: 0", "m = 0 (of type int) is not allowed; m is the ensemble size, a whole number from 1 to 10,000."),
-        ("obs_conf: ful_obs", "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?)"),
-    ],
-)
-def test_a_wrong_value_is_one_sentence(line, sentence, monkeypatch):
-    monkeypatch.chdir(NOTEBOOKS)
-    with pytest.raises(ParameterError, match=f"^{re.escape(sentence)}"):
-        begin("05_l96_conv", **yaml.safe_load(line))
 
 
 def test_a_size_that_is_not_tuned_in_a_setting_is_refused(monkeypatch):

@@ -76,6 +76,8 @@ def test_a_notebook_may_have_no_experiment():
         # An option of the experiment that this notebook does not have.
         ({"window": 3}, "Unknown parameter `window`: Known parameters: noise, m, test_dropout, obs_conf, metrics, "),
         ({"noise": -1}, "noise = -1 (of type int) is not allowed; noise is the observation error's standard deviation"),
+        # What papermill's -y makes of 1e-3.
+        ({"noise": "1e-3"}, "noise = '1e-3' (of type str) is not allowed; noise is the observation error's standard"),
         ({"test_dropout": "false"}, "test_dropout = 'false' (of type str) is not allowed; test_dropout is True or Fal"),
         ({"obs_conf": "ful_obs"}, "obs_conf = 'ful_obs' is not registered (did you mean 'full_obs'?); known: "),
         ({"m": 1}, "m = 1 does not work with analysis = 'original'; "),
