@@ -93,14 +93,6 @@ def test_all_classical_rows_are_there(obs_conf):
 # ---- how a table is made
 
 
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """An empty folder of results."""
-    monkeypatch.setenv("ASSIM_DATA", str(tmp_path))
-    (tmp_path / "results").mkdir()
-    return tmp_path / "results"
-
-
 def best():
     return collect().set_index("label").best.to_dict()
 
@@ -191,6 +183,7 @@ def test_whoever_reads_a_result_is_told_which_file_and_field_is_wrong(own, chang
 
 
 def test_what_is_no_json_is_told_as_well(own, tmp_path):
+    own.mkdir()
     (own / "torn.json").write_text('{"system": "l9')
     with pytest.raises(IntegrityError, match=r"^torn\.json is no Result: content: Invalid JSON: [^\n]+\.$"):
         read_result(own / "torn.json")
