@@ -1,6 +1,7 @@
 """Small trainings, for tests: on a ring of twelve sites, or of the book's systems with tiny networks and short runs."""
 
 import math
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ QUIET: dict[str, Any] = {"progress": False, "curve_points": 0}
 def tiny(analysis: str = "recurrent", m: int = 2, /, experiment: str = "l96_conv", **options: Any) -> Experiment:
     """An experiment that is trained in a moment, of a system of the book."""
     return configure(experiment, **{"analysis": analysis, "m": m, "lag": 0, "updates": 8, **SIZES, **options})
+
+
+class Stopped(BaseException):
+    """Like KeyboardInterrupt."""
+
+
+def stop_after(update: int) -> Callable[[Mapping[str, Any]], None]:
+    """What stops a run at that update."""
+
+    def on_metrics(metrics: Mapping[str, Any]) -> None:
+        if metrics["update"] == update:
+            raise Stopped
+
+    return on_metrics
 
 
 def write_learned(

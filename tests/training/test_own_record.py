@@ -8,7 +8,7 @@ import pytest
 import torch
 import xarray as xr
 from small import PARTIAL
-from small_runs import QUIET, assert_same, tiny
+from small_runs import QUIET, Stopped, assert_same, stop_after, tiny
 
 from assim_lib import assimilate_record, load_filter
 from assim_lib import twin as twin_module
@@ -92,18 +92,11 @@ def test_a_start_around_observations_is_around_those_that_the_schedule_expects(v
 
 
 def test_a_stopped_run_goes_on(values, tmp_path):
-    class Stopped(BaseException):
-        pass
-
-    def stop(metrics):
-        if metrics["update"] == 3:
-            raise Stopped
-
     chosen = tiny(**SMALL)
     run = partial(train, chosen, observations=values, save_every=0.0, **QUIET)
     whole, _ = run(tmp_path / "whole")
     with pytest.raises(Stopped):
-        run(tmp_path / "run", on_metrics=stop)
+        run(tmp_path / "run", on_metrics=stop_after(3))
     assert_same(run(tmp_path / "run")[0].state_dict(), whole.state_dict())
     with pytest.raises(ValueError, match="belongs to a run with other options"):
         train(chosen, tmp_path / "run", observations=values + 1, **QUIET)

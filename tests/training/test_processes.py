@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from small import ROOT
-from small_runs import QUIET, advance, many_settings_trainer, ring_trainer, tiny
+from small_runs import QUIET, Stopped, advance, many_settings_trainer, ring_trainer, stop_after, tiny
 
 from assim_lib.tensor_files import load_tensors
 from assim_lib.training.run import train
@@ -30,19 +30,10 @@ CASES = {
 RUNS = ("one", "two", "begun by one", "begun by two")
 
 
-class Stopped(BaseException):
-    """Like KeyboardInterrupt."""
-
-
-def stop(metrics):
-    if metrics["update"] == 3:
-        raise Stopped
-
-
 def begin(folder):
     """A run that is stopped in its third update."""
     with suppress(Stopped):
-        train(tiny(), folder, save_every=0.0, on_metrics=stop, **QUIET)
+        train(tiny(), folder, save_every=0.0, on_metrics=stop_after(3), **QUIET)
 
 
 def train_cases(folder):

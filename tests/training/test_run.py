@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small import PARTIAL
-from small_runs import QUIET, SIZES, assert_same, tiny
+from small_runs import QUIET, SIZES, Stopped, assert_same, stop_after, tiny
 
 from assim_lib.networks import register_network
 from assim_lib.observations import ObservationModel, register_obs_conf
@@ -32,20 +32,6 @@ pytestmark = pytest.mark.usefixtures("home", "unchecked_shapes")
 
 SCORED = {**QUIET, "curve_points": 2}  # how most are trained here
 CHOSEN = {"obs_conf": PARTIAL}
-
-
-class Stopped(BaseException):
-    """Like KeyboardInterrupt."""
-
-
-def stop_after(update):
-    """What stops a run at that update."""
-
-    def on_metrics(metrics):
-        if metrics["update"] == update:
-            raise Stopped
-
-    return on_metrics
 
 
 @pytest.fixture(scope="module")
