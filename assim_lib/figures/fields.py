@@ -86,13 +86,16 @@ def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
     return figure
 
 
-def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str | list[str]) -> Figure:
-    """Matrices side by side, each on a colour scale of its own that is symmetric about zero.
+def matrices(
+    named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str | list[str], together: bool = False
+) -> Figure:
+    """Matrices side by side, each on a colour scale that is symmetric about zero.
 
     Args:
         named: title → (row, column).
         columns: what a column stands for.
         rows: what a row stands for, one text for all or one for each.
+        together: whether all have one scale.
     """
     square = all(values.shape[0] == values.shape[1] for values in named.values())
     width = min(4.0, WIDTH / len(named))
@@ -100,7 +103,7 @@ def matrices(named: dict[str, Float[np.ndarray, "row column"]], columns: str, ro
     figure, axes = new_figure(1, len(named), figsize=(width * len(named), height), squeeze=False)
     texts = [rows] * len(named) if isinstance(rows, str) else rows
     for axis, (title, values), text in zip(axes[0], named.items(), texts, strict=True):
-        bound = float(np.abs(values).max())
+        bound = max(float(np.abs(one).max()) for one in (named.values() if together else [values]))
         image = axis.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="equal" if square else "auto")
         if not np.isin(values, (-1, 0, 1)).all():  # kinds, and no quantity
             figure.colorbar(image, ax=axis, shrink=0.8)
