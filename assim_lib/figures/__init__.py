@@ -1,6 +1,7 @@
 """The book's figures: one function a figure, one style for all.
 
-:mod:`~assim_lib.figures.fields` draws arrays: states, fields, matrices, one run cycle by cycle.
+:mod:`~assim_lib.figures.fields` draws arrays: states, fields, matrices, moving pictures.
+:mod:`~assim_lib.figures.curves` draws one quantity against another: by step, value, distance, age, and cycle by cycle.
 :mod:`~assim_lib.figures.scores` draws tables of scores: methods and settings beside one another.
 :mod:`~assim_lib.figures.trials` draws what was tried on validation data: trainings, variants, hyperparameters.
 :mod:`~assim_lib.figures.costs` draws what things cost.
@@ -8,21 +9,17 @@
 """
 
 from assim_lib.figures.costs import cost, growth
-from assim_lib.figures.fields import (
+from assim_lib.figures.curves import (
     by_distance,
     by_value,
-    climatology,
     convergence,
     error_and_spread,
     error_by_age,
     error_growth,
-    hovmoller,
-    matrices,
-    phase_plane,
     rank_histogram,
-    tracking,
     work_precision,
 )
+from assim_lib.figures.fields import climatology, hovmoller, matrices, phase_plane, tracking
 from assim_lib.figures.scores import (
     by_size,
     forecast_skill,
