@@ -99,7 +99,7 @@ def test_a_size_that_is_not_tuned_in_a_setting_is_refused(monkeypatch):
         ("07_misspec", 1.23, 0.25, {"noise": 2.5, "updates": 20}),
         ("08_baselines", 0.8, 0.25, {"obs_conf": QUARTER, "cycles": 600}),
         ("16_vl20", 0.3, 0.25, {"obs_conf": "full_obs", "updates": 10}),
-        ("10_robustness", 1.0, 0.15, {"starts": 8, "seed": 3}),
+        ("10_robustness", 0.48, 0.25, {"starts": 8, "seed": 3}),
         ("13_many_settings", 0.6, 0.15, {"obs_conf": "random_50_fixed", "noise": 1.5}),
         ("11_recipe", 0.97, 0.05, {"against": "lag 0"}),
     ],
