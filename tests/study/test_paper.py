@@ -47,7 +47,7 @@ def test_the_papers_update_is_as_good_as_published():
 
 def test_each_training_has_its_cost_and_its_command():
     runs = paper.trainings()
-    assert (runs.core_minutes[runs.gpu_minutes.isna()] > 10).all()
+    assert (runs.core_minutes[runs.gpu_minutes.isna()] > 5).all()
     assert (runs.gpu_minutes.dropna() > 1).all()
     for (_, analysis), run in runs.iterrows():
         assert f"--analysis {analysis}" in run.command
