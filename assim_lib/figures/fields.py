@@ -84,7 +84,7 @@ def climatology(truths: dict[str, Field], reach: int = 10) -> Figure:
 def matrices(
     named: dict[str, Float[np.ndarray, "row column"]], columns: str, rows: str | list[str], together: bool = False
 ) -> Figure:
-    """Matrices side by side, each on a colour scale that is symmetric about zero.
+    """Matrices side by side, each on a colour scale that is symmetric about zero; one of −1, 0 and 1 alone shows none.
 
     Args:
         named: title → (row, column).

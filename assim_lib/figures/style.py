@@ -69,7 +69,7 @@ METHOD_PENS = {
     "3D-Var": Pen(SKY, "v", "--"),
     "Climatology": Pen(GRAY, "d", "-."),
 }
-# A filter that a label names has the colour of its analysis wherever it is drawn.
+# A curve that a label names has the colour of its analysis wherever it is drawn; in scores, kinds have one each.
 ANALYSIS_COLORS = {
     "extended": RED,
     "covariant": ORANGE,

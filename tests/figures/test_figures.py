@@ -249,6 +249,16 @@ def test_a_filter_has_one_color_in_all_figures():
     assert {line.get_label(): line.get_color() for line in axis.lines} == {n: pens[n].color for n in labels[:2]}
 
 
+def test_matrices_have_a_scale_unless_they_hold_kinds_alone():
+    kinds, quantities = np.array([[-1.0, 0.0], [1.0, 0.0]]), np.array([[0.5, 0.0], [1.0, 2.0]])
+    assert len(figures.matrices({"kinds": kinds, "quantities": quantities}, "column", "row").axes) == 2 + 1
+    own, shared = (
+        [axis.images[0].get_clim()[1] for axis in figures.matrices(named, "column", "row", together).axes[:2]]
+        for named, together in (({"a": quantities, "b": 3 * quantities}, one) for one in (False, True))
+    )
+    assert (own, shared) == ([2.0, 6.0], [6.0, 6.0])
+
+
 def test_an_error_above_a_panel_stands_at_its_edge():
     table = pd.DataFrame({"kind": "classical, tuned", "method": "iEnKS", "m": [10, 20], "rmse": [3.0, 0.2]})
     axis = figures.by_size({"L96": table}, highest=4.0).axes[0]
